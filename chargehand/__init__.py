@@ -1,0 +1,1 @@
+"""Chargehand: a supervisor for agents on Celery, Redis and Postgres."""

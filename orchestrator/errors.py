@@ -1,0 +1,106 @@
+"""Every error a caller may meet, in one tree.
+
+    ChargehandError
+    ├── UserError                 the request is wrong: shown as one line, exit code 2, never a traceback
+    │   ├── InvalidPlan           a cycle, an unknown role, a duplicate key, too many steps
+    │   ├── InvalidGoal           empty or too long
+    │   ├── InvalidBudget         zero, negative or not a number
+    │   ├── InvalidWorkspace      not there, not a git repository, empty, unreadable
+    │   ├── InvalidSettings       a setting cannot be used
+    │   └── NotFound              no such run, step, role or escalation
+    ├── Unavailable               a service does not answer: try later, exit code 3
+    ├── RunFailed                 the run ended without success
+    ├── RunCancelled              somebody stopped the run
+    ├── WaitTimeout               the run had not ended when the caller stopped waiting
+    ├── IllegalFact               a fact does not follow from the state it is applied to
+    ├── NothingToClaim            the step is not this worker's to run
+    ├── Fenced                    this worker may not write to the step any more
+    │   ├── LeaseLost             another claim has a newer epoch
+    │   ├── StepCancelled         the step was cancelled while it ran
+    │   └── StepPaused            the run was paused: hand the step back
+    ├── BudgetExceeded            the call does not fit under the run's cap
+    └── BudgetBusy                it does not fit now, but open reservations may settle
+
+Three kinds are kept apart: *try later* (`Unavailable`, `BudgetBusy`), *tell the model* (raised by tools, see
+`chargehand.workers.tools`), and *stop the run*. Catch where you can act.
+"""
+
+
+class ChargehandError(Exception):
+    """Root of every error raised on purpose."""
+
+
+class UserError(ChargehandError):
+    """The request cannot be carried out as it was made; the message names the value and the remedy."""
+
+
+class InvalidPlan(UserError):
+    """The plan is not a graph that can run."""
+
+
+class InvalidGoal(UserError):
+    """The goal is empty or too long."""
+
+
+class InvalidBudget(UserError):
+    """The budget is not a positive amount."""
+
+
+class InvalidWorkspace(UserError):
+    """The workspace cannot be read as a git repository with a commit."""
+
+
+class InvalidSettings(UserError):
+    """A setting has a value that cannot be used."""
+
+
+class NotFound(UserError):
+    """Nothing of that name exists for this tenant."""
+
+
+class Unavailable(ChargehandError):
+    """A service that is needed now does not answer."""
+
+
+class RunFailed(ChargehandError):
+    """The run ended without success."""
+
+
+class RunCancelled(ChargehandError):
+    """Somebody stopped the run."""
+
+
+class WaitTimeout(ChargehandError):
+    """The run had not ended when the caller stopped waiting; it goes on."""
+
+
+class IllegalFact(ChargehandError):
+    """A fact does not follow from the state it is applied to."""
+
+
+class NothingToClaim(ChargehandError):
+    """The step is not this worker's to run: done, running elsewhere, or not admitted."""
+
+
+class Fenced(ChargehandError):
+    """This worker may not write to the step any more."""
+
+
+class LeaseLost(Fenced):
+    """Another claim has a newer epoch; what this worker does from here on is not recorded."""
+
+
+class StepCancelled(Fenced):
+    """The step was cancelled while it ran."""
+
+
+class StepPaused(Fenced):
+    """The run was paused; hand the step back."""
+
+
+class BudgetExceeded(ChargehandError):
+    """The call does not fit under the run's cap, whatever still settles."""
+
+
+class BudgetBusy(ChargehandError):
+    """The call does not fit now, but open reservations may still settle."""

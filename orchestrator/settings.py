@@ -1,0 +1,80 @@
+"""What can be set, from `CHARGEHAND_*` variables, with the reason of each default."""
+
+from functools import cache
+from pathlib import Path
+from uuid import UUID
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+# The tenant of a single-tenant installation.
+DEFAULT_TENANT = UUID("00000000-0000-7000-8000-000000000001")
+# Above this a plan is a mistake of its author, not work (and `advance` reads it whole).
+MAX_STEPS = 2_000
+# More than twenty turns without an answer is a loop, not diligence.
+MAX_TURNS_CEILING = 20
+
+
+def default_home() -> Path:
+    """Where `chargehand up` keeps its databases, artifacts and process files."""
+    return Path.home() / ".local" / "share" / "chargehand"
+
+
+class Settings(BaseSettings):
+    """Settings of one process; every field is a `CHARGEHAND_…` variable."""
+
+    model_config = SettingsConfigDict(env_prefix="CHARGEHAND_", frozen=True, extra="ignore")
+
+    home: Path = Field(default_factory=default_home)
+    """Data of the embedded services, artifacts and process files."""
+    database_url: str = ""
+    """`postgresql://…`; empty: the laptop's embedded server, if it is up."""
+    redis_url: str = ""
+    """`redis://…` or `unix://…`; empty: the laptop's embedded server, if it is up."""
+    tenant: UUID = DEFAULT_TENANT
+    """The tenant this process submits for."""
+    artifacts_dir: Path | None = None
+    """A folder that every pool can reach; default `<home>/artifacts`."""
+    key_prefix: str = "chargehand"
+    """Prefix of every Redis key and queue name."""
+
+    lease_seconds: float = 15.0
+    """How long a step survives its worker's silence; a heartbeat renews at a third of it."""
+    ring_age_seconds: float = 1.0
+    """A ring older than this was lost: the watch loop advances its run."""
+    watch_interval_seconds: float = 0.5
+    """Pause between two rounds of the watch loop."""
+    visibility_timeout_seconds: float = 15.0
+    """Celery redelivers an unacknowledged message after this; a heartbeat keeps those of live workers."""
+    unclaimed_seconds: float = 3.0
+    """A queued step that nobody claims is emitted again after this, doubling each time."""
+    connect_timeout_seconds: float = 3.0
+    """Postgres or Redis that does not answer within this is down."""
+
+    max_turns: int = Field(default=15, ge=1, le=MAX_TURNS_CEILING)
+    """Default number of model calls of one agent step."""
+    max_crashes: int = 2
+    """Take-overs without progress before a step runs alone, and again before it goes to a human."""
+    default_budget_usd: str = "0.50"
+    """Cap of a run that names none."""
+
+    small_model: str = "claude-haiku-5-5"
+    medium_model: str = "claude-sonnet-5-5"
+    large_model: str = "claude-opus-5-5"
+
+    flower_user: str = "chargehand"
+    flower_password: SecretStr = SecretStr("")
+    """Password of Flower; empty: `chargehand up` makes one and prints where it is kept."""
+    audit_key: SecretStr = SecretStr("")
+    """HMAC key of the tenant chain's head; empty: a key file under `home`."""
+
+    @property
+    def artifacts(self) -> Path:
+        """The folder of blobs and bare repositories."""
+        return self.artifacts_dir or self.home / "artifacts"
+
+
+@cache
+def load_settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()
