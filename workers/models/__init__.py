@@ -1,0 +1,1 @@
+"""Models: routing, prices, limits and the client behind one interface."""

@@ -1,0 +1,114 @@
+"""What the agent loop asks of a model, and what it gets back: values, errors and the protocol between them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from pydantic import JsonValue
+
+from chargehand.orchestrator.errors import ChargehandError
+from chargehand.orchestrator.facts import Usage
+
+Tier = Literal["small", "medium", "large"]
+Block = dict[str, JsonValue]
+"""A content block, a message or a tool definition in the Messages format."""
+DeltaHook = Callable[[str], None]
+"""Gets the text of the answer piece by piece while it streams."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelCall:
+    """One request to a model, in the Messages format, before a model was chosen."""
+
+    tier: str
+    system: Sequence[Block]
+    tools: Sequence[Block]
+    messages: Sequence[Block]
+    tool_choice: Block | None = None
+    """None lets the server decide (`auto`)."""
+    max_tokens: int = 4096
+    """Most tokens the caller wants; the quote may allow fewer."""
+    on_delta: DeltaHook | None = None
+    """Set where somebody watches: the call is then streamed. It changes nothing in the answer."""
+    model: str | None = None
+    """The model that the quote chose, or one that is asked for by name; None: the router decides."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quote:
+    """Which model would serve a call and what it can cost at most; nothing was sent yet."""
+
+    model: str
+    tier: str
+    """The tier that was chosen; it differs from the asked one after an escalation or a fall-back."""
+    reserved_microusd: int
+    """Upper bound of the cost with `max_tokens`; 0 for a model that costs nothing."""
+    max_tokens: int
+    """What the call may ask for: the caller's wish within the model's limit."""
+    routed_because: str
+    """Reason of the choice, for the journal."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelAnswer:
+    """A complete answer of a model."""
+
+    model: str
+    """The model that answered, as the server names it."""
+    content: tuple[Block, ...]
+    stop_reason: str
+    """`end_turn`, `tool_use`, `max_tokens`, `refusal`, … as the server says."""
+    usage: Usage
+    cost_microusd: int
+    duration_ms: int
+
+
+class ModelBusy(ChargehandError):
+    """Rate limit or overload: the same call may be made again after `until_seconds`; it cost nothing."""
+
+    def __init__(self, until_seconds: float, reason: str = "") -> None:
+        super().__init__(reason or f"The model is busy; try again in {until_seconds:.0f} s.")
+        self.until_seconds = until_seconds
+
+
+class ModelRefused(ChargehandError):
+    """The model or its server declines this request for its content; asking again does not help."""
+
+    def __init__(self, reason: str, cost_microusd: int = 0) -> None:
+        super().__init__(reason)
+        self.cost_microusd = cost_microusd
+
+
+class ModelUnavailable(ChargehandError):
+    """No usable answer: connection, server error, time-out, a bad key, a request that the server rejects."""
+
+    def __init__(self, reason: str, *, retryable: bool, cost_microusd: int = 0) -> None:
+        super().__init__(reason)
+        self.retryable = retryable
+        self.cost_microusd = cost_microusd
+        """What was certainly spent; a caller that cannot know passes the reservation."""
+
+
+class Models(Protocol):
+    """The models of this process."""
+
+    def quote(self, call: ModelCall) -> Quote:
+        """Choose the model and bound the cost, without I/O to the model.
+
+        May raise `ModelBusy` when the fleet's limits say that now is not the time, and `ModelUnavailable`
+        when no model of the tier can be used.
+        """
+        ...
+
+    def call(self, call: ModelCall) -> ModelAnswer:
+        """Send the request once and give the whole answer.
+
+        The caller sets `model` and `max_tokens` to those of the quote. Raises `ModelBusy`, `ModelRefused` or
+        `ModelUnavailable`; never retries by itself, because each attempt has a reservation of its own.
+        """
+        ...
+
+
+def tool_definition(*, name: str, description: str, input_schema: Mapping[str, JsonValue]) -> Block:
+    """A tool as the Messages format wants it, with `strict` argument checking asked for."""
+    return {"name": name, "description": description, "input_schema": dict(input_schema), "strict": True}
