@@ -1,0 +1,133 @@
+"""A clone commits into the bare repository, and nothing of an earlier attempt is read."""
+
+import os
+import subprocess
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+
+from chargehand.memory.artifacts import Artifacts, Imported
+from chargehand.workers.workspace import (
+    Clone,
+    WorkspaceBroken,
+    apply_patch,
+    diff_between,
+    export_commit,
+    open_workspace,
+    remove_tree,
+)
+
+
+def git(folder: Path, *arguments: str, stdin: bytes = b"") -> bytes:
+    identity = ["-c", "user.name=T", "-c", "user.email=t@example.org"]
+    return subprocess.run(
+        ["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, input=stdin
+    ).stdout
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    git(folder, "init", "-q", "-b", "main")
+    (folder / "a.py").write_text("a = 1\n")
+    (folder / "b.bin").write_bytes(bytes(range(256)))
+    with open(os.fsencode(folder) + b"/caf\xe9 \n.txt", "wb") as file:
+        file.write(b"odd\n")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-q", "-m", "Start")
+    return folder
+
+
+@pytest.fixture
+def imported(source: Path, tmp_path: Path) -> Imported:
+    return Artifacts(tmp_path / "artifacts").import_repository(str(source), run_id=uuid4())
+
+
+def opened(
+    imported: Imported, root: Path, *, epoch: int = 1, step_id: UUID | None = None, commit: str | None = None
+) -> Clone:
+    return open_workspace(
+        imported.repository,
+        root,
+        run_id=UUID(int=1),
+        step_id=step_id or UUID(int=2),
+        epoch=epoch,
+        commit=commit or imported.commit,
+        base_commit=imported.commit,
+    )
+
+
+def test_a_commit_can_be_the_start_of_another_step(imported: Imported, tmp_path: Path) -> None:
+    first = opened(imported, tmp_path / "w")
+    (first.path / "a.py").write_text("a = 2\n")
+    sha = first.commit("Change a")
+    first.close()
+    second = opened(imported, tmp_path / "w", step_id=UUID(int=3), commit=sha)
+    assert (second.path / "a.py").read_text() == "a = 2\n"
+    assert not first.path.exists()
+    assert second.base_commit == imported.commit
+
+
+def test_an_unchanged_tree_keeps_its_head(imported: Imported, tmp_path: Path) -> None:
+    clone = opened(imported, tmp_path / "w")
+    assert clone.commit("Nothing") == imported.commit
+
+
+def test_the_patch_from_base_applies_to_the_users_tree(imported: Imported, source: Path, tmp_path: Path) -> None:
+    clone = opened(imported, tmp_path / "w")
+    (clone.path / "a.py").unlink()
+    (clone.path / "b.bin").write_bytes(bytes(reversed(range(256))))
+    (clone.path / "new file").write_text("n\n")
+    clone.commit("Change all")
+    git(source, "apply", "--check", "-", stdin=clone.diff_from_base())
+
+
+def test_reset_removes_what_the_commit_does_not_know(imported: Imported, tmp_path: Path) -> None:
+    clone = opened(imported, tmp_path / "w")
+    (clone.path / "a.py").write_text("a = 3\n")
+    clone.commit("Change a")
+    (clone.path / "junk").mkdir()
+    (clone.path / "junk" / "x").write_text("x")
+    clone.reset(imported.commit)
+    assert (clone.path / "a.py").read_text() == "a = 1\n"
+    assert not (clone.path / "junk").exists()
+    assert clone.head_commit == imported.commit
+
+
+def test_a_patch_moves_from_one_commit_to_another(imported: Imported, tmp_path: Path) -> None:
+    clone = opened(imported, tmp_path / "w")
+    (clone.path / "a.py").write_text("a = 3\n")
+    changed = clone.commit("Change a")
+    patch = diff_between(clone.path, imported.commit, changed)
+    clone.reset(imported.commit)
+    assert apply_patch(clone.path, patch) == ""
+    assert (clone.path / "a.py").read_text() == "a = 3\n"
+    assert "does not apply" in apply_patch(clone.path, patch)
+
+
+def test_a_lock_left_by_a_killed_git_does_not_stop_the_next_epoch(imported: Imported, tmp_path: Path) -> None:
+    killed = opened(imported, tmp_path / "w")
+    (killed.path / ".git" / "index.lock").touch()
+    with pytest.raises(WorkspaceBroken, match=r"index\.lock"):
+        killed.commit("Blocked")
+    assert opened(imported, tmp_path / "w", epoch=2).commit("Free") == imported.commit
+
+
+def test_an_export_has_the_files_of_the_commit_and_no_git_folder(imported: Imported, tmp_path: Path) -> None:
+    clone = opened(imported, tmp_path / "w")
+    export_commit(clone.path / ".git", imported.commit, tmp_path / "out")
+    names = sorted(os.listdir(os.fsencode(tmp_path / "out")))
+    assert names == [b"a.py", b"b.bin", b"caf\xe9 \n.txt"]
+
+
+def test_a_tree_with_locked_folders_and_links_is_removed_alone(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (tmp_path / "w" / "inner").mkdir(parents=True)
+    (tmp_path / "w" / "inner" / "link").symlink_to(kept)
+    (tmp_path / "w" / "inner").chmod(0)
+    remove_tree(tmp_path / "w")
+    assert kept.exists()
+    assert not (tmp_path / "w").exists()

@@ -1,0 +1,187 @@
+"""An attempt's own clone of the run's repository, made anew for each claim: a zombie edits a folder that nobody reads.
+
+The clone borrows the objects of the run's bare repository (git's *alternates*), so it costs one checkout however long
+the history is, and what it commits is written straight into the bare repository, so that any pool can start from the
+sha. A killed git may leave `index.lock` behind: only in a folder that no later attempt opens.
+"""
+
+import errno
+import os
+import shutil
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import UUID
+
+from chargehand.memory.git import GitFailed, StorageFull, run_git
+
+# Commits made for a run are recognisable, and never signed with the name of a person.
+_IDENTITY = {
+    "GIT_AUTHOR_NAME": "Chargehand",
+    "GIT_AUTHOR_EMAIL": "chargehand@localhost",
+    "GIT_COMMITTER_NAME": "Chargehand",
+    "GIT_COMMITTER_EMAIL": "chargehand@localhost",
+}
+# The journal will hold the sha, so the objects must survive a power cut as the row does.
+_DURABLE = ("-c", "core.fsync=committed")
+
+
+class WorkspaceBroken(Exception):
+    """The clone cannot be made or changed; the message holds what git said."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Clone:
+    """The work tree of one attempt."""
+
+    path: Path
+    """The work tree."""
+    repository: Path
+    """The run's bare repository, which keeps the objects."""
+    ref: str
+    """Where this attempt's newest commit is published in the bare repository."""
+    base_commit: str
+    """The commit of the user's repository that the run started from."""
+    head_commit: str
+    """The commit that this attempt has reached."""
+    _closed: bool = field(default=False, repr=False)
+
+    def commit(self, message: str) -> str:
+        """Commit every change of the work tree and give the sha; unchanged: the old head.
+
+        The commit is in the bare repository, durably, before its sha is given.
+        """
+        self._git("add", "--all")
+        tree = self._git(*_DURABLE, "write-tree")
+        if tree == self._git("rev-parse", "HEAD^{tree}"):
+            return self.head_commit
+        sha = self._git(*_DURABLE, "commit-tree", "-p", "HEAD", "-F", "-", tree, stdin=message.encode())
+        self._move(sha)
+        return sha
+
+    def reset(self, commit: str) -> None:
+        """Put the work tree at `commit`; files that it does not know are removed."""
+        self._git("reset", "--hard", "--quiet", commit)
+        self._git("clean", "-ffdxq")
+        self._move(self._git("rev-parse", "--verify", f"{commit}^{{commit}}"))
+
+    def diff_from_base(self) -> bytes:
+        """Give everything that this attempt and those before it changed, as one patch on the user's commit."""
+        return diff_between(self.path, self.base_commit, self.head_commit)
+
+    def close(self) -> None:
+        """Remove the folder; the commits stay in the bare repository."""
+        if not self._closed:
+            self._closed = True
+            remove_tree(self.path)
+
+    def _move(self, sha: str) -> None:
+        self._git("update-ref", "--no-deref", "HEAD", sha)
+        run_git(*_DURABLE, "update-ref", self.ref, sha, git_dir=self.repository)
+        self.head_commit = sha
+
+    def _git(self, *arguments: str, stdin: bytes = b"") -> str:
+        return self._raw(*arguments, stdin=stdin).decode().strip()
+
+    def _raw(self, *arguments: str, stdin: bytes = b"") -> bytes:
+        environment = {**_IDENTITY, "GIT_OBJECT_DIRECTORY": os.fspath(self.repository / "objects")}
+        try:
+            return run_git(
+                *arguments, git_dir=self.path / ".git", work_tree=self.path, stdin=stdin, environment=environment
+            )
+        except GitFailed as error:
+            raise WorkspaceBroken(f"The clone {self.path} cannot be used: {error}") from error
+
+
+def open_workspace(
+    artifacts_repo: Path,
+    root: Path,
+    *,
+    run_id: UUID,
+    step_id: UUID,
+    epoch: int,
+    commit: str,
+    base_commit: str | None = None,
+) -> Clone:
+    """Make the clone of one attempt at `<root>/<run>/<step>/<epoch>`, checked out at `commit`.
+
+    `base_commit` is the user's commit, when `commit` is a later one that an earlier step has reached. A folder of that
+    name is left over from nothing that counts, and is replaced.
+    """
+    path = root / str(run_id) / str(step_id) / str(epoch)
+    remove_tree(path)
+    try:
+        _lay_out(path / ".git", artifacts_repo, commit)
+        clone = Clone(
+            path=path,
+            repository=artifacts_repo,
+            ref=f"refs/chargehand/{step_id}/{epoch}",
+            base_commit=base_commit or commit,
+            head_commit=commit,
+        )
+        clone.reset(commit)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull(root) from error
+        raise
+    return clone
+
+
+def diff_between(work_tree: Path, old: str, new: str) -> bytes:
+    """Give the changes between two commits as a patch that `git apply` takes, binary files included."""
+    return run_git(
+        "diff", "--binary", "--full-index", "--no-ext-diff", "--no-textconv", "--no-color", old, new,
+        git_dir=work_tree / ".git",
+    )  # fmt: skip
+
+
+def apply_patch(work_tree: Path, patch: bytes) -> str:
+    """Apply a patch to the files of a clone, all or nothing; give why it does not apply, or the empty string."""
+    try:
+        run_git("apply", "--whitespace=nowarn", "-", git_dir=work_tree / ".git", work_tree=work_tree, stdin=patch)
+    except GitFailed as error:
+        return error.said
+    return ""
+
+
+def export_commit(git_dir: Path, commit: str, target: Path) -> None:
+    """Write the files of a commit into the new folder `target`, without a `.git`: to analyse them, or to run them.
+
+    `git_dir` is a clone's `.git` or a bare repository of ours.
+    """
+    target.mkdir(parents=True)
+    index = target.with_name(f".{target.name}.index")
+    environment = {"GIT_INDEX_FILE": os.fspath(index)}
+    try:
+        run_git("read-tree", commit, git_dir=git_dir, environment=environment)
+        run_git(
+            "checkout-index", "--all", "--force", f"--prefix={target}/",
+            git_dir=git_dir, work_tree=target, environment=environment,
+        )  # fmt: skip
+    finally:
+        index.unlink(missing_ok=True)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder whatever permissions are left in it, following no symbolic link; not there is fine."""
+    if path.is_symlink() or not path.exists():
+        path.unlink(missing_ok=True)
+        return
+    for folder, folders, _ in os.walk(path):
+        for name in folders:
+            inner = os.path.join(folder, name)
+            if not os.path.islink(inner):
+                os.chmod(inner, stat.S_IRWXU)
+    shutil.rmtree(path)
+
+
+def _lay_out(git_dir: Path, repository: Path, commit: str) -> None:
+    """Write the handful of files that make a git directory; faster than `git clone`, and no hook or template runs."""
+    for folder in ("objects/info", "refs/heads"):
+        (git_dir / folder).mkdir(parents=True)
+    (git_dir / "objects" / "info" / "alternates").write_text(f"{repository.resolve() / 'objects'}\n")
+    if (repository / "shallow").is_file():
+        shutil.copyfile(repository / "shallow", git_dir / "shallow")
+    (git_dir / "HEAD").write_text(f"{commit}\n")
+    settings = (repository / "config").read_text().replace("bare = true", "bare = false")
+    (git_dir / "config").write_text(settings)
