@@ -1,0 +1,1 @@
+"""Everything that sets up and runs Chargehand on one machine."""
