@@ -1,0 +1,37 @@
+"""Small phrases that several chapters of the report share."""
+
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+
+from chargehand.workers.report.escaping import code, fence
+
+LANGUAGES = {".py": "python", ".js": "javascript", ".ts": "typescript", ".sh": "sh", ".yml": "yaml", ".yaml": "yaml"}
+
+
+def listing(text: str, path: str) -> str:
+    """Lines of a file as a fenced block, coloured by the file's suffix."""
+    return fence(text, LANGUAGES.get(PurePosixPath(path).suffix, ""))
+
+
+def count(number: int, one: str, many: str = "") -> str:
+    """`1 fix`, `2 fixes`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def some_code(names: Iterable[str], limit: int = 5) -> str:
+    """The first names as code, and how many more there are."""
+    listed = list(names)
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(map(code, listed[:limit])) + more
+
+
+def number(value: int | None) -> str | None:
+    """`51,200`, or None when nobody counted."""
+    return None if value is None else f"{value:,}"
+
+
+def dollars(microusd: int | None) -> str | None:
+    """`$0.0123`, or None when nobody counted."""
+    if microusd is None:
+        return None
+    return f"${microusd / 1_000_000:,.4f}" if microusd else "$0"
