@@ -188,17 +188,24 @@ class Postgres:
             environment=_environment(),
             death_signal=signal.SIGINT,
         )
+        try:
+            return self._wait_for_an_answer(self._process)
+        except BaseException:
+            # Also when the wait was interrupted by Ctrl-C.
+            self._process.kill()
+            self._process.wait()
+            raise
+
+    def _wait_for_an_answer(self, process: "subprocess.Popen[bytes]") -> bool:
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while time.monotonic() < deadline:
-            if self._process.poll() is not None:
+            if process.poll() is not None:
                 if "still in use" in tail(self._log, offset=self._offset):
                     return False
                 raise self._start_failure()
             if self._answers():
                 return True
             time.sleep(0.02)
-        self._process.kill()
-        self._process.wait()
         raise self._start_failure()
 
     def _answers(self) -> bool:
