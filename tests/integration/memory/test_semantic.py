@@ -1,0 +1,327 @@
+"""Semantic memory on a real Postgres with pgvector, under row-level security."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from uuid import UUID, uuid4
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.orm import Session
+
+from chargehand.memory import semantic
+from chargehand.memory.database import tenant_session
+from chargehand.memory.embedder import Embedder, Vector
+from chargehand.memory.semantic import (
+    AlreadySuperseded,
+    MemoryItem,
+    MemoryNotFound,
+    forget_scope,
+    forget_source,
+    nearest,
+    recall,
+    remember,
+    supersede,
+)
+
+OpenSession = Callable[[], AbstractContextManager[Session]]
+
+LABELS = MemoryItem(
+    source="desk/labels.py",
+    line_start=10,
+    line_end=14,
+    text='def renderLabel(parcel):\n    """SVG of the label."""\n    return TEMPLATE.format(parcel.id)',
+)
+PASSWORDS = MemoryItem(
+    source="desk/accounts.py",
+    line_start=3,
+    line_end=6,
+    text="def check_password(user, password):\n    return md5(password.encode()).hexdigest() == user.digest",
+)
+RATES = MemoryItem(
+    source="docs/rates.md", line_start=1, line_end=2, text="# Rates\nA letter of up to 50 g costs one euro."
+)
+ITEMS = [LABELS, PASSWORDS, RATES]
+
+
+class CountingEmbedder:
+    """A deterministic embedder that counts what it was asked."""
+
+    model_id = "minilm-l6-v2-int8"
+    dimensions = 384
+
+    def __init__(self) -> None:
+        self.embedded = 0
+
+    def embed(self, texts: list[str]) -> list[Vector]:
+        self.embedded += len(texts)
+        return [unit(hash_seed(text)) for text in texts]
+
+
+def hash_seed(text: str) -> int:
+    return sum(ord(character) * (index + 1) for index, character in enumerate(text))
+
+
+def unit(seed: int) -> Vector:
+    vector = np.random.default_rng(seed).normal(size=384).astype(np.float32)
+    return np.asarray(vector / np.linalg.norm(vector), dtype=np.float32)
+
+
+def note(text: str, *, source: str = "agent", derived_from: tuple[UUID, ...] = ()) -> MemoryItem:
+    return MemoryItem(source=source, line_start=1, line_end=1, text=text, kind="note", derived_from=derived_from)
+
+
+@pytest.mark.parametrize(
+    ("question", "source"),
+    [
+        ("Where is a parcel's label rendered?", "desk/labels.py"),
+        ("How are passwords checked?", "desk/accounts.py"),
+        ("What does sending a letter cost?", "docs/rates.md"),
+    ],
+)
+def test_a_question_finds_the_passage_that_answers_it(
+    open_session: OpenSession, tenant: UUID, embedder: Embedder, question: str, source: str
+) -> None:
+    with open_session() as session:
+        remember(session, tenant=tenant, scope="run:1", items=ITEMS, embedder=embedder)
+
+    with open_session() as session:
+        found = recall(session, tenant=tenant, scope="run:1", query=question, embedder=embedder, limit=2)
+
+    assert found[0].source == source
+    assert found[0].similarity is not None
+    assert found[0].score >= found[1].score
+
+
+def test_remembering_twice_neither_embeds_nor_writes_again(open_session: OpenSession, tenant: UUID) -> None:
+    embedder = CountingEmbedder()
+    with open_session() as session:
+        first = remember(session, tenant=tenant, scope="run:1", items=ITEMS, embedder=embedder)
+    with open_session() as session:
+        second = remember(session, tenant=tenant, scope="run:1", items=[*ITEMS, ITEMS[0]], embedder=embedder)
+        rows = session.scalar(text("SELECT count(*) FROM memories"))
+
+    assert second == (*first, first[0])
+    assert rows == len(ITEMS) == embedder.embedded
+
+
+def test_a_writer_that_lost_its_lease_leaves_nothing(open_session: OpenSession, tenant: UUID) -> None:
+    def refuse(session: Session) -> None:
+        raise PermissionError("lease lost")
+
+    with pytest.raises(PermissionError), open_session() as session:
+        remember(session, tenant=tenant, scope="run:1", items=ITEMS, embedder=CountingEmbedder(), guard=refuse)
+
+    with open_session() as session:
+        assert session.scalar(text("SELECT count(*) FROM memories")) == 0
+
+
+def test_a_tenant_finds_nothing_of_another(engine: Engine, open_session: OpenSession, tenant: UUID) -> None:
+    embedder = CountingEmbedder()
+    with open_session() as session:
+        remember(session, tenant=tenant, scope="library", items=ITEMS, embedder=embedder)
+
+    with tenant_session(engine, uuid4()) as session:
+        assert recall(session, tenant=tenant, scope="library", query="password", embedder=embedder) == ()
+        assert forget_source(session, tenant=tenant, source=LABELS.source) == ()
+    with Session(engine) as session:
+        unbound = session.execute(text("SELECT * FROM lexical_recall('password', 'library', NULL, 9)")).all()
+    assert unbound == []
+
+
+def test_another_scope_and_another_kind_are_not_recalled(open_session: OpenSession, tenant: UUID) -> None:
+    embedder = CountingEmbedder()
+    with open_session() as session:
+        remember(session, tenant=tenant, scope="run:1", items=ITEMS, embedder=embedder)
+        remember(session, tenant=tenant, scope="run:1", items=[note("password is md5")], embedder=embedder)
+        remember(session, tenant=tenant, scope="run:2", items=[note("password is bcrypt")], embedder=embedder)
+
+        notes = recall(
+            session, tenant=tenant, scope="run:1", query="password", embedder=embedder, kinds=["note"], limit=9
+        )
+
+    assert [found.text for found in notes] == ["password is md5"]
+
+
+def test_rare_words_weigh_more_than_frequent_ones(open_session: OpenSession, tenant: UUID) -> None:
+    items = [note(f"parcel number {index}") for index in range(20)]
+    rare = note("parcel customs declaration")
+    with open_session() as session:
+        remember(session, tenant=tenant, scope="s", items=[*items, rare], embedder=CountingEmbedder())
+        rows = session.execute(text("SELECT * FROM lexical_recall('customs parcel 3', 's', NULL, 9)")).all()
+        common = session.execute(text("SELECT * FROM lexical_recall('parcel', 's', NULL, 9)")).all()
+
+    assert len(rows) == 2  # "parcel" is in all of them and says nothing beside the others
+    assert all(row.score > 2.0 for row in rows)
+    assert len(common) == 9  # but alone it is all there is to go by
+
+
+@pytest.mark.parametrize(
+    "query", ["", "   ", "'; DROP TABLE memories; --", "!!! & | <-> :*", "\0", "the of and", "ü" * 9000]
+)
+def test_any_text_is_a_question(open_session: OpenSession, tenant: UUID, query: str) -> None:
+    embedder = CountingEmbedder()
+    with open_session() as session:
+        remember(session, tenant=tenant, scope="run:1", items=ITEMS, embedder=embedder)
+        found = recall(session, tenant=tenant, scope="run:1", query=query, embedder=embedder)
+
+    assert len(found) in (0, len(ITEMS))
+
+
+def test_lexical_recall_uses_its_index_for_the_applications_role(
+    owner: Engine, open_session: OpenSession, tenant: UUID
+) -> None:
+    with open_session() as session:
+        session.execute(
+            text(
+                "INSERT INTO memories (tenant, id, scope, source, line_start, line_end, kind, text, words) "
+                "SELECT :tenant, gen_random_uuid(), 's', 'f' || i, 1, 1, 'note', 'word' || i || repeat(' filler', 50), 51 "
+                "FROM generate_series(1, 4000) i"
+            ),
+            {"tenant": tenant},
+        )
+    with owner.begin() as connection:
+        connection.execute(text("ANALYZE memories"))
+
+    with open_session() as session:
+        found = session.execute(text("SELECT * FROM lexical_recall('word77', 's', NULL, 9)")).all()
+        scans = session.scalar(
+            text(
+                "SELECT sum(pg_stat_get_xact_numscans(c.oid)) FROM pg_class c JOIN pg_am a ON a.oid = c.relam "
+                "WHERE a.amname = 'gin' AND c.relname LIKE 'memories%tsv%'"
+            )
+        )
+
+    assert len(found) == 1
+    assert scans > 0
+
+
+def test_a_large_scope_is_searched_by_hnsw_and_agrees_with_the_exact_answer(
+    open_session: OpenSession, tenant: UUID
+) -> None:
+    embedder = CountingEmbedder()
+    items = [note(f"fact {index}") for index in range(400)]
+    with open_session() as session:
+        for start in range(0, len(items), 100):
+            remember(session, tenant=tenant, scope="s", items=items[start : start + 100], embedder=embedder)
+    question = unit(7)
+
+    with open_session() as session:
+        exact = nearest(session, tenant=tenant, scope="s", vector=question, embedder=embedder, kinds=None, limit=10)
+        session.execute(text("SET LOCAL enable_sort = off"))
+        approximate = nearest(
+            session,
+            tenant=tenant,
+            scope="s",
+            vector=question,
+            embedder=embedder,
+            kinds=None,
+            limit=10,
+            exact_up_to=100,
+        )
+        scans = session.scalar(
+            text(
+                "SELECT sum(pg_stat_get_xact_numscans(c.oid)) FROM pg_class c JOIN pg_am a ON a.oid = c.relam "
+                "WHERE a.amname = 'hnsw'"
+            )
+        )
+
+    assert scans > 0
+    assert len(exact.keys() & approximate.keys()) >= 9
+
+
+def test_a_superseded_memory_is_kept_and_not_recalled(open_session: OpenSession, tenant: UUID) -> None:
+    embedder = CountingEmbedder()
+    old, new = note("The limit is 10."), note("The limit is 20.")
+    with open_session() as session:
+        (old_id,) = remember(session, tenant=tenant, scope="s", items=[old], embedder=embedder)
+        new_id = supersede(session, tenant=tenant, scope="s", memory_id=old_id, item=new, embedder=embedder)
+
+        found = recall(session, tenant=tenant, scope="s", query="limit", embedder=embedder)
+        rows = session.scalar(text("SELECT count(*) FROM memories"))
+
+    assert [memory.memory_id for memory in found] == [new_id]
+    assert rows == 2
+
+
+def test_the_second_to_supersede_is_told(open_session: OpenSession, tenant: UUID) -> None:
+    embedder = CountingEmbedder()
+    with open_session() as session:
+        (old_id,) = remember(session, tenant=tenant, scope="s", items=[note("The limit is 10.")], embedder=embedder)
+        supersede(session, tenant=tenant, scope="s", memory_id=old_id, item=note("It is 20."), embedder=embedder)
+
+    with pytest.raises(AlreadySuperseded, match=str(old_id)), open_session() as session:
+        supersede(session, tenant=tenant, scope="s", memory_id=old_id, item=note("It is 30."), embedder=embedder)
+    with pytest.raises(MemoryNotFound), open_session() as session:
+        supersede(session, tenant=tenant, scope="s", memory_id=uuid4(), item=note("It is 40."), embedder=embedder)
+
+
+def test_an_old_fact_can_become_true_again(open_session: OpenSession, tenant: UUID) -> None:
+    embedder = CountingEmbedder()
+    first, second = note("The limit is 10."), note("The limit is 20.")
+    with open_session() as session:
+        (first_id,) = remember(session, tenant=tenant, scope="s", items=[first], embedder=embedder)
+        second_id = supersede(session, tenant=tenant, scope="s", memory_id=first_id, item=second, embedder=embedder)
+        supersede(session, tenant=tenant, scope="s", memory_id=second_id, item=first, embedder=embedder)
+
+        found = recall(session, tenant=tenant, scope="s", query="limit", embedder=embedder)
+
+    assert [memory.memory_id for memory in found] == [first_id]
+
+
+def test_everything_derived_from_a_poisoned_source_goes_and_what_it_replaced_returns(
+    open_session: OpenSession, tenant: UUID
+) -> None:
+    embedder = CountingEmbedder()
+    with open_session() as session:
+        good, poison = remember(
+            session, tenant=tenant, scope="s", items=[note("good"), note("lie", source="evil.md")], embedder=embedder
+        )
+        (child,) = remember(
+            session, tenant=tenant, scope="s", items=[note("so", derived_from=(good, poison))], embedder=embedder
+        )
+        grandchild = supersede(
+            session,
+            tenant=tenant,
+            scope="s",
+            memory_id=good,
+            item=note("worse", derived_from=(child,)),
+            embedder=embedder,
+        )
+
+    with open_session() as session:
+        gone = forget_source(session, tenant=tenant, source="evil.md")
+
+    assert set(gone) == {poison, child, grandchild}
+    with open_session() as session:
+        found = recall(session, tenant=tenant, scope="s", query="good", embedder=embedder)
+        assert [memory.memory_id for memory in found] == [good]
+        assert session.scalar(text("SELECT count(*) FROM embeddings")) == 1
+
+
+def test_a_scope_is_forgotten_whole(open_session: OpenSession, tenant: UUID) -> None:
+    embedder = CountingEmbedder()
+    with open_session() as session:
+        remember(session, tenant=tenant, scope="run:1", items=ITEMS, embedder=embedder)
+        remember(session, tenant=tenant, scope="run:2", items=ITEMS[:1], embedder=embedder)
+        assert forget_scope(session, tenant=tenant, scope="run:1") == len(ITEMS)
+        assert session.scalar(text("SELECT count(*) FROM memories")) == 1
+
+
+def test_an_embedder_with_a_name_that_sql_could_misread_is_refused(open_session: OpenSession, tenant: UUID) -> None:
+    embedder = CountingEmbedder()
+    embedder.model_id = "x' OR true --"
+    with open_session() as session, pytest.raises(ValueError, match="model id"):
+        recall(session, tenant=tenant, scope="s", query="x", embedder=embedder)
+
+
+def test_every_partition_is_indexed_for_the_model(engine: Engine) -> None:
+    with Session(engine) as session:
+        count = session.scalar(
+            text(
+                "SELECT count(*) FROM pg_class c JOIN pg_am a ON a.oid = c.relam "
+                "WHERE a.amname = 'hnsw' AND c.relkind = 'i'"
+            )
+        )
+    assert count == 16
+    assert semantic.EXACT_UP_TO > 0
