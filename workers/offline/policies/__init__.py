@@ -1,0 +1,38 @@
+"""The answer to a request, chosen by the finish tool among its tools."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from chargehand.workers.offline import NOTICE
+from chargehand.workers.offline.conversation import Conversation
+from chargehand.workers.offline.policies import coder, form, planner, researcher, triager, writer
+from chargehand.workers.offline.policies.moves import Move
+
+Policy = Callable[[Conversation], Move]
+
+# The finish tool says what kind of work this is. Prompts and system texts say it too, and are never looked at.
+POLICIES: Mapping[str, Policy] = {
+    "submit_plan": planner.plan,
+    "submit_answer": researcher.research,
+    "submit_verdicts": triager.triage,
+    "submit_fixes": coder.choose,
+    "submit_report": writer.write,
+    "submit_result": form.fill,
+}
+
+
+def answer(request: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Content blocks for this request: a pure function of it."""
+    conversation = Conversation(request)
+    policy = next((POLICIES[name] for name in POLICIES if name in conversation.tools), None)
+    if policy is None:
+        known = ", ".join(POLICIES)
+        return [{"type": "text", "text": f"Answered by rules; {NOTICE}. No rule for this request; known: {known}."}]
+    move = policy(conversation)
+    number = len(conversation.calls)
+    blocks: list[dict[str, Any]] = [{"type": "text", "text": f"{move.says} ({NOTICE})"}]
+    blocks += [
+        {"type": "tool_use", "id": f"toolu_offline_{number + index:04d}", "name": tool, "input": dict(arguments)}
+        for index, (tool, arguments) in enumerate(move.calls)
+    ]
+    return blocks

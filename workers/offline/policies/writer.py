@@ -1,0 +1,129 @@
+"""Puts the run's outcome into a headline and three lines, from numbers only."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from chargehand.workers.offline import NOTICE
+from chargehand.workers.offline.conversation import Conversation, objects_under
+from chargehand.workers.offline.policies.moves import Move, finish
+from chargehand.workers.offline.policies.planner import is_question
+
+
+def write(conversation: Conversation) -> Move:
+    """The verdict of an audit, or of answered questions."""
+    inputs = conversation.inputs
+    verdicts = _unique(objects_under(inputs, "verdicts"), "finding_id")
+    counts = Counter(str(verdict.get("verdict")) for verdict in verdicts)
+    answers = list(_answers(inputs))
+    fixes = _unique(objects_under(inputs, "fixes"), "commit", "rule", "path")
+    statuses = Counter(str(fix.get("status")) for fix in fixes)
+    tasks = _unique(objects_under(inputs, "human_tasks"), "subject")
+    audited = any(key.startswith("triage") for key in inputs)
+
+    if audited:
+        headline = _headline(counts, statuses)
+        lines = [_audit_line(counts), _fix_line(statuses, tasks), _answer_line(answers)]
+    else:
+        found = sum(bool(answer.get("found")) for answer in answers)
+        headline = f"{found} of {len(answers)} questions answered with verified passages"
+        lines = [_answer_line(answers), *_answer_places(answers)]
+        lines = [*lines, "No analyser ran: the goal did not ask for an audit.", "Nothing was changed."][:3]
+    notes = [f"Written by rules; {NOTICE}."]
+    if not audited and not is_question(conversation.goal):
+        notes.append("The offline rules only know audits and where-or-how questions: for this goal they give passages.")
+    missing = sorted(key for key, value in inputs.items() if value is None)
+    if missing:
+        notes.append(f"Without a result: {', '.join(missing)}.")
+    if counts["needs_person"] or tasks:
+        notes.append("What a rule could not decide is listed for a person and counts neither as a problem nor as safe.")
+    return finish(
+        "submit_report", "Writing the verdict.", headline=headline, verdict_lines=lines, notes=" ".join(notes)
+    )
+
+
+def _headline(counts: Counter[str], statuses: Counter[str]) -> str:
+    confirmed = counts["confirmed"]
+    if not confirmed and not counts["needs_person"]:
+        start = "No problem confirmed"
+    else:
+        start = f"{_count(confirmed, 'problem')} confirmed"
+    if counts["needs_person"]:
+        start += f", {counts['needs_person']} for a person to decide"
+    return f"{start}; {_count(statuses['kept'], 'fix', 'fixes')} kept"
+
+
+def _audit_line(counts: Counter[str]) -> str:
+    return (
+        f"Audit: {counts['confirmed']} confirmed, {counts['dismissed']} dismissed with a reason, "
+        f"{counts['needs_person']} for a person."
+    )
+
+
+def _fix_line(statuses: Counter[str], tasks: list[dict[str, Any]]) -> str:
+    if not statuses and not tasks:
+        return "Fixes: none was applied."
+    parts = [
+        f"{statuses[status]} {label}"
+        for status, label in (
+            ("kept", "kept and proven by the tests"),
+            ("reverted", "reverted because a test broke"),
+            ("not_proven", "applied but not proven"),
+            ("applied", "applied"),
+        )
+        if statuses[status]
+    ]
+    if tasks:
+        parts.append(f"{len(tasks)} handed to a person")
+    return f"Fixes: {', '.join(parts)}."
+
+
+def _answer_line(answers: list[dict[str, Any]]) -> str:
+    if not answers:
+        return "Questions: none was answered."
+    found = sum(bool(answer.get("found")) for answer in answers)
+    verified = sum(answer["verified"] for answer in answers)
+    return f"Questions: {found} of {len(answers)} answered with {_count(verified, 'verified quote')}."
+
+
+def _answer_places(answers: list[dict[str, Any]]) -> list[str]:
+    places = [
+        f"{quote.get('path')}:{quote.get('line')}"
+        for answer in answers
+        for quote in answer.get("quotes") or ()
+        if isinstance(quote, dict)
+    ]
+    return [f"Places: {', '.join(places[:5])}."] if places else []
+
+
+def _answers(inputs: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Checked answers, flattened, from whatever list the check gave."""
+    seen: set[str] = set()
+    for item in _dictionaries(inputs.get("check-answers")):
+        answer = item.get("answer")
+        if not isinstance(answer, dict):
+            continue
+        question = str(answer.get("question"))
+        if question not in seen:
+            seen.add(question)
+            verified = item.get("quotes_verified")
+            yield {**answer, "verified": verified if isinstance(verified, int) else 0}
+
+
+def _dictionaries(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+        for inner in value.values():
+            yield from _dictionaries(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _dictionaries(inner)
+
+
+def _unique(items: Iterator[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
+    """The last object of each identity: later steps know more than earlier ones."""
+    return list({tuple(str(item.get(name)) for name in names): item for item in items}.values())
+
+
+def _count(number: int, singular: str, plural: str = "") -> str:
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"
