@@ -41,7 +41,6 @@ class InventorySummary:
     lines: int = 0
     languages: tuple[tuple[str, int], ...] = ()
     """Language and its lines, largest first."""
-    test_command: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,88 @@
+"""What steps left behind becomes one report, and what is missing becomes a line in it."""
+
+from pydantic import JsonValue
+
+from chargehand.workers.report.contents import ReportInput, RunFacts
+from chargehand.workers.report.gathering import gather_report
+
+FINDING: dict[str, JsonValue] = {
+    "finding_id": "f1",
+    "category": "sql-injection",
+    "title": "SQL built from strings",
+    "severity": "high",
+    "cwe": 89,
+    "path": "store.py",
+    "line": 38,
+    "end_line": 38,
+    "snippet": "query",
+    "hits": [{"tool": "ruff", "rule": "S608", "message": "m", "confidence": "high"}],
+}
+FIX: dict[str, JsonValue] = {
+    "rule": "F632",
+    "path": "billing.py",
+    "description": "Use ==",
+    "commit": "a1",
+    "status": "applied",
+}
+
+
+def gather(results: dict[str, JsonValue], *missing: str) -> ReportInput:
+    return gather_report(goal="Audit this", commit="4f1d", results=results.get, steps=(*results, *missing))
+
+
+def test_results_of_all_steps_meet_in_one_report() -> None:
+    report = gather(
+        {
+            "inventory": {"repository": "desk", "files": 2, "lines": 9, "languages": {"Markdown": 1, "Python": 8}},
+            "scan": {"findings": [FINDING]},
+            "secrets": {"findings": [FINDING | {"finding_id": "f2"}]},
+            "triage-1": {"verdicts": [{"finding_id": "f1", "verdict": "confirmed", "reason": "Because."}]},
+            "triage-secrets": {"verdicts": [{"finding_id": "f2", "verdict": "dismissed", "reason": "A test."}]},
+            "report": {"headline": "Desk", "verdict_lines": ["1", "2", "3"], "notes": "n"},
+        }
+    )
+    assert [finding.finding_id for finding in report.findings] == ["f1", "f2"]
+    assert [verdict.verdict for verdict in report.verdicts] == ["confirmed", "dismissed"]
+    assert report.inventory is not None
+    assert report.inventory.languages == (("Python", 8), ("Markdown", 1))
+    assert (report.repository, report.headline, report.gaps) == ("desk", "Desk", ())
+    assert report.facts == RunFacts()
+
+
+def test_planned_step_without_a_result_is_a_gap_and_an_unplanned_one_is_not() -> None:
+    report = gather({"scan": {"findings": [FINDING]}}, "triage-1")
+    assert report.gaps == ("Step `triage-1` gave no result: the findings it was given are not triaged.",)
+    assert report.verdict_of(report.findings[0]) is None
+
+
+def test_unreadable_result_is_a_gap_that_names_the_field() -> None:
+    report = gather({"scan": {"findings": [{"finding_id": 3}]}, "triage-1": "nonsense"})
+    assert report.findings == ()
+    assert "Step `scan` gave a result that cannot be read (findings.0." in report.gaps[0]
+    assert "Step `triage-1` gave a result that cannot be read (the whole: " in report.gaps[1]
+
+
+def test_verdict_about_an_unknown_finding_is_left_out_and_said() -> None:
+    report = gather({"triage-1": {"verdicts": [{"finding_id": "f9", "verdict": "confirmed", "reason": "r"}]}})
+    assert report.verdicts == ()
+    assert report.gaps == ("Verdicts on findings that no scan reported were left out: 1.",)
+
+
+def test_fix_that_no_test_run_followed_is_not_proven() -> None:
+    (fix,) = gather({"fix": {"fixes": [FIX]}}).fixes
+    assert fix.status == "not_proven"
+    assert fix.evidence == "No tests were run after it."
+
+
+def test_fix_report_after_the_tests_replaces_what_was_applied() -> None:
+    kept = FIX | {"status": "kept", "evidence": "t turned green"}
+    (fix,) = gather({"fix": {"fixes": [FIX]}, "tests-after": {"fixes": [kept]}}).fixes
+    assert fix.status == "kept"
+
+
+def test_repository_without_python_is_said_to_be_uncovered() -> None:
+    report = gather({"inventory": {"languages": {"Go": 10, "YAML": 2}}})
+    assert report.not_covered == (
+        "Code in Go: bandit and ruff read Python only; it was searched for secrets",
+        "There is no Python here: bandit and ruff had nothing to read",
+    )
