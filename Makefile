@@ -1,0 +1,74 @@
+# Daily commands; `make help` lists them. Needs git, make, and Python 3.11 or newer with its venv module, nothing else.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.set-up
+# Two cores are what a laptop or a CI runner surely has; a file's tests share services, so a file stays on one.
+TEST_WORKERS ?= 2
+SEED ?= 1
+STEPS ?= 200
+
+# As they were typed: a goal may contain quotes and dollars.
+override export GOAL := $(value GOAL)
+override export WORKSPACE := $(value WORKSPACE)
+yes = $(filter-out 0 no false,$(1))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test check lint types imports bench chaos lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make .venv with the pinned dependencies (again only when they change)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Chargehand needs Python 3.11 or newer, '$(PYTHON)' is $$($(PYTHON) --version 2>&1); try: make setup PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "'$(PYTHON)' has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Setting up $(VENV) (once; a few minutes on a slow line)"
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --only-binary :all: --requirement requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup ## Run the main job on the demo workspace, or on yours: WORKSPACE=path GOAL="..." KILL=1
+	@$(BIN)/chargehand demo $(if $(call yes,$(KILL)),--kill) \
+	  $${WORKSPACE:+--workspace "$$WORKSPACE"} $${GOAL:+--goal "$$GOAL"}
+
+up: setup ## Start databases, supervisor, pools and Flower until Ctrl-C
+	@$(BIN)/chargehand up
+
+test: setup ## Run all tests (TEST_WORKERS=2 processes; ARGS="-k words" for some)
+	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(ARGS)
+
+check: lint types imports ## Lint, formatting, strict types, import layers
+
+lint: setup ## Ruff: rules and formatting
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: setup ## Mypy, strict
+	$(BIN)/mypy
+
+imports: setup ## Import-linter: who may import whom
+	$(BIN)/lint-imports
+
+bench: setup ## Measure against the floor and the peers, one JSON line a figure
+	@$(BIN)/python -m benchmarks
+
+chaos: setup ## Kill processes and services under load: SEED=1 STEPS=200
+	@$(BIN)/python -m benchmarks.chaos --seed $(SEED) --steps $(STEPS)
+
+lock: ## Resolve requirements.lock anew from pyproject.toml in a clean environment
+	rm -rf build/lock
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet --disable-pip-version-check '.[dev]'
+	{ echo "# Exact versions of everything, for development and CI. Made by 'make lock' from pyproject.toml."; \
+	  build/lock/bin/pip freeze | grep -v '^chargehand '; } > requirements.lock
+	rm -rf build/lock
+
+clean: ## Remove .venv, builds and caches; databases stay (CHARGEHAND_HOME, ~/.local/share/chargehand)
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
