@@ -53,7 +53,7 @@ def verdict_lines(report: ReportInput) -> tuple[str, ...]:
     second = "No fix was applied."
     if report.fixes:
         second = (
-            f"{count(outcome['kept'], 'fix', 'fixes')} kept because the tests prove it, "
+            f"{count(outcome['kept'], 'fix', 'fixes')} kept (no test broke), "
             f"{outcome['reverted']} reverted, {outcome['not_proven'] + outcome['applied']} not proven."
         )
     waiting = len(report.human_tasks) + len(groups["needs_person"]) + len(groups["untriaged"])

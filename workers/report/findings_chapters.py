@@ -1,11 +1,12 @@
 """The chapters about findings: the table, what was confirmed, dismissed, suppressed or left to a person."""
 
+import re
 from collections.abc import Iterable, Iterator
 
 from chargehand.workers.findings import Finding, Verdict
 from chargehand.workers.report.contents import ReportInput
-from chargehand.workers.report.escaping import code, fence, prose, remark
-from chargehand.workers.report.phrases import listing, some_code
+from chargehand.workers.report.escaping import code, prose, remark
+from chargehand.workers.report.phrases import listing, shortened, some_code
 
 SEVERITIES = ("critical", "high", "medium", "low")
 
@@ -14,6 +15,11 @@ TABLE_ROWS = 60
 DETAILS = 40
 LIST_ITEMS = 30
 ACTION_CHARACTERS = 90
+
+# As much of a secret as tells its owner which one it is.
+SECRET_SHOWN = 4
+_QUOTED = re.compile(r"(['\"])([^'\"\n]{4})[^'\"\n]{4,}\1")
+_TOKEN = re.compile(r"(?=[A-Za-z+/_-]*\d)[A-Za-z0-9+/_-]{16,}={0,2}")
 
 
 def findings_table(report: ReportInput) -> Iterator[str]:
@@ -69,7 +75,7 @@ def confirmed_findings(report: ReportInput) -> Iterator[str]:
         yield remark(verdict.reason)
         if finding.snippet.strip():
             yield ""
-            yield listing(finding.snippet, finding.path)
+            yield _code_around(finding)
         if verdict.advice:
             yield ""
             yield f"**Change:** {remark(verdict.advice)}"
@@ -109,7 +115,7 @@ def handed_to_a_person(report: ReportInput) -> Iterator[str]:
         yield f"**{prose(finding.title, limit=100)}** in {where(finding)}: {remark(verdict.reason) if verdict else ''}"
         if finding.snippet.strip():
             yield ""
-            yield listing(finding.snippet, finding.path)
+            yield _code_around(finding)
     hidden = max(0, len(report.human_tasks) - LIST_ITEMS) + max(0, len(undecided) - LIST_ITEMS)
     if hidden:
         yield ""
@@ -146,6 +152,15 @@ def suppressions(report: ReportInput) -> Iterator[str]:
         yield f"- {where(finding)} {code(finding.suppressed_by or '')} ({prose(finding.title, limit=100)}): {outcome}"
     if len(silenced) > LIST_ITEMS:
         yield f"- … and {len(silenced) - LIST_ITEMS} more"
+
+
+def _code_around(finding: Finding) -> str:
+    """The snippet; a report is passed on more freely than a repository, so that a secret in it is masked."""
+    snippet = shortened(finding.snippet)
+    if "detect-secrets" in finding.tools or "secret" in finding.category:
+        snippet = _QUOTED.sub(r"\1\2…\1", snippet)
+        snippet = _TOKEN.sub(lambda match: f"{match[0][:SECRET_SHOWN]}…", snippet)
+    return listing(snippet, finding.path)
 
 
 def _open(report: ReportInput) -> list[Finding]:

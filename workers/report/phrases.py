@@ -7,10 +7,19 @@ from chargehand.workers.report.escaping import code, fence
 
 LANGUAGES = {".py": "python", ".js": "javascript", ".ts": "typescript", ".sh": "sh", ".yml": "yaml", ".yaml": "yaml"}
 
+# Twice a wide line of code.
+LINE_CHARACTERS = 240
+
 
 def listing(text: str, path: str) -> str:
     """Lines of a file as a fenced block, coloured by the file's suffix."""
-    return fence(text, LANGUAGES.get(PurePosixPath(path).suffix, ""))
+    return fence(shortened(text), LANGUAGES.get(PurePosixPath(path).suffix, ""))
+
+
+def shortened(text: str) -> str:
+    """The text with lines that nobody would read, as in minified code, cut short."""
+    lines = (line if len(line) <= LINE_CHARACTERS else f"{line[:LINE_CHARACTERS]}…" for line in text.split("\n"))
+    return "\n".join(lines)
 
 
 def count(number: int, one: str, many: str = "") -> str:

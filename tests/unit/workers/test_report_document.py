@@ -85,7 +85,7 @@ GOLDEN = """\
 # Audit of desk
 
 > - 1 finding confirmed (1 high).
-> - 1 fix kept because the tests prove it, 0 reverted, 0 not proven.
+> - 1 fix kept (no test broke), 0 reverted, 0 not proven.
 > - Nothing waits for you.
 
 - Findings: **1** confirmed · **0** dismissed · **0** not triaged · **0** for a person
@@ -211,6 +211,24 @@ def test_dismissal_is_listed_with_its_reason_and_not_in_the_table() -> None:
     assert "- `store.py:38` SQL built from strings: Allow-list SORTABLE." in composed
     assert "| 1 |" not in composed
     assert "- `store.py:38` `# noqa: S608` (SQL built from strings): dismissed" in composed
+
+
+def test_secret_is_masked_where_it_is_shown() -> None:
+    snippet = (
+        'SECRET_KEY = "c8f1d2a97be04e6f9d35a1706b8ec24f"\nexport TOKEN=ghp_16C7e42F292c6912E7710c838347\nDAYS = 14'
+    )
+    leaked = finding(category="hardcoded-secret", snippet=snippet)
+    composed = compose_report(report(findings=(leaked,), verdicts=(verdict(),)))
+    assert 'SECRET_KEY = "c8f1…"\nexport TOKEN=' in composed
+    assert "d2a97be04e6f" not in composed
+    assert "16C7e42F292c" not in composed
+    assert "DAYS = 14" in composed
+
+
+def test_line_of_minified_code_is_cut() -> None:
+    composed = compose_report(report(findings=(finding(snippet="x" * 1_000_000),), verdicts=(verdict(),)))
+    assert f"\n{'x' * 240}…\n" in composed
+    assert len(composed) < 5_000
 
 
 def test_unrunnable_tests_are_named_with_their_reason() -> None:
