@@ -175,8 +175,8 @@ def test_lexical_recall_uses_its_index_for_the_applications_role(
         session.execute(
             text(
                 "INSERT INTO memories (tenant, id, scope, source, line_start, line_end, kind, text, words) "
-                "SELECT :tenant, gen_random_uuid(), 's', 'f' || i, 1, 1, 'note', 'word' || i || repeat(' filler', 50), 51 "
-                "FROM generate_series(1, 4000) i"
+                "SELECT :tenant, gen_random_uuid(), 's', 'f' || i, 1, 1, 'note', 'word' || i || repeat(' etc', 50), 51"
+                " FROM generate_series(1, 4000) i"
             ),
             {"tenant": tenant},
         )
