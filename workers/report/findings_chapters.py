@@ -106,9 +106,8 @@ def handed_to_a_person(report: ReportInput) -> Iterator[str]:
         yield ""
         yield f"**{remark(task.subject, limit=200)}**"
         yield ""
-        yield (
-            fence(task.evidence) if "\n" in task.evidence.strip() else remark(task.evidence) or "No evidence was kept."
-        )
+        evidence = task.evidence.strip()
+        yield listing(evidence, "") if "\n" in evidence else remark(evidence) or "No evidence was kept."
     for finding in undecided[:LIST_ITEMS]:
         verdict = report.verdict_of(finding)
         yield ""
