@@ -5,6 +5,8 @@ from typing import Any
 
 from parcel_desk import (
     accounts,
+    billing,
+    carriers,
     documents,
     intake,
     labels,
@@ -38,6 +40,24 @@ def create_app(connection: sqlite3.Connection, staff: accounts.Staff) -> App:
     def delivered(request: Request, code: str) -> dict[str, int]:
         store.deliver(connection, code, request.form["at"])
         return {"told": notifications.tell(code, "delivered")}
+
+    @app.route("/parcels/<code>/settled")
+    def settled(request: Request, code: str) -> dict[str, bool]:
+        return {"settled": billing.is_settled(connection, code)}
+
+    @app.route("/parcels/<code>/whereabouts")
+    def whereabouts(request: Request, code: str) -> dict[str, Any] | Response:
+        try:
+            return carriers.whereabouts(code)
+        except carriers.CarrierUnreachable as error:
+            return Response(str(error).encode(), status=503)
+
+    @app.route("/rates", methods=["POST"])
+    def rates(request: Request) -> dict[str, int] | Response:
+        try:
+            return carriers.rates(request.body.decode())
+        except carriers.CarrierUnreachable as error:
+            return Response(str(error).encode(), status=503)
 
     @app.route("/parcels/<code>/label", methods=["POST"])
     def label(request: Request, code: str) -> dict[str, int]:

@@ -9,7 +9,15 @@ from typing import Any
 from urllib.parse import parse_qsl
 from wsgiref.simple_server import make_server
 
-REASONS = {200: "OK", 302: "Found", 304: "Not Modified", 401: "Unauthorized", 404: "Not Found", 500: "Server Error"}
+REASONS = {
+    200: "OK",
+    302: "Found",
+    304: "Not Modified",
+    401: "Unauthorized",
+    404: "Not Found",
+    500: "Server Error",
+    503: "Service Unavailable",
+}
 
 
 @dataclass
