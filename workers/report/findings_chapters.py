@@ -143,7 +143,7 @@ def suppressions(report: ReportInput) -> Iterator[str]:
         return
     yield "## Suppressed in the code"
     yield ""
-    yield "Comments ask the analysers to be silent here. They were looked at all the same."
+    yield "The code asks the analysers to be silent here. These places were looked at all the same."
     yield ""
     for finding in silenced[:LIST_ITEMS]:
         verdict = report.verdict_of(finding)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from chargehand.memory.pathnames import shown
 from chargehand.orchestrator.errors import InvalidWorkspace
 from chargehand.workers.findings import Frozen
 from chargehand.workers.report.contents import ReportInput, RunFacts, TaintedInstruction
@@ -93,8 +94,8 @@ def read_instructions(root: Path) -> Iterator[TaintedInstruction]:
     for path in list(_documents(root))[:DOCUMENTS]:
         with path.open("rb") as document:
             text = document.read(DOCUMENT_BYTES).decode("utf-8", "replace")
-        shown = os.fsencode(path.relative_to(root)).decode("utf-8", "backslashreplace")
-        yield from find_instructions(shown, text)
+        label = shown(str(path.relative_to(root)))
+        yield from find_instructions(label, text)
 
 
 def _documents(root: Path) -> Iterator[Path]:
