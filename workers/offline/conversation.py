@@ -159,21 +159,23 @@ def numbered_lines(text: str) -> dict[int, str]:
 
 
 _NUMBERED = re.compile(r"\s*(\d+)( ?[:|│]|\t|→)(.*)\Z", re.DOTALL)
+# How a tool's plain text is framed for a model.
+_FRAME = re.compile(r"\A<tool_output tool=\"[^\"\n]*\">\n(.*)\n</tool_output>\Z", re.DOTALL)
 
 
 def _numbered_text(text: str) -> dict[int, str]:
     lines: dict[int, str] = {}
+    spaced = True
     expected: int | None = None
     for line in text.split("\n"):
         match = _NUMBERED.match(line)
         if match is None or (expected is not None and int(match[1]) != expected):
             continue
         lines[int(match[1])] = match[3]
+        spaced = spaced and match[2] not in "\t→" and (not match[3] or match[3].startswith(" "))
         expected = int(match[1]) + 1
-    # A blank after every separator belongs to the layout; anything else is the code's own indentation.
-    if all(not rest or rest.startswith(" ") for rest in lines.values()) and any(lines.values()):
-        lines = {number: rest[1:] for number, rest in lines.items()}
-    return lines
+    # A blank after every colon or bar belongs to the layout; anything else is the code's own indentation.
+    return {number: rest[1:] for number, rest in lines.items()} if spaced else lines
 
 
 def objects_under(value: Any, key: str) -> Iterator[dict[str, Any]]:
@@ -226,4 +228,6 @@ def _blocks(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _result_text(result: Mapping[str, Any] | None) -> str:
     if result is None:
         return ""
-    return "\n".join(str(block.get("text", "")) for block in _blocks(result) if block.get("type") == "text")
+    text = "\n".join(str(block.get("text", "")) for block in _blocks(result) if block.get("type") == "text")
+    framed = _FRAME.match(text)
+    return framed[1] if framed else text

@@ -26,7 +26,7 @@ KINDS = (
 KEPT_CALLS = 10_000
 
 
-class UnknownFault(ValueError):  # noqa: N818 - named for what happened
+class UnknownFault(ValueError):
     """The test asks for a fault that does not exist."""
 
 

@@ -56,7 +56,7 @@ def _messages_complaint(messages: Any) -> str:
         if message["role"] == "user":
             if open_calls - results:
                 missing = ", ".join(sorted(open_calls - results))
-                return f"messages.{index}: `tool_use` ids were found without `tool_result` blocks immediately after: {missing}."
+                return f"messages.{index}: `tool_use` ids without `tool_result` blocks immediately after: {missing}."
             if results - open_calls:
                 extra = ", ".join(sorted(results - open_calls))
                 return f"messages.{index}: unexpected `tool_use_id` found in `tool_result` blocks: {extra}."

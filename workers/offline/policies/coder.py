@@ -40,7 +40,7 @@ def choose(conversation: Conversation) -> Move:
             says="Reading the tests that fail, to see whether a fix concerns them.",
             calls=tuple(("read_file", conversation.fitted("read_file", path=path)) for path in files),
         )
-    applied = [call for call in tried if call.answered and not call.is_error]
+    applied = [call for call in tried if _has_commit(call)]
     fixes = [{"rule": _value(call, "rule"), "path": _value(call, "path")} for call in applied]
     touched = {fix["path"] for fix in fixes}
     tests = {_value(call, "path"): call.text for call in conversation.calls_of("read_file") if not call.is_error}
@@ -134,6 +134,12 @@ def _concerns(test_text: str, touched: set[str]) -> bool:
         path.removeprefix("src/").removesuffix(".py").replace("/", ".").removesuffix(".__init__") in modules
         for path in touched
     )
+
+
+def _has_commit(call: ToolCall) -> bool:
+    """A fix that changed nothing gives no commit, and must not be claimed."""
+    value = payload(call.text)
+    return not call.is_error and isinstance(value, dict) and bool(value.get("commit"))
 
 
 def _task(test: str, evidence: str) -> dict[str, str]:

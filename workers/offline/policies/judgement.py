@@ -35,8 +35,8 @@ _SECURITY_NAMES = re.compile(
 _CACHE_NAMES = re.compile(r"etag|cache|checksum|dedup|bucket|shard|content_hash|file_hash|cache_key", re.I)
 _CHANCE_NAMES = re.compile(r"jitter|backoff|sleep|delay|shuffle|sample|simulat|demo|colou?r|animation|retry", re.I)
 _PLACEHOLDER = re.compile(
-    r"change.?me|example|placeholder|your[-_ ]|dummy|fake|sample|xxxx|<[^>]+>|\$\{|\{\{|^\*+$|todo|insert|redacted|test",
-    re.I,
+    r"change.?me|example|placeholder|your[-_ ]|dummy|fake|sample|xxxx|<[^>]+>|\$\{|\{\{|^\*+$|todo|redacted|test",
+    re.IGNORECASE,
 )
 _LOCK_FILES = re.compile(r"(\.lock|lock\.json|\.sum|lock\.yaml|requirements[^/]*\.txt|\.ipynb|\.secrets\.baseline)$")
 _DIGEST_LINE = re.compile(r"sha(1|256|384|512)|integrity|checksum|commit|revision|digest|hash\s*[:=]", re.I)
@@ -172,14 +172,10 @@ def _shell(case: Case) -> Opinion:
         return _ask(case, "A shell runs a command that the rules could not follow")
     origin = origin_of(call.args[0], case.scope)
     if origin.trust is Trust.FIXED:
-        return _dismiss(
-            f"`{short(call)}`: the command is fixed ({origin.words}); a shell cannot be given anything else."
-        )
+        return _dismiss(f"`{short(call)}`: the command is fixed ({origin.words}); nothing else can get in.")
     if origin.trust is Trust.OUTSIDE:
         return _confirm(case, f"{origin.words} becomes part of a command that a shell interprets (`{short(call)}`)")
-    return _ask(
-        case, f"A shell interprets a command with {origin.words}, and the rules do not know where it comes from"
-    )
+    return _ask(case, f"A shell interprets a command with {origin.words}, of which the rules do not know the source")
 
 
 def _subprocess(case: Case) -> Opinion:
@@ -199,9 +195,7 @@ def _subprocess(case: Case) -> Opinion:
     if reached.trust is Trust.FIXED:
         return _dismiss(f"`{short(call)}`: program and arguments are fixed, and no shell interprets them.")
     if origins[0].trust is Trust.FIXED and len(origins) > 1:
-        return _dismiss(
-            f"`{short(call)}`: the program is fixed and no shell interprets the arguments, so they cannot start another."
-        )
+        return _dismiss(f"`{short(call)}`: the program is fixed, and no shell interprets the arguments.")
     if origins[0].trust is Trust.OUTSIDE:
         return _confirm(case, f"{origins[0].words} chooses the program that is started (`{short(call)}`)")
     return _ask(case, f"`{short(call)}` starts a program that {reached.words} decides")
@@ -274,11 +268,8 @@ def _hash(case: Case) -> Opinion:
     around = f"{case.scope.name} {short(call)}"
     if _CACHE_NAMES.search(around) and not _SECURITY_NAMES.search(around):
         return _ask(case, f"`{short(call)}` looks like a name for content; if so, say it with `usedforsecurity=False`")
-    purpose = (
-        "a secret is kept or compared by it"
-        if _SECURITY_NAMES.search(around)
-        else "nothing says that it protects nothing"
-    )
+    secret = _SECURITY_NAMES.search(around)
+    purpose = "a secret is kept or compared by it" if secret else "nothing says that it protects nothing"
     return _confirm(case, f"`{short(call)}` is a broken hash, and {purpose}")
 
 
@@ -288,11 +279,8 @@ def _random(case: Case) -> Opinion:
     statement = case.scope.statement_at(int(case.finding.get("line") or 0))
     shown = short(statement, 90) if statement is not None else case.text.strip()[:90]
     around = f"{case.scope.name} {shown}"
-    if _SECURITY_NAMES.search(around):
-        word = _SECURITY_NAMES.search(around)
-        return _confirm(
-            case, f"`{shown}`: a predictable generator makes something secret (`{word[0] if word else ''}`)"
-        )
+    if word := _SECURITY_NAMES.search(around):
+        return _confirm(case, f"`{shown}`: a predictable generator makes something secret (`{word[0]}`)")
     if _CHANCE_NAMES.search(around) or case.in_tests:
         return _dismiss(f"`{shown}`: chance is wanted here, and nothing depends on its being unpredictable.")
     return _ask(case, f"`{shown}`: whether this must be unpredictable depends on what it is for")
@@ -360,9 +348,7 @@ def _assert(case: Case) -> Opinion:
 
 
 def _import(case: Case) -> Opinion:
-    return _dismiss(
-        f"`{case.text.strip()[:80]}`: an import does nothing by itself; each use is judged where it stands."
-    )
+    return _dismiss(f"`{case.text.strip()[:80]}`: an import does nothing by itself; each use is judged apart.")
 
 
 def _swallowed(case: Case) -> Opinion:

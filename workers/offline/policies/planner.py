@@ -93,7 +93,7 @@ def _audit_steps(inventory: dict[str, Any]) -> Steps:
                 "role": "coder",
                 "after": before,
                 "title": "Choose and apply safe fixes",
-                "instruction": "Apply the fixes that are safe, one rule and file at a time, and name what a person must decide.",
+                "instruction": "Apply the fixes that are safe, one by one, and name what a person must decide.",
             },
             _script("tests-after", "verify_fixes", pool="coding", after=["fix"], title="Prove each fix by the tests"),
             _script("verify", "verify", pool="coding", after=["tests-after"], title="Check the patch"),
@@ -107,9 +107,7 @@ def _audit_rationale(inventory: dict[str, Any], steps: Steps) -> str:
     lines = _python_lines(inventory)
     if not lines:
         return "No Python was found: secrets are looked for in every file, and three questions are answered; no fixes."
-    tests = (
-        "the repository's tests prove each fix" if inventory.get("test_command") else "no tests: fixes stay unproven"
-    )
+    tests = "the tests prove each fix" if inventory.get("test_command") else "no tests: fixes stay unproven"
     return f"{lines} lines of Python: {shards} triage shard{'s' if shards > 1 else ''}; {tests}; secrets apart."
 
 

@@ -20,52 +20,11 @@ QUOTE_LINES = 4
 
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9]+")
 _STOP = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "any",
-        "are",
-        "as",
-        "at",
-        "be",
-        "by",
-        "can",
-        "do",
-        "does",
-        "for",
-        "from",
-        "has",
-        "have",
-        "how",
-        "in",
-        "into",
-        "is",
-        "it",
-        "its",
-        "made",
-        "of",
-        "on",
-        "or",
-        "project",
-        "that",
-        "the",
-        "their",
-        "there",
-        "these",
-        "this",
-        "to",
-        "used",
-        "user",
-        "was",
-        "what",
-        "when",
-        "where",
-        "which",
-        "who",
-        "why",
-        "with",
-    ]
+    re.findall(
+        r"\w+",
+        "a an and any are as at be by can do does for from has have how in into is it its made of on or project that "
+        "the their there these this to used user was what when where which who why with",
+    )
 )
 # Words that name the same thing in a question and in code. Kept short: it is a crutch, not knowledge.
 COMPANIONS: Mapping[str, tuple[str, ...]] = {
@@ -239,9 +198,8 @@ def _read(conversation: Conversation, place: Passage) -> tuple[str, dict[str, An
 def _conclude(conversation: Conversation, question: str, terms: set[str]) -> Move:
     quotes: list[tuple[float, dict[str, Any]]] = []
     for call in conversation.calls_of("read_file"):
-        path = next(
-            (call.arguments[name] for name in ("path", "file", "file_path", "filename") if name in call.arguments), ""
-        )
+        names = ("path", "file", "file_path", "filename")
+        path = next((call.arguments[name] for name in names if name in call.arguments), "")
         lines = {} if call.is_error else numbered_lines(call.text)
         quotes += [
             (merit, {"path": str(path), "line": line, "text": text})
@@ -268,7 +226,7 @@ def _conclude(conversation: Conversation, question: str, terms: set[str]) -> Mov
         "Found passages.",
         question=question,
         found=True,
-        answer=f"See {places}. These passages fit the question's words best; rules chose them and nobody interpreted them.",
+        answer=f"See {places}. These lines fit the question's words best; rules chose them, nobody interpreted them.",
         quotes=chosen,
     )
 
@@ -276,6 +234,8 @@ def _conclude(conversation: Conversation, question: str, terms: set[str]) -> Mov
 def _best_windows(path: str, lines: Mapping[int, str], terms: set[str]) -> list[tuple[float, int, str]]:
     """The best block of adjacent lines that starts and ends with something, with its merit."""
     best: list[tuple[float, int, str]] = []
+    # A cut line cannot be quoted verbatim.
+    lines = {number: text for number, text in lines.items() if "more characters in this line)" not in text}
     for first in sorted(lines):
         block = [lines[number] for number in range(first, first + QUOTE_LINES) if number in lines]
         while block and not block[-1].strip():

@@ -1,0 +1,202 @@
+"""The fleet's rate limits, kept in Redis: how many requests and tokens a minute all workers together may use.
+
+They save refused calls and nothing else: when Redis is lost every call is admitted, and the server's 429 still stands.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from chargehand.orchestrator.errors import InvalidSettings
+
+log = logging.getLogger(__name__)
+
+# A 429 halves what the fleet allows itself, a quiet second gives a twentieth back; never below a tenth.
+DECREASE_PERMILLE = 500
+INCREASE_PERMILLE = 50
+LOWEST_PERMILLE = 100
+# One burst of refusals is one event.
+DECREASE_PAUSE_MS = 1_000
+# State that nobody used for so long is as good as full buckets.
+TTL_MS = 600_000
+
+# One bucket a kind, each holding a minute's worth. A need above the whole bucket is admitted when the bucket is full,
+# and puts it into debt: it must not wait for ever.
+_ADMIT = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local state = redis.call('HMGET', KEYS[1], 'not_before', 'factor', 'raised', 'at', 'b1', 'b2', 'b3')
+local not_before = tonumber(state[1]) or 0
+if not_before > now then return {0, not_before - now} end
+local factor = tonumber(state[2]) or 1000
+local raised = tonumber(state[3]) or now
+if factor < 1000 and now - raised >= 1000 then
+  factor = math.min(1000, factor + tonumber(ARGV[7]) * math.floor((now - raised) / 1000))
+  raised = now
+end
+local at = tonumber(state[4]) or now
+local wait = 0
+local left = {}
+for kind = 1, 3 do
+  local limit = tonumber(ARGV[kind])
+  if limit > 0 then
+    local rate = limit * factor / 1000 / 60000
+    local have = math.min(limit, (tonumber(state[4 + kind]) or limit) + (now - at) * rate)
+    local need = math.min(tonumber(ARGV[3 + kind]), limit)
+    if have < need then wait = math.max(wait, math.ceil((need - have) / rate)) end
+    left[kind] = have
+  end
+end
+local fields = {'factor', factor, 'raised', raised, 'at', now}
+for kind = 1, 3 do
+  if left[kind] then
+    local rest = left[kind]
+    if wait == 0 then rest = rest - tonumber(ARGV[3 + kind]) end
+    fields[#fields + 1] = 'b' .. kind
+    fields[#fields + 1] = rest
+  end
+end
+redis.call('HSET', KEYS[1], unpack(fields))
+redis.call('PEXPIRE', KEYS[1], ARGV[8])
+if wait > 0 then return {0, wait} end
+return {1, 0}
+"""
+
+_SLOW_DOWN = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local state = redis.call('HMGET', KEYS[1], 'not_before', 'factor', 'lowered')
+local until_ms = math.max(tonumber(state[1]) or 0, now + tonumber(ARGV[1]))
+local factor = tonumber(state[2]) or 1000
+local lowered = tonumber(state[3]) or 0
+if now - lowered >= tonumber(ARGV[4]) then
+  factor = math.max(tonumber(ARGV[3]), math.floor(factor * tonumber(ARGV[2]) / 1000))
+  lowered = now
+end
+local raised = math.max(now, until_ms)
+redis.call('HSET', KEYS[1], 'not_before', until_ms, 'factor', factor, 'raised', raised, 'lowered', lowered)
+redis.call('PEXPIRE', KEYS[1], math.max(tonumber(ARGV[5]), until_ms - now + 1000))
+return factor
+"""
+
+_GIVE_BACK = """
+for kind = 2, 3 do
+  local field = 'b' .. kind
+  local have = tonumber(redis.call('HGET', KEYS[1], field))
+  local limit = tonumber(ARGV[kind - 1])
+  if have and limit > 0 then
+    redis.call('HSET', KEYS[1], field, math.min(limit, have + tonumber(ARGV[kind + 1])))
+  end
+end
+return 1
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RateLimits:
+    """What one model may be asked in a minute; 0 is no limit."""
+
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Need:
+    """What a call is going to use, as far as one can tell before."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Admitted:
+    """The call may be made now."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wait:
+    """The call would be refused; it may be made after this."""
+
+    seconds: float
+
+
+class FleetLimits:
+    """Admission of model calls across all workers."""
+
+    def __init__(self, redis: "Redis", *, key_prefix: str, limits: Mapping[str, RateLimits]) -> None:
+        self._redis = redis
+        self._key_prefix = key_prefix
+        self._limits = dict(limits)
+        self._admit = redis.register_script(_ADMIT)
+        self._slow_down = redis.register_script(_SLOW_DOWN)
+        self._give_back = redis.register_script(_GIVE_BACK)
+
+    def admit(self, model: str, need: Need) -> Admitted | Wait:
+        """Take what the call needs from the model's minute, or say how long to wait; takes nothing then."""
+        limits = self._of(model)
+        amounts = [limits.requests, limits.input_tokens, limits.output_tokens, 1, need.input_tokens, need.output_tokens]
+        try:
+            answer: Any = self._admit(keys=[self._key(model)], args=[*amounts, INCREASE_PERMILLE, TTL_MS])
+        except RedisError as error:
+            log.warning("limits lost, call admitted", extra={"model": model, "error": str(error)})
+            return Admitted()
+        admitted, wait_ms = int(answer[0]), int(answer[1])
+        return Admitted() if admitted else Wait(seconds=wait_ms / 1_000)
+
+    def slow_down(self, model: str, seconds: float) -> None:
+        """The server refused: nobody asks this model before that time, and fewer do after it."""
+        arguments = [max(0, round(seconds * 1_000)), DECREASE_PERMILLE, LOWEST_PERMILLE, DECREASE_PAUSE_MS, TTL_MS]
+        try:
+            self._slow_down(keys=[self._key(model)], args=arguments)
+        except RedisError as error:
+            log.warning("limits lost", extra={"model": model, "error": str(error)})
+
+    def give_back(self, model: str, *, needed: Need, used: Need) -> None:
+        """Return what a call was admitted for and did not use (or take what it used beyond)."""
+        limits = self._of(model)
+        arguments = [
+            limits.input_tokens,
+            limits.output_tokens,
+            needed.input_tokens - used.input_tokens,
+            needed.output_tokens - used.output_tokens,
+        ]
+        try:
+            self._give_back(keys=[self._key(model)], args=arguments)
+        except RedisError as error:
+            log.warning("limits lost", extra={"model": model, "error": str(error)})
+
+    def _of(self, model: str) -> RateLimits:
+        return self._limits.get(model) or self._limits.get("*") or RateLimits()
+
+    def _key(self, model: str) -> str:
+        return f"{self._key_prefix}:limits:{model}"
+
+
+def parse_limits(text: str) -> dict[str, RateLimits]:
+    """Limits by model from JSON: `{"claude-sonnet-5-5": {"requests": 50, "input_tokens": 40000}}`; `*` is every other.
+
+    Raises `InvalidSettings`.
+    """
+    if not text.strip():
+        return {}
+    known = set(asdict(RateLimits()))
+    remedy = f"CHARGEHAND_MODEL_LIMITS is JSON by model with {', '.join(sorted(known))} for a minute"
+    try:
+        listed = json.loads(text)
+    except ValueError as error:
+        raise InvalidSettings(f"{remedy}; it is not JSON: {error}.") from error
+    if not isinstance(listed, dict):
+        raise InvalidSettings(f"{remedy}; it is {text[:80]!r}.")
+    limits = {}
+    for model, values in listed.items():
+        valid = isinstance(values, dict) and set(values) <= known
+        if not valid or not all(isinstance(value, int) and value >= 0 for value in values.values()):
+            raise InvalidSettings(f"{remedy}; {model!r} has {values!r}.")
+        limits[model] = RateLimits(**values)
+    return limits
