@@ -110,4 +110,5 @@ UNDETECTABLE = (
     "Open redirect (CWE-601)",
     "LDAP injection (CWE-90)",
     "Trust boundary violation (CWE-501)",
+    "Authorisation and business logic",
 )

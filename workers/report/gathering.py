@@ -19,10 +19,21 @@ from chargehand.workers.findings import (
     TestRun,
     Verdict,
 )
-from chargehand.workers.report.contents import InventorySummary, PatchFacts, ReportInput, RunFacts, TaintedInstruction
+from chargehand.workers.report.contents import (
+    UNDETECTABLE,
+    InventorySummary,
+    PatchFacts,
+    ReportInput,
+    RunFacts,
+    TaintedInstruction,
+)
 
 # What is data or prose: no analyser would have found code there.
-NOT_CODE = frozenset({"Markdown", "reStructuredText", "Text", "JSON", "YAML", "TOML", "INI", "CSV", "XML", "CSS"})
+NOT_CODE = frozenset(
+    {"other text", "Markdown", "reStructuredText", "Text", "JSON", "YAML", "TOML", "INI", "CSV", "XML", "CSS"}
+)
+
+_CLASSES = tuple(name.split(" (")[0].lower() for name in UNDETECTABLE)
 
 
 class StepResult(BaseModel):
@@ -34,12 +45,10 @@ class StepResult(BaseModel):
 class InventoryResult(StepResult):
     """Of `inventory`."""
 
-    repository: str = ""
     files: int = 0
     lines: int = 0
     languages: dict[str, int] = {}
-    uncommitted: tuple[str, ...] = ()
-    not_covered: tuple[str, ...] = ()
+    submodules: tuple[str, ...] = ()
 
 
 class ScanResult(StepResult):
@@ -59,6 +68,8 @@ class AnswersResult(StepResult):
     """Of `check-answers`."""
 
     answers: tuple[CheckedAnswer, ...]
+    unreadable: dict[str, str] = {}
+    """Research step → why its result is no answer."""
 
 
 class FixResult(StepResult):
@@ -122,6 +133,7 @@ def gather_report(
     steps: Iterable[str],
     repository: str = "",
     repository_uri: str = "",
+    uncommitted: tuple[str, ...] = (),
     tool_version: str = "",
     instructions: tuple[TaintedInstruction, ...] = (),
     gaps: tuple[str, ...] = (),
@@ -147,14 +159,16 @@ def gather_report(
     verified = reader.read(VerifyResult, "verify", "the patch was not checked")
     written = reader.read(ReportResult, "report", "the summary was counted, not written") or ReportResult()
     verdicts = _verdicts(reader, steps, findings)
+    for key, problem in (answers.unreadable if answers else {}).items():
+        reader.gaps.append(f"Step `{key}` answered no question ({problem}).")
     fixes = _fixes(applied, proven)
     return ReportInput(
         goal=goal,
-        repository=repository or (inventory.repository if inventory else ""),
+        repository=repository,
         commit=commit,
         repository_uri=repository_uri,
         tool_version=tool_version,
-        uncommitted=inventory.uncommitted if inventory else (),
+        uncommitted=uncommitted,
         inventory=_summary(inventory) if inventory else None,
         findings=findings,
         verdicts=verdicts,
@@ -165,7 +179,7 @@ def gather_report(
         delta=proven.delta if proven else None,
         patch=_patch(verified) if verified else None,
         human_tasks=(applied.human_tasks if applied else ()) + (proven.human_tasks if proven else ()),
-        not_covered=(*_languages_not_read(inventory), *(line for scan in scans for line in scan.not_covered)),
+        not_covered=_not_covered(inventory, scans),
         gaps=tuple(reader.gaps),
         instructions=instructions,
         headline=written.headline,
@@ -219,10 +233,15 @@ def _patch(verified: VerifyResult) -> PatchFacts:
     )
 
 
-def _languages_not_read(inventory: InventoryResult | None) -> tuple[str, ...]:
-    if inventory is None:
-        return ()
-    lines = list(inventory.not_covered)
+def _not_covered(inventory: InventoryResult | None, scans: Iterable[ScanResult]) -> tuple[str, ...]:
+    lines = dict.fromkeys(_left_out(inventory) if inventory else ())
+    # Both scans name the same skipped folders, and the classes that no scan can see have a list of their own.
+    lines |= dict.fromkeys(line for scan in scans for line in scan.not_covered if not line.lower().startswith(_CLASSES))
+    return tuple(lines)
+
+
+def _left_out(inventory: InventoryResult) -> tuple[str, ...]:
+    lines = [f"Submodule {path}: its files are in another repository" for path in inventory.submodules]
     others = sorted(set(inventory.languages) - NOT_CODE - {"Python"})
     if others:
         lines.append(f"Code in {', '.join(others)}: bandit and ruff read Python only; it was searched for secrets")

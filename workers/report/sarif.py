@@ -5,7 +5,7 @@ from typing import Any
 from urllib.parse import quote
 
 from chargehand.workers.findings import Finding, Verdict
-from chargehand.workers.report.contents import ReportInput
+from chargehand.workers.report.contents import UNDETECTABLE, ReportInput
 
 SCHEMA_URI = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 LEVELS = {"critical": "error", "high": "error", "medium": "warning", "low": "note"}
@@ -31,7 +31,11 @@ def compose_sarif(report: ReportInput) -> dict[str, Any]:
         "originalUriBaseIds": {"SRCROOT": {"description": {"text": "The root of the audited repository."}}},
         "columnKind": "unicodeCodePoints",
         "results": [_result(finding, report.verdict_of(finding), index) for finding in report.findings],
-        "properties": {"goal": report.goal, "notCovered": list(report.not_covered), "gaps": list(report.gaps)},
+        "properties": {
+            "goal": report.goal,
+            "notCovered": [*UNDETECTABLE, *report.not_covered],
+            "gaps": list(report.gaps),
+        },
     }
     if report.facts.run_id:
         run["automationDetails"] = {"id": f"chargehand/{report.facts.run_id}"}

@@ -38,14 +38,26 @@ class Rendered(Frozen):
 
 @script(name="render", effect="idempotent", timeout_seconds=60.0)
 def render(
-    context: ScriptContext, *, steps: Sequence[str] = (), repository: str = "", repository_uri: str = ""
+    context: ScriptContext,
+    *,
+    steps: Sequence[str] = (),
+    repository: str = "",
+    repository_uri: str = "",
+    uncommitted: Sequence[str] = (),
 ) -> Rendered:
     """Write the report and the SARIF file of this run, and give their hashes.
 
     `steps` are the keys of the plan's steps, so that one without a result is reported as missing. Without them the
     predecessors of this step are read, and what is not there is taken as never planned.
     """
-    report = gather(context, facts_of(context), steps=steps, repository=repository, repository_uri=repository_uri)
+    report = gather(
+        context,
+        facts_of(context),
+        steps=steps,
+        repository=repository,
+        repository_uri=repository_uri,
+        uncommitted=uncommitted,
+    )
     context.report_progress(f"writing {REPORT} on {len(report.findings)} findings")
     markdown = compose_report(report).encode("utf-8", "backslashreplace")
     sarif = json.dumps(compose_sarif(report), indent=1).encode("ascii")
@@ -63,7 +75,13 @@ def facts_of(context: ScriptContext) -> RunFacts:
 
 
 def gather(
-    context: ScriptContext, facts: RunFacts, *, steps: Sequence[str], repository: str = "", repository_uri: str = ""
+    context: ScriptContext,
+    facts: RunFacts,
+    *,
+    steps: Sequence[str],
+    repository: str,
+    repository_uri: str,
+    uncommitted: Sequence[str],
 ) -> ReportInput:
     """Everything that this run's steps left behind, and the orders to reviewers that the repository contains."""
     commit = ""
@@ -82,6 +100,7 @@ def gather(
         steps=steps or tuple(context.inputs),
         repository=repository,
         repository_uri=repository_uri,
+        uncommitted=tuple(uncommitted),
         tool_version=version("chargehand"),
         instructions=instructions,
         gaps=gaps,

@@ -134,6 +134,7 @@ The analysers cannot see these classes at all. That none is listed above does no
 - Open redirect (CWE-601)
 - LDAP injection (CWE-90)
 - Trust boundary violation (CWE-501)
+- Authorisation and business logic
 
 ## This run
 

@@ -33,7 +33,7 @@ def gather(results: dict[str, JsonValue], *missing: str) -> ReportInput:
 def test_results_of_all_steps_meet_in_one_report() -> None:
     report = gather(
         {
-            "inventory": {"repository": "desk", "files": 2, "lines": 9, "languages": {"Markdown": 1, "Python": 8}},
+            "inventory": {"files": 2, "lines": 9, "languages": {"Markdown": 1, "Python": 8}},
             "scan": {"findings": [FINDING]},
             "secrets": {"findings": [FINDING | {"finding_id": "f2"}]},
             "triage-1": {"verdicts": [{"finding_id": "f1", "verdict": "confirmed", "reason": "Because."}]},
@@ -45,7 +45,7 @@ def test_results_of_all_steps_meet_in_one_report() -> None:
     assert [verdict.verdict for verdict in report.verdicts] == ["confirmed", "dismissed"]
     assert report.inventory is not None
     assert report.inventory.languages == (("Python", 8), ("Markdown", 1))
-    assert (report.repository, report.headline, report.gaps) == ("desk", "Desk", ())
+    assert (report.headline, report.gaps) == ("Desk", ())
     assert report.facts == RunFacts()
 
 
@@ -78,6 +78,29 @@ def test_fix_report_after_the_tests_replaces_what_was_applied() -> None:
     kept = FIX | {"status": "kept", "evidence": "t turned green"}
     (fix,) = gather({"fix": {"fixes": [FIX]}, "tests-after": {"fixes": [kept]}}).fixes
     assert fix.status == "kept"
+
+
+def test_what_two_scans_left_out_is_said_once_and_blind_spots_have_their_own_list() -> None:
+    left_out: JsonValue = [
+        "folder vendor/ (vendored or generated)",
+        "open redirects (CWE-601): needs data-flow analysis",
+    ]
+    report = gather(
+        {
+            "inventory": {"languages": {"Python": 1}, "submodules": ["lib/x"]},
+            "scan": {"findings": [], "not_covered": left_out},
+            "secrets": {"findings": [], "not_covered": left_out},
+        }
+    )
+    assert report.not_covered == (
+        "Submodule lib/x: its files are in another repository",
+        "folder vendor/ (vendored or generated)",
+    )
+
+
+def test_research_without_an_answer_is_a_gap() -> None:
+    report = gather({"check-answers": {"answers": [], "unreadable": {"research-2": "no result"}}})
+    assert report.gaps == ("Step `research-2` answered no question (no result).",)
 
 
 def test_repository_without_python_is_said_to_be_uncovered() -> None:
