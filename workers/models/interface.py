@@ -109,6 +109,12 @@ class Models(Protocol):
         ...
 
 
-def tool_definition(*, name: str, description: str, input_schema: Mapping[str, JsonValue]) -> Block:
-    """A tool as the Messages format wants it, with `strict` argument checking asked for."""
-    return {"name": name, "description": description, "input_schema": dict(input_schema), "strict": True}
+def tool_definition(
+    *, name: str, description: str, input_schema: Mapping[str, JsonValue], strict: bool = False
+) -> Block:
+    """A tool as the Messages format wants it.
+
+    `strict` asks the server to check arguments; only for schemas whose objects are all closed.
+    """
+    definition: Block = {"name": name, "description": description, "input_schema": dict(input_schema)}
+    return {**definition, "strict": True} if strict else definition
