@@ -1,0 +1,344 @@
+"""Everything that can happen to a run, as typed journal bodies.
+
+A fact is one row of the journal. A run has a stream of its own (`RunFact`), each of its steps has one (`StepFact`).
+A body is never changed after it was written: a new meaning is a new kind or a higher `SCHEMA_VERSION`.
+"""
+
+from datetime import datetime
+from typing import Annotated, ClassVar, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
+
+from chargehand.orchestrator.errors import IllegalFact
+from chargehand.orchestrator.plan import Plan, PlanPatch
+
+# Raised when a body's meaning changes; a reader that meets a higher one leaves the stream alone.
+SCHEMA_VERSION = 1
+
+RunOutcome = Literal["succeeded", "failed", "cancelled"]
+StepOutcome = Literal["succeeded", "failed", "cancelled"]
+WaitReason = Literal["human", "gate", "rate", "budget", "retry"]
+
+
+class Fact(BaseModel):
+    """One thing that happened; immutable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stream: ClassVar[Literal["run", "step"]]
+
+
+# --- the run's stream -------------------------------------------------------------------------------------------------
+
+
+class WorkspaceRef(BaseModel):
+    """The user's repository as the run sees it: a commit in a bare repository among the artifacts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    """What the user named: a path or a URL."""
+    commit: str
+    uncommitted: tuple[str, ...] = ()
+    """Files of a dirty tree, which the run does not see."""
+    submodules: tuple[str, ...] = ()
+
+
+class RunSubmitted(Fact):
+    """The run was accepted."""
+
+    stream = "run"
+    kind: Literal["run.submitted"] = "run.submitted"
+    goal: str
+    plan: Plan
+    workspace: WorkspaceRef | None = None
+    budget_microusd: int
+    priority: int = 0
+    idempotency_key: str | None = None
+    role_versions: dict[str, str] = Field(default_factory=dict)
+    """role → blob hash, pinned for the whole run."""
+    deadline_seconds: float | None = None
+    conversation_id: str | None = None
+
+
+class PlanPatched(Fact):
+    """The graph grew."""
+
+    stream = "run"
+    kind: Literal["plan.patched"] = "plan.patched"
+    patch: PlanPatch
+    plan_version: int
+    by_step: UUID | None = None
+
+
+class RunPaused(Fact):
+    """Nothing new starts; running steps stop at their next commit."""
+
+    stream = "run"
+    kind: Literal["run.paused"] = "run.paused"
+    reason: str = ""
+
+
+class RunResumed(Fact):
+    """Work goes on."""
+
+    stream = "run"
+    kind: Literal["run.resumed"] = "run.resumed"
+
+
+class StepsSkipped(Fact):
+    """Steps that no taken path reaches, or whose predecessors did not succeed."""
+
+    stream = "run"
+    kind: Literal["steps.skipped"] = "steps.skipped"
+    steps: tuple[UUID, ...]
+    reason: str
+
+
+class StepAnchor(BaseModel):
+    """The head of a finished step's stream."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: UUID
+    seq: int
+    hash: str
+
+
+class StepsAnchored(Fact):
+    """Heads of finished steps, so that a truncated step stream shows in the run's."""
+
+    stream = "run"
+    kind: Literal["steps.anchored"] = "steps.anchored"
+    anchors: tuple[StepAnchor, ...]
+
+
+class RunTold(Fact):
+    """A person told the run something."""
+
+    stream = "run"
+    kind: Literal["run.told"] = "run.told"
+    message: str
+
+
+class RunFinished(Fact):
+    """The run ended; nothing follows in any of its streams but late settlements."""
+
+    stream = "run"
+    kind: Literal["run.finished"] = "run.finished"
+    outcome: RunOutcome
+    reason: str = ""
+
+
+# --- a step's stream --------------------------------------------------------------------------------------------------
+
+
+class StepClaimed(Fact):
+    """A worker holds the step; every later write of an older epoch is refused."""
+
+    stream = "step"
+    kind: Literal["step.claimed"] = "step.claimed"
+    holder: str
+    takeover: bool = False
+    """The lease of the claim before had expired."""
+    crashes: int = 0
+
+
+class StepReleased(Fact):
+    """The worker handed the step back unfinished: a deploy, a pause, or a retry."""
+
+    stream = "step"
+    kind: Literal["step.released"] = "step.released"
+    reason: Literal["drain", "pause", "retry", "foreign"]
+    detail: str = ""
+    run_after_seconds: float = 0.0
+
+
+class StepRecovered(Fact):
+    """The watch loop found the lease expired and put the step back through the front door."""
+
+    stream = "step"
+    kind: Literal["step.recovered"] = "step.recovered"
+    crashes: int
+    solo: bool = False
+
+
+class StepWaiting(Fact):
+    """The step holds no worker until its signal or its time comes."""
+
+    stream = "step"
+    kind: Literal["step.waiting"] = "step.waiting"
+    wait_id: UUID
+    reason: WaitReason
+    question: str
+    options: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()
+    """`step:seq` of the journal rows that show why."""
+    run_after: datetime | None = None
+
+
+class SignalReceived(Fact):
+    """The next claimant folded in what an outsider answered."""
+
+    stream = "step"
+    kind: Literal["signal.received"] = "signal.received"
+    wait_id: UUID
+    choice: str
+    body: JsonValue = None
+
+
+class ModelRequested(Fact):
+    """A reservation was made and a call to a model is in flight."""
+
+    stream = "step"
+    kind: Literal["model.requested"] = "model.requested"
+    call_id: UUID
+    turn: int
+    model: str
+    tier: str
+    routed_because: str
+    prompt_hash: str
+    max_tokens: int
+    reserved_microusd: int
+    reads: tuple[str, ...] = ()
+    """What the context read: `memory:<id>@<version>`, `state:<key>@<version>`, `result:<step key>`, `role:<hash>`."""
+
+
+class Usage(BaseModel):
+    """Tokens of one call as the server counted them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_read_tokens: int = 0
+
+
+class ModelResponded(Fact):
+    """The answer; it is never paid for again."""
+
+    stream = "step"
+    kind: Literal["model.responded"] = "model.responded"
+    call_id: UUID
+    model: str
+    content: tuple[dict[str, JsonValue], ...]
+    """Content blocks in the Messages format."""
+    stop_reason: str
+    usage: Usage
+    cost_microusd: int
+    duration_ms: int = 0
+
+
+class ModelFailed(Fact):
+    """The call gave no usable answer; what it cost is settled."""
+
+    stream = "step"
+    kind: Literal["model.failed"] = "model.failed"
+    call_id: UUID
+    error: str
+    retryable: bool
+    cost_microusd: int
+
+
+class CallAbandoned(Fact):
+    """A call of an earlier epoch whose outcome is unknown: it stays charged at its reservation."""
+
+    stream = "step"
+    kind: Literal["call.abandoned"] = "call.abandoned"
+    call_id: UUID
+    charged_microusd: int
+
+
+class ToolStarted(Fact):
+    """An effect is about to happen."""
+
+    stream = "step"
+    kind: Literal["tool.started"] = "tool.started"
+    tool_use_id: str
+    tool: str
+    effect: Literal["pure", "idempotent", "effectful"]
+    key: str
+    """The idempotency key given to the tool."""
+    timeout_seconds: float
+
+
+class ToolFinished(Fact):
+    """What the tool gave back to the model."""
+
+    stream = "step"
+    kind: Literal["tool.finished"] = "tool.finished"
+    tool_use_id: str
+    tool: str
+    arguments: dict[str, JsonValue]
+    outcome: Literal["ok", "error"]
+    content: str
+    error_type: str = ""
+    commit: str | None = None
+    """Head of the attempt's workspace after an editing tool."""
+    reads: tuple[str, ...] = ()
+    duration_ms: int = 0
+
+
+class BreakerTripped(Fact):
+    """The run repeats itself; a person is asked."""
+
+    stream = "step"
+    kind: Literal["breaker.tripped"] = "breaker.tripped"
+    rule: str
+    evidence: tuple[str, ...]
+    detail: str
+
+
+class StepFinished(Fact):
+    """The step ended with a result or an error."""
+
+    stream = "step"
+    kind: Literal["step.finished"] = "step.finished"
+    outcome: StepOutcome
+    result: JsonValue = None
+    error: str = ""
+    commit: str | None = None
+    """Commit that the step's workspace ended at; successors start from it."""
+    artifacts: dict[str, str] = Field(default_factory=dict)
+    """name → content hash."""
+    patch: PlanPatch | None = None
+    """What a planner appends to the graph."""
+
+
+RunFact = Annotated[
+    RunSubmitted | PlanPatched | RunPaused | RunResumed | StepsSkipped | StepsAnchored | RunTold | RunFinished,
+    Field(discriminator="kind"),
+]
+StepFact = Annotated[
+    StepClaimed
+    | StepReleased
+    | StepRecovered
+    | StepWaiting
+    | SignalReceived
+    | ModelRequested
+    | ModelResponded
+    | ModelFailed
+    | CallAbandoned
+    | ToolStarted
+    | ToolFinished
+    | BreakerTripped
+    | StepFinished,
+    Field(discriminator="kind"),
+]
+AnyFact = Annotated[RunFact | StepFact, Field(discriminator="kind")]
+_FACTS: TypeAdapter[AnyFact] = TypeAdapter(AnyFact)
+
+
+def parse_fact(body: str, *, schema_version: int) -> AnyFact:
+    """The fact in a journal body.
+
+    Raises `IllegalFact` when the body is of a later schema than this code knows, or of none.
+    """
+    if schema_version > SCHEMA_VERSION:
+        raise IllegalFact(f"Fact of schema {schema_version}; this code knows {SCHEMA_VERSION}: upgrade this process.")
+    try:
+        return _FACTS.validate_json(body)
+    except ValidationError as error:
+        raise IllegalFact(f"Not a fact: {body[:200]!r} ({error.error_count()} errors).") from error

@@ -1,0 +1,164 @@
+"""The graph of a run: steps, what they wait for, and how it may grow."""
+
+import re
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Set
+from typing import Annotated, Literal, Self
+from uuid import UUID, uuid5
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from chargehand.orchestrator.errors import InvalidPlan
+from chargehand.orchestrator.settings import MAX_STEPS, MAX_TURNS_CEILING
+
+StepKind = Literal["agent", "script", "gate", "merge"]
+# all: every predecessor succeeded. settled: every predecessor ended, however. any: the first one succeeded.
+Join = Literal["all", "settled", "any"]
+POOLS = ("research", "coding", "audit")
+Pool = Literal["research", "coding", "audit"]
+
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,119}\Z")
+StepKey = Annotated[str, Field(min_length=1, max_length=120)]
+
+
+class Step(BaseModel):
+    """One node of the graph; a value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: StepKey
+    """Unique in the run, and stable: the step's id follows from it."""
+    kind: StepKind
+    pool: Pool = "research"
+    """Which workers run it."""
+    after: tuple[StepKey, ...] = ()
+    """Keys of the steps it waits for."""
+    join: Join = "all"
+    title: str = ""
+    """One line for people."""
+    role: str | None = None
+    """agent: whose instructions and tools."""
+    instruction: str = ""
+    """agent: the task; gate: the question."""
+    script: str | None = None
+    """script: the registered function."""
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    """script: its arguments; agent: facts handed over with the instruction."""
+    max_turns: int | None = Field(default=None, ge=1, le=MAX_TURNS_CEILING)
+    retries: int = Field(default=0, ge=0, le=10)
+    """script: how often an exception is tried again."""
+    deadline_seconds: float | None = Field(default=None, gt=0)
+    options: tuple[str, ...] = ()
+    """gate: the answers a person may give."""
+
+
+class Plan(BaseModel):
+    """A validated acyclic graph of steps."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: tuple[Step, ...]
+
+    @classmethod
+    def of(cls, steps: Iterable[Step], *, roles: Set[str] | None = None, max_steps: int = MAX_STEPS) -> Self:
+        """The plan of these steps; raises `InvalidPlan` with the first thing that is wrong.
+
+        `roles`: the names an agent step may have; None skips that check.
+        """
+        plan = cls(steps=tuple(steps))
+        validate(plan, roles=roles, max_steps=max_steps)
+        return plan
+
+    @property
+    def by_key(self) -> dict[str, Step]:
+        """Steps by key, in plan order."""
+        return {step.key: step for step in self.steps}
+
+
+class PlanPatch(BaseModel):
+    """How a graph grows: steps to append, and steps that other steps now also wait for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    add: tuple[Step, ...] = ()
+    drop: tuple[StepKey, ...] = ()
+    """Steps that have not started and are not wanted any more."""
+
+
+def step_id(run_id: UUID, key: str) -> UUID:
+    """The id of the step `key` of a run: the same wherever and however often it is computed."""
+    return uuid5(run_id, key)
+
+
+def validate(plan: Plan, *, roles: Set[str] | None = None, max_steps: int = MAX_STEPS) -> None:
+    """Raise `InvalidPlan`, naming the value and the remedy, unless the plan can run."""
+    if not plan.steps:
+        raise InvalidPlan("The plan has no steps; add at least one.")
+    if len(plan.steps) > max_steps:
+        raise InvalidPlan(f"The plan has {len(plan.steps)} steps; at most {max_steps} are allowed: split the goal.")
+    for key, count in Counter(step.key for step in plan.steps).items():
+        if count > 1:
+            raise InvalidPlan(f"Step key {key!r} is used {count} times; give each step a key of its own.")
+    known = plan.by_key
+    for step in plan.steps:
+        _validate_step(step, known, roles)
+    cycle = find_cycle({step.key: step.after for step in plan.steps})
+    if cycle:
+        raise InvalidPlan(f"Steps wait for each other: {' -> '.join(cycle)}; unroll the cycle into rounds.")
+
+
+def _validate_step(step: Step, known: Mapping[str, Step], roles: Set[str] | None) -> None:
+    if not _KEY.match(step.key):
+        raise InvalidPlan(f"Step key {step.key!r} is not usable; use letters, digits and _ . : / - (at most 120).")
+    for predecessor in step.after:
+        if predecessor not in known:
+            raise InvalidPlan(f"Step {step.key!r} depends on unknown step {predecessor!r}; add it to the plan.")
+    if len(set(step.after)) != len(step.after):
+        raise InvalidPlan(f"Step {step.key!r} names a predecessor twice; name each once.")
+    if step.kind == "agent":
+        if not step.role:
+            raise InvalidPlan(f"Agent step {step.key!r} has no role; name one.")
+        if roles is not None and step.role not in roles:
+            raise InvalidPlan(f"Step {step.key!r} has unknown role {step.role!r}; known: {', '.join(sorted(roles))}.")
+    if step.kind == "script" and not step.script:
+        raise InvalidPlan(f"Script step {step.key!r} names no script; name a registered one.")
+
+
+def find_cycle(after: Mapping[str, Iterable[str]]) -> list[str]:
+    """One cycle as a closed path of keys, or an empty list."""
+    remaining = {key: set(predecessors) for key, predecessors in after.items()}
+    successors: dict[str, list[str]] = {key: [] for key in remaining}
+    for key, predecessors in remaining.items():
+        for predecessor in predecessors:
+            successors[predecessor].append(key)
+    free = deque(key for key, predecessors in remaining.items() if not predecessors)
+    while free:
+        done = free.popleft()
+        for successor in successors[done]:
+            remaining[successor].discard(done)
+            if not remaining[successor]:
+                free.append(successor)
+        remaining.pop(done)
+    if not remaining:
+        return []
+    # Whatever is left has a predecessor that is left: walking backwards must meet itself.
+    path = [next(iter(remaining))]
+    while True:
+        before = min(remaining[path[-1]] & remaining.keys())
+        if before in path:
+            cycle = path[path.index(before) :]
+            return [*reversed([*cycle, cycle[0]])] if len(cycle) > 1 else [before, before]
+        path.append(before)
+
+
+def extend(plan: Plan, patch: PlanPatch, *, roles: Set[str] | None = None, max_steps: int = MAX_STEPS) -> Plan:
+    """The plan after the patch, validated whole; raises `InvalidPlan`.
+
+    Started steps are guarded by the caller, who knows their status under the run's lock.
+    """
+    dropped = set(patch.drop)
+    for key in dropped:
+        if key not in plan.by_key:
+            raise InvalidPlan(f"The patch drops unknown step {key!r}; name a step of the plan.")
+    kept = tuple(step for step in plan.steps if step.key not in dropped)
+    return Plan.of((*kept, *patch.add), roles=roles, max_steps=max_steps)
