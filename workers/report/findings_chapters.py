@@ -53,7 +53,8 @@ def _action(finding: Finding, verdict: Verdict | None) -> str:
         return "not triaged: look at it yourself"
     if verdict.verdict == "needs_person":
         return "**decide**, see below"
-    return remark(verdict.advice, limit=ACTION_CHARACTERS) or "change by hand, see below"
+    first_clause = re.split(r"[;:.] ", verdict.advice, maxsplit=1)[0]
+    return remark(first_clause, limit=ACTION_CHARACTERS) or "change by hand, see below"
 
 
 def confirmed_findings(report: ReportInput) -> Iterator[str]:

@@ -251,4 +251,20 @@ def _left_out(inventory: InventoryResult) -> tuple[str, ...]:
 
 
 def _unique(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    return tuple({finding.finding_id: finding for finding in findings}.values())
+    """Each place once; where two scans met, what both said of it."""
+    places: dict[str, Finding] = {}
+    for finding in findings:
+        other = places.get(finding.finding_id)
+        places[finding.finding_id] = _joined(other, finding) if other else finding
+    return tuple(places.values())
+
+
+def _joined(one: Finding, two: Finding) -> Finding:
+    first, second = (one, two) if one.rank >= two.rank else (two, one)
+    return first.model_copy(
+        update={
+            "hits": tuple(dict.fromkeys((*first.hits, *second.hits))),
+            "reachable_from": tuple(dict.fromkeys((*first.reachable_from, *second.reachable_from))),
+            "suppressed_by": first.suppressed_by or second.suppressed_by,
+        }
+    )

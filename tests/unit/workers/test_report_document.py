@@ -129,7 +129,7 @@ Tests with `python -m pytest`: 1 failed before → 1 passed after.
 
 The analysers cannot see these classes at all. That none is listed above does not mean that there is none:
 
-- Path traversal (CWE-22)
+- Path traversal (CWE-22), but for archives
 - Cross-site scripting (CWE-79)
 - Open redirect (CWE-601)
 - LDAP injection (CWE-90)

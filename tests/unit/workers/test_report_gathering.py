@@ -49,6 +49,18 @@ def test_results_of_all_steps_meet_in_one_report() -> None:
     assert report.facts == RunFacts()
 
 
+def test_finding_of_two_scans_keeps_what_both_said() -> None:
+    by_secrets = FINDING | {"hits": [{"tool": "detect-secrets", "rule": "Hex", "message": "m", "confidence": "high"}]}
+    (finding,) = gather(
+        {
+            "scan": {"findings": [FINDING | {"reachable_from": ["GET /"], "rank": 2.0}]},
+            "secrets": {"findings": [by_secrets]},
+        }
+    ).findings
+    assert finding.tools == ("detect-secrets", "ruff")
+    assert (finding.reachable_from, finding.rank) == (("GET /",), 2.0)
+
+
 def test_planned_step_without_a_result_is_a_gap_and_an_unplanned_one_is_not() -> None:
     report = gather({"scan": {"findings": [FINDING]}}, "triage-1")
     assert report.gaps == ("Step `triage-1` gave no result: the findings it was given are not triaged.",)
