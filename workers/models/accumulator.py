@@ -30,16 +30,16 @@ class Accumulator:
         if kind == "content_block_delta":
             return self._add_delta(event.index, event.delta)
         if kind == "content_block_start":
-            self._blocks[event.index] = event.content_block.to_dict(mode="json", exclude_none=True)
+            self._blocks[event.index] = event.content_block.to_dict(mode="json", exclude_none=True, warnings=False)
             self._pieces[event.index] = []
         elif kind == "content_block_stop":
             self._close(event.index)
         elif kind == "message_start":
-            self._message = event.message.to_dict(mode="json", exclude_none=True)
+            self._message = event.message.to_dict(mode="json", exclude_none=True, warnings=False)
         elif kind == "message_delta":
-            self._message |= event.delta.to_dict(mode="json", exclude_none=True)
+            self._message |= event.delta.to_dict(mode="json", exclude_none=True, warnings=False)
             # Counters are cumulative: the last word counts.
-            usage = event.usage.to_dict(mode="json", exclude_none=True)
+            usage = event.usage.to_dict(mode="json", exclude_none=True, warnings=False)
             self._message["usage"] = {**(self._message.get("usage") or {}), **usage}
         elif kind == "message_stop":
             self._finished = True

@@ -204,9 +204,12 @@ class AnthropicModels:
         timeout = httpx2.Timeout(
             connect=CONNECT_SECONDS, read=self._total_seconds, write=WRITE_SECONDS, pool=self._total_seconds
         )
-        message = self._client.messages.create(**request, timeout=timeout)
-        whole: dict[str, Any] = message.to_dict(mode="json", exclude_none=True)
-        return whole
+        # The raw JSON, not the SDK's objects: fields and blocks of a later day come through as they are.
+        response = self._client.messages.with_raw_response.create(**request, timeout=timeout)
+        message = response.http_response.json()
+        if not isinstance(message, dict):
+            raise StreamCut("The answer is not a message.")
+        return message
 
     def _streamed(self, request: dict[str, Any], on_delta: DeltaHook | None) -> dict[str, Any]:
         timeout = httpx2.Timeout(
@@ -419,4 +422,9 @@ def _has_breakpoint(call: ModelCall) -> bool:
 
 
 def _blocks(content: Any) -> list[Block]:
-    return [cast("dict[str, JsonValue]", block) for block in content or () if isinstance(block, dict)]
+    """Blocks without their nulls, which a server gives and does not take back."""
+    return [
+        cast("dict[str, JsonValue]", {name: value for name, value in block.items() if value is not None})
+        for block in content or ()
+        if isinstance(block, dict)
+    ]
