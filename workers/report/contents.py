@@ -60,8 +60,15 @@ class PatchFacts:
     sha256: str = ""
     applies: bool | None = None
     """Whether `git apply --check` accepted it on the audited commit; None: not checked."""
+    reproduces: bool | None = None
+    """Whether applying it gives exactly the files that the tests ran on."""
+    problem: str = ""
+    """What `git apply` said when it refused."""
     files_changed: int | None = None
     is_empty: bool = False
+    findings_gone: tuple[str, ...] = ()
+    findings_new: tuple[str, ...] = ()
+    """Findings of a scan after the patch that were not there before it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,10 +105,15 @@ class ReportInput:
     facts: RunFacts = RunFacts()
 
     def verdict_of(self, finding: Finding) -> Verdict | None:
-        """The decision about a finding; the last one counts, and None means that nobody decided."""
-        decided = [verdict for verdict in self.verdicts if verdict.finding_id == finding.finding_id]
-        return decided[-1] if decided else None
+        """The decision about a finding, or None when nobody decided.
 
+        Where two agents were given the same place and disagree, the more careful word counts.
+        """
+        decided = [verdict for verdict in self.verdicts if verdict.finding_id == finding.finding_id]
+        return min(decided, key=lambda verdict: CAREFUL_FIRST.index(verdict.verdict), default=None)
+
+
+CAREFUL_FIRST = ("confirmed", "needs_person", "dismissed")
 
 # Labelled code shows that ruff S and bandit find nothing of these: a silent report would read as "there is none".
 UNDETECTABLE = (

@@ -104,14 +104,26 @@ def _patch(report: ReportInput) -> str:
     patch = report.patch
     if patch is None or patch.is_empty:
         return "empty, no fix was kept"
+    said = f" ({remark(patch.problem, limit=200)})" if patch.problem else ""
     checked = {
         True: "`git apply --check` accepts it",
-        False: "**`git apply --check` refuses it**",
+        False: f"**`git apply --check` refuses it**{said}",
         None: "not checked with `git apply`",
     }[patch.applies]
-    changed = "" if patch.files_changed is None else f", {count(patch.files_changed, 'file')} changed"
-    digest = f", sha256 {code(patch.sha256[:16])}" if patch.sha256 else ""
-    return f"{code(patch.name)}{changed}; {checked}{digest}"
+    parts = [code(patch.name), checked]
+    if patch.files_changed is not None:
+        parts.insert(1, f"{count(patch.files_changed, 'file')} changed")
+    if patch.reproduces is False:
+        parts.append("**applied, it does not give the files that were tested**")
+    if patch.findings_gone:
+        parts.append(f"it removes {count(len(patch.findings_gone), 'finding')}: {some_code(patch.findings_gone, 3)}")
+    if patch.findings_new:
+        parts.append(
+            f"**it brings {count(len(patch.findings_new), 'new finding')}**: {some_code(patch.findings_new, 3)}"
+        )
+    if patch.sha256:
+        parts.append(f"sha256 {code(patch.sha256[:16])}")
+    return ", ".join(parts)
 
 
 def _instructions(report: ReportInput) -> Iterator[str]:

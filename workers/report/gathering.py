@@ -76,6 +76,7 @@ class FixResult(StepResult):
     """Of `fix`, where every attempt is *applied*, and of `tests-after`, which knows what became of it."""
 
     fixes: tuple[FixAttempt, ...] = ()
+    before: TestRun | None = None
     after: TestRun | None = None
     delta: TestDelta | None = None
     human_tasks: tuple[HumanTask, ...] = ()
@@ -84,10 +85,15 @@ class FixResult(StepResult):
 class VerifyResult(StepResult):
     """Of `verify`."""
 
-    patch_sha256: str = ""
-    applies: bool | None = None
-    files_changed: int | None = None
-    is_empty: bool = False
+    patch_artifact: str
+    """Its content hash."""
+    patch_applies: bool
+    patch_reproduces: bool
+    patch_problem: str = ""
+    patch_bytes: int
+    files_changed: tuple[str, ...] = ()
+    findings_gone: tuple[str, ...] = ()
+    findings_new: tuple[str, ...] = ()
 
 
 class ReportResult(StepResult):
@@ -174,11 +180,11 @@ def gather_report(
         verdicts=verdicts,
         answers=answers.answers if answers else (),
         fixes=fixes,
-        tests_before=before,
+        tests_before=before or (proven.before if proven else None),
         tests_after=proven.after if proven else None,
         delta=proven.delta if proven else None,
         patch=_patch(verified) if verified else None,
-        human_tasks=(applied.human_tasks if applied else ()) + (proven.human_tasks if proven else ()),
+        human_tasks=(proven or applied or FixResult()).human_tasks,
         not_covered=_not_covered(inventory, scans),
         gaps=tuple(reader.gaps),
         instructions=instructions,
@@ -226,10 +232,14 @@ def _summary(inventory: InventoryResult) -> InventorySummary:
 
 def _patch(verified: VerifyResult) -> PatchFacts:
     return PatchFacts(
-        sha256=verified.patch_sha256,
-        applies=verified.applies,
-        files_changed=verified.files_changed,
-        is_empty=verified.is_empty,
+        sha256=verified.patch_artifact,
+        applies=verified.patch_applies,
+        reproduces=verified.patch_reproduces,
+        problem=verified.patch_problem,
+        files_changed=len(verified.files_changed),
+        is_empty=verified.patch_bytes == 0,
+        findings_gone=verified.findings_gone,
+        findings_new=verified.findings_new,
     )
 
 

@@ -92,7 +92,7 @@ GOLDEN = """\
 - Fixes: **1** kept · **0** reverted · **0** not proven
 - Goal: Audit this
 - Audited: desk at commit `4f1d0a9be1c2`, 2 files, 1,040 lines (Python 1,040)
-- Patch: `changes.patch`, 1 file changed; `git apply --check` accepts it, sha256 `abcdabcdabcdabcd`
+- Patch: `changes.patch`, 1 file changed, `git apply --check` accepts it, sha256 `abcdabcdabcdabcd`
 - **No language model was used**: every decision in this report was made by rules.
 
 ## Findings
@@ -237,6 +237,18 @@ def test_unrunnable_tests_are_named_with_their_reason() -> None:
     assert "**Tests unrunnable** (missing flask)" in compose_report(report(tests_before=before))
 
 
+def test_patch_that_brings_a_finding_says_so_at_the_top() -> None:
+    patch = PatchFacts(applies=True, reproduces=False, findings_new=("weak-hash a.py:3",))
+    composed = compose_report(report(patch=patch))
+    assert "**it brings 1 new finding**: `weak-hash a.py:3`" in composed
+    assert "**applied, it does not give the files that were tested**" in composed
+
+
+def test_more_careful_of_two_verdicts_counts() -> None:
+    both = (verdict("confirmed"), verdict("dismissed"))
+    assert "**1** confirmed" in compose_report(report(findings=(finding(),), verdicts=both))
+
+
 def test_reverted_fix_shows_its_evidence() -> None:
     fix = FixAttempt(
         rule="F401", path="app.py", description="unused", commit="c", status="reverted", evidence="`t::told` broke"
@@ -306,7 +318,9 @@ def all_of(text: str, severity: Severity = "high") -> ReportInput:
         headline=text,
         verdict_lines=(text, text, text),
         notes=f"n {text}",
-        patch=PatchFacts(name=text, sha256=text, applies=False),
+        patch=PatchFacts(
+            name=text, sha256=text, applies=False, problem=text, findings_gone=(text,), findings_new=(text,)
+        ),
         facts=RunFacts(run_id=text, models=(text,), journal_head=text),
     )
 

@@ -115,6 +115,28 @@ def test_research_without_an_answer_is_a_gap() -> None:
     assert report.gaps == ("Step `research-2` answered no question (no result).",)
 
 
+def test_verification_becomes_facts_of_the_patch() -> None:
+    verified: dict[str, JsonValue] = {
+        "patch_artifact": "ab" * 32,
+        "patch_applies": True,
+        "patch_reproduces": True,
+        "patch_bytes": 120,
+        "files_changed": ["billing.py"],
+    }
+    patch = gather({"verify": verified}).patch
+    assert patch is not None
+    assert (patch.sha256, patch.applies, patch.files_changed, patch.is_empty) == ("ab" * 32, True, 1, False)
+    empty = gather({"verify": verified | {"patch_bytes": 0}}).patch
+    assert empty is not None
+    assert empty.is_empty
+
+
+def test_task_for_a_person_that_two_steps_pass_on_is_said_once() -> None:
+    task: JsonValue = {"subject": "t fails", "evidence": "E"}
+    report = gather({"fix": {"fixes": [FIX], "human_tasks": [task]}, "tests-after": {"human_tasks": [task]}})
+    assert len(report.human_tasks) == 1
+
+
 def test_repository_without_python_is_said_to_be_uncovered() -> None:
     report = gather({"inventory": {"languages": {"Go": 10, "YAML": 2}}})
     assert report.not_covered == (
