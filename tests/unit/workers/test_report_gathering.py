@@ -1,9 +1,21 @@
 """What steps left behind becomes one report, and what is missing becomes a line in it."""
 
-from pydantic import JsonValue
+import pytest
+from pydantic import BaseModel, JsonValue
 
 from chargehand.workers.report.contents import ReportInput, RunFacts
-from chargehand.workers.report.gathering import gather_report
+from chargehand.workers.report.gathering import (
+    AnswersResult,
+    FixResult,
+    InventoryResult,
+    ScanResult,
+    VerifyResult,
+    gather_report,
+)
+from chargehand.workers.scripts.answers import CheckedAnswers
+from chargehand.workers.scripts.inventory import Inventory
+from chargehand.workers.scripts.scan import ScanReport
+from chargehand.workers.scripts.verify import FixReport, VerifyReport
 
 FINDING: dict[str, JsonValue] = {
     "finding_id": "f1",
@@ -143,3 +155,19 @@ def test_repository_without_python_is_said_to_be_uncovered() -> None:
         "Code in Go: bandit and ruff read Python only; it was searched for secrets",
         "There is no Python here: bandit and ruff had nothing to read",
     )
+
+
+@pytest.mark.parametrize(
+    ("read", "written"),
+    [
+        (InventoryResult, Inventory),
+        (ScanResult, ScanReport),
+        (AnswersResult, CheckedAnswers),
+        (FixResult, FixReport),
+        (VerifyResult, VerifyReport),
+    ],
+)
+def test_every_field_that_is_read_is_one_that_the_script_writes(
+    read: type[BaseModel], written: type[BaseModel]
+) -> None:
+    assert read.model_fields.keys() <= written.model_fields.keys()
