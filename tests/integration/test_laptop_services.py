@@ -128,6 +128,19 @@ def test_a_home_that_only_root_may_enter_keeps_its_mode(laptop_home):
         subprocess.run(["rm", "-r", str(link.resolve())], check=True)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's server runs as another user")
+def test_binaries_that_only_root_may_reach_are_copied_with_their_libraries(laptop_home, monkeypatch):
+    monkeypatch.setattr(ground, "SYSTEM_ROOT", laptop_home / "system")
+    monkeypatch.setattr(ground, "open_to_others", lambda path: "pginstall18" not in str(path))
+    server = Postgres.start(laptop_home)
+    try:
+        assert psutil.Process(server.pid).exe().startswith(str(laptop_home / "system"))
+        with psycopg.connect(server.url) as connection:
+            connection.execute("CREATE EXTENSION vector")
+    finally:
+        server.stop("immediate")
+
+
 def test_a_home_that_cannot_be_written_is_refused_in_one_line(laptop_home):
     (laptop_home / "file").write_text("")
     with pytest.raises(InvalidSettings, match=r"Cannot write to .*/file/home .*; set CHARGEHAND_HOME"):
