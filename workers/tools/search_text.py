@@ -5,10 +5,12 @@ The pattern is a model's: it is matched by `git grep` in a process of its own, w
 """
 
 import os
+import resource
 import signal
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +28,8 @@ MAX_LINE_CHARACTERS = 240
 MAX_MATCHES_A_FILE = 20
 MAX_OUTPUT_BYTES = 4_000_000
 MAX_PATTERN_CHARACTERS = 500
+# Nested repetitions make glibc's matcher allocate gigabytes.
+MAX_MEMORY_BYTES = 1 << 30
 
 
 @tool(effect="pure", timeout_seconds=15)
@@ -97,6 +101,8 @@ def _grep(workspace: Path, arguments: list[str], timeout_seconds: float) -> byte
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
+    with suppress(ProcessLookupError):  # it may have ended already
+        resource.prlimit(process.pid, resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     rang = threading.Event()
 
     def stop() -> None:
