@@ -14,6 +14,7 @@ def flower_password(settings: Settings) -> str:
         return chosen
     file = password_file(settings)
     if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         building = file.with_name(f".flower.password.{os.getpid()}")
         building.touch(mode=0o600)
         building.write_text(secrets.token_urlsafe(18) + "\n")
