@@ -1,5 +1,6 @@
 """Tables of semantic and procedural memory and of shared state, with the DDL that metadata cannot express."""
 
+import re
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -15,6 +16,7 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Text,
     func,
+    literal_column,
 )
 from sqlalchemy import text as sql
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
@@ -92,8 +94,9 @@ class Embedding(Base):
         Index("ix_embeddings_scope", "tenant", "scope", "model_id"),
         Index(
             "ix_embeddings_minilm",
-            sql(f"(vector::halfvec({DIMENSIONS})) halfvec_cosine_ops"),
+            literal_column(f"(vector::halfvec({DIMENSIONS}))").label("sized"),
             postgresql_using="hnsw",
+            postgresql_ops={"sized": "halfvec_cosine_ops"},
             postgresql_with={"m": 16, "ef_construction": 64},
             postgresql_where=sql(f"model_id = '{MODEL_ID}'"),
         ),
@@ -225,3 +228,14 @@ MEMORY_DDL: tuple[str, ...] = (
 )
 # What takes `MEMORY_DDL` back before the tables are dropped (partitions go with their parent).
 MEMORY_DDL_DOWN: tuple[str, ...] = (f"DROP FUNCTION IF EXISTS {LEXICAL_RECALL_SIGNATURE}",)
+
+
+def made_by_ddl(kind: str, name: str | None) -> bool:
+    """Whether Alembic finds an object in the database that `MEMORY_DDL` made and the metadata does not know.
+
+    Partitions, and the copy of a foreign key that Postgres keeps for each partition it points to. For
+    `include_object` of a comparison: leave these out.
+    """
+    if kind == "table":
+        return re.fullmatch(r"(memories|embeddings)_p\d\d", name or "") is not None
+    return kind == "foreign_key_constraint" and re.fullmatch(r"fk_embeddings_tenant_memory_\d+", name or "") is not None
