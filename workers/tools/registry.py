@@ -50,8 +50,8 @@ class ToolContext:
     """The result of any finished step of this run by its key, or None."""
     open_workspace: Callable[[], Workspace]
     """This attempt's clone, made on first use at the newest recorded commit; later calls give the same one."""
-    recall: Callable[[str, int], str]
-    """`recall(query, limit)`: passages of the run's index that are near the query, as text."""
+    recall: "Callable[[str, int], str | ToolOutput]"
+    """`recall(query, limit)`: passages of the run's index near the query; an output also says what memories it read."""
     plan: Plan | None = None
     """The run's graph, for a tool that extends it."""
     roles: frozenset[str] | None = None

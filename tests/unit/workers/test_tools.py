@@ -208,6 +208,33 @@ def test_recall_gives_the_passages_or_says_that_nothing_is_near(context: ToolCon
     assert "Nothing in the index" in use("recall", context, query="nothing").output.content
 
 
+# --- fixes -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_fix_that_was_recorded_gives_its_commit_again(context: ToolContext) -> None:
+    recorded = replace(context, finished=(fix("F632", "a.py"),))
+
+    result = use("apply_fix", recorded, rule="F632", path="a.py")
+
+    assert result.output.content == recorded.finished[0].content
+    assert result.output.commit == "0" * 40
+
+
+def test_a_safe_fix_is_listed_applied_and_refused_outside(context: ToolContext, workspace: Path) -> None:
+    listed: Any = use("list_fixes", context).output.result
+    assert {"rule": "F401", "path": "src/app.py"} not in listed["fixes"]
+    (workspace / "cmp.py").write_text('def paid(s):\n    return s is "paid"\n')
+    git(workspace, "add", "-A")
+
+    listed = use("list_fixes", context).output.result
+    assert ("F632", "cmp.py") in {(item["rule"], item["path"]) for item in listed["fixes"]}
+    applied = use("apply_fix", context, rule="F632", path="cmp.py")
+    assert FixAttempt.model_validate_json(applied.output.content).status == "applied"
+    assert '== "paid"' in (workspace / "cmp.py").read_text()
+    assert use("apply_fix", context, rule="F632", path="../x.py").error_type == "ToolRetry"
+    assert use("apply_fix", context, rule="--config=x", path="cmp.py").error_type == "InvalidArguments"
+
+
 # --- the registry -----------------------------------------------------------------------------------------------------
 
 
