@@ -234,6 +234,28 @@ def _eval(case: Case) -> Opinion:
     return _by_argument(case, r"eval|exec", "text is run as code", lambda *_: "")
 
 
+def _xml(case: Case) -> Opinion:
+    return _by_argument(case, r"parse|fromstring|XML|iterparse|make_parser", "entities are expanded", lambda *_: "")
+
+
+def _url(case: Case) -> Opinion:
+    return _by_argument(
+        case, r"urlopen|urlretrieve|Request|open", "a `file:` address would be opened too", lambda *_: ""
+    )
+
+
+def _bind(case: Case) -> Opinion:
+    return _ask(case, "The service listens on every interface; whether others may connect is a matter of deployment")
+
+
+def _temporary(case: Case) -> Opinion:
+    return _ask(case, "A name in a shared folder can be foreseen; whether others use that machine needs a person")
+
+
+def _template(case: Case) -> Opinion:
+    return _ask(case, "Text is put into a page without escaping, and the rules do not follow it to its source")
+
+
 def _archive(case: Case) -> Opinion:
     call = case.call(r"extractall|extract|unpack_archive")
     if call is None or case.scope is None:
@@ -388,5 +410,11 @@ _RULES: Mapping[str, Callable[[Case], Opinion]] = {
     "cipher": _plain,
     "hostkey": _plain,
     "permissions": _plain,
-    "template": _unknown,
+    "oldtls": _plain,
+    "plaintext": _plain,
+    "xml": _xml,
+    "url": _url,
+    "bind": _bind,
+    "temporary": _temporary,
+    "template": _template,
 }

@@ -8,16 +8,18 @@ _RULES: Mapping[str, tuple[int, ...]] = {
     "sql": (608, 610, 611),
     "shell": (602, 604, 605, 609, 601),
     "subprocess": (603, 606, 607),
-    "unpickling": (301, 302, 614),
+    "unpickling": (301, 302, 614, 615),
     "yaml": (506,),
-    "tls": (501, 323, 502, 503, 504),
+    "tls": (501, 323),
+    "oldtls": (502, 503, 504),
+    "plaintext": (312, 321, 508, 509),
     "hash": (303, 324),
-    "cipher": (304, 305, 505, 508, 509),
+    "cipher": (304, 305, 505),
     "random": (311,),
     "archive": (202,),
     "secret": (105, 106, 107),
     "debug": (201,),
-    "eval": (307, 102),
+    "eval": (307, 102, 612),
     "assert": (101,),
     "import": (*range(401, 416),),
     "bind": (104,),
@@ -27,18 +29,44 @@ _RULES: Mapping[str, tuple[int, ...]] = {
     "xml": (*range(313, 321),),
     "url": (310,),
     "template": (701, 702, 703, 308, 704),
-    "permissions": (103,),
+    "permissions": (103, 613),
     "hostkey": (507,),
 }
 _BY_NUMBER = {number: kind for kind, numbers in _RULES.items() for number in numbers}
 # Slugs are matched by words, so that a scanner may name its categories as it likes.
-_WORDS: tuple[tuple[str, str], ...] = (
-    ("sql", "sql"), ("shell", "shell"), ("subprocess", "subprocess"), ("command", "shell"), ("yaml", "yaml"),
-    ("deserial", "unpickling"), ("pickle", "unpickling"), ("tls", "tls"), ("certificate", "tls"), ("hash", "hash"),
-    ("random", "random"), ("archive", "archive"), ("secret", "secret"), ("password", "secret"), ("debug", "debug"),
-    ("eval", "eval"), ("exec", "eval"), ("assert", "assert"), ("import", "import"), ("bind", "bind"),
-    ("temp", "temporary"), ("timeout", "timeout"), ("xml", "xml"), ("swallow", "swallowed"), ("cipher", "cipher"),
-)  # fmt: skip
+_WORDS: Mapping[str, str] = {
+    "sql": "sql",
+    "shell": "shell",
+    "subprocess": "subprocess",
+    "command": "shell",
+    "yaml": "yaml",
+    "deserial": "unpickling",
+    "pickle": "unpickling",
+    "weak-tls": "oldtls",
+    "host-key": "hostkey",
+    "plain-protocol": "plaintext",
+    "tls": "tls",
+    "certificate": "tls",
+    "hash": "hash",
+    "random": "random",
+    "archive": "archive",
+    "secret": "secret",
+    "password": "secret",
+    "debug": "debug",
+    "eval": "eval",
+    "exec": "eval",
+    "assert": "assert",
+    "import": "import",
+    "bind": "bind",
+    "temp": "temporary",
+    "timeout": "timeout",
+    "xml": "xml",
+    "swallow": "swallowed",
+    "cipher": "cipher",
+    "template": "template",
+    "permission": "permissions",
+    "url": "url",
+}
 
 ADVICE: Mapping[str, str] = {
     "sql": "Pass values as parameters (`execute(sql, (value,))`); take names of columns or tables from an allow-list.",
@@ -47,6 +75,8 @@ ADVICE: Mapping[str, str] = {
     "unpickling": "Use a format that only carries data, such as JSON, and check it against a schema.",
     "yaml": "Use `yaml.safe_load`.",
     "tls": "Verify certificates; for a private authority, pass its certificate as `verify=`.",
+    "oldtls": "Use `ssl.create_default_context()`, which asks for TLS 1.2 or later.",
+    "plaintext": "Use the encrypted successor of the protocol: SSH, SFTP, or the same over TLS.",
     "hash": "Keep passwords with `hashlib.scrypt` or argon2 and a salt; use SHA-256 elsewhere.",
     "cipher": "Use AES-GCM or ChaCha20-Poly1305 from the `cryptography` package.",
     "random": "Use `secrets.choice` or `secrets.token_urlsafe`.",
@@ -90,4 +120,4 @@ def kind_of(finding: Mapping[str, Any]) -> str:
         if isinstance(hit, dict) and hit.get("tool") == "detect-secrets":
             return "secret"
     category = str(finding.get("category", "")).lower()
-    return next((kind for word, kind in _WORDS if word in category), "")
+    return next((kind for word, kind in _WORDS.items() if word in category), "")

@@ -98,8 +98,9 @@ def _audit_steps(inventory: dict[str, Any]) -> Steps:
             _script("tests-after", "verify_fixes", pool="coding", after=["fix"], title="Prove each fix by the tests"),
             _script("verify", "verify", pool="coding", after=["tests-after"], title="Check the patch"),
         ]
-        settled.append("verify")
-    return [*steps, *_report_steps(settled)]
+        # The writer is told what became of each fix by the one, and what became of the patch by the other.
+        settled += ["tests-after", "verify"]
+    return [*steps, *_report_steps(settled, steps)]
 
 
 def _audit_rationale(inventory: dict[str, Any], steps: Steps) -> str:
@@ -127,7 +128,7 @@ def research_questions(inventory: dict[str, Any]) -> list[str]:
         questions.append("Where does the program start and how are its arguments parsed?")
         questions.append("How is input from outside read and validated?")
     else:
-        questions.append("What does this project do and how is it used?")
+        questions.append("How is this package installed and imported?")
         questions.append("Where are files or network resources read?")
     questions.append("Where is configuration read?")
     return questions
@@ -135,12 +136,12 @@ def research_questions(inventory: dict[str, Any]) -> list[str]:
 
 def _question_steps(goal: str, *, title: str = "") -> Steps:
     question = " ".join(goal.split())[:2_000]
-    return [
+    steps = [
         _script("index", "index", pool="research", after=[PLAN_STEP], title="Index the repository for search"),
         _research("research-1", question, after=["index"], title=title),
         _check_answers(["research-1"]),
-        *_report_steps(["check-answers"]),
     ]
+    return [*steps, *_report_steps(["check-answers"], steps)]
 
 
 def _script(
@@ -183,7 +184,9 @@ def _triage(key: str, source: str, *, shard: int, shards: int) -> dict[str, Any]
     }
 
 
-def _report_steps(settled: list[str]) -> Steps:
+def _report_steps(settled: list[str], steps: Steps) -> Steps:
+    # The report names every planned step that gave no result, so it must know which were planned.
+    planned = ["inventory", *(step["key"] for step in steps), "report"]
     return [
         {
             "key": "report",
@@ -195,12 +198,22 @@ def _report_steps(settled: list[str]) -> Steps:
             "title": "Write the verdict",
             "instruction": "Say in a headline and three lines what was found, fixed and left open.",
         },
-        _script("render", "render", pool="research", after=["report"], title="Render the report"),
+        _script(
+            "render",
+            "render",
+            pool="research",
+            after=["report"],
+            title="Render the report",
+            arguments={"steps": planned},
+        ),
     ]
 
 
 def _python_lines(inventory: dict[str, Any]) -> int:
     """Lines of Python; a fair guess from the number of files when the inventory gives no lines."""
+    counted = inventory.get("python_lines")
+    if isinstance(counted, int):
+        return max(counted, 1) if inventory.get("has_python") else counted
     languages = inventory.get("languages")
     lines: Any = None
     if isinstance(languages, dict):

@@ -169,7 +169,7 @@ def _merit(passage: Passage, terms: set[str]) -> float:
     merit = coverage(f"{passage.path}\n{passage.text}", terms)
     # Code shows where something is; prose and tests only talk about it.
     if passage.path.endswith((".md", ".rst", ".txt")):
-        merit *= 0.8
+        merit *= 0.5
     return merit * (0.7 if re.search(r"(^|/)tests?/|(^|/)test_", passage.path) else 1.0)
 
 

@@ -23,7 +23,7 @@ def write(conversation: Conversation) -> Move:
 
     if audited:
         headline = _headline(counts, statuses)
-        lines = [_audit_line(counts), _fix_line(statuses, tasks), _answer_line(answers)]
+        lines = [_audit_line(counts), _fix_line(statuses, tasks) + _patch_words(inputs), _answer_line(answers)]
     else:
         found = sum(bool(answer.get("found")) for answer in answers)
         headline = f"{found} of {len(answers)} questions answered with verified passages"
@@ -76,6 +76,15 @@ def _fix_line(statuses: Counter[str], tasks: list[dict[str, Any]]) -> str:
     if tasks:
         parts.append(f"{len(tasks)} handed to a person")
     return f"Fixes: {', '.join(parts)}."
+
+
+def _patch_words(inputs: dict[str, Any]) -> str:
+    """What the mechanical check said of the patch, if it ran and there is one."""
+    verified = inputs.get("verify")
+    if not isinstance(verified, dict) or not verified.get("files_changed"):
+        return ""
+    files = _count(len(verified["files_changed"]), "file")
+    return f" The patch changes {files} and {'applies' if verified.get('patch_applies') else 'does not apply'} cleanly."
 
 
 def _answer_line(answers: list[dict[str, Any]]) -> str:
