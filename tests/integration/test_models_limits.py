@@ -1,0 +1,137 @@
+"""The fleet's limits on a real Valkey."""
+
+import threading
+import time
+
+import pytest
+from redis import Redis
+
+from chargehand.orchestrator.errors import InvalidSettings
+from chargehand.workers.models.limits import Admitted, FleetLimits, Need, RateLimits, Wait, parse_limits
+
+LITTLE = Need(input_tokens=10, output_tokens=10)
+
+
+def limits_over(url: str, **limits: int) -> FleetLimits:
+    """One worker's view of limits for every model."""
+    return FleetLimits(Redis.from_url(url), key_prefix="t", limits={"*": RateLimits(**limits)})
+
+
+def test_requests_of_all_workers_share_one_minute(redis_url: str) -> None:
+    workers = [limits_over(redis_url, requests=10) for _ in range(3)]
+
+    answers = [worker.admit("m", LITTLE) for worker in workers for _ in range(5)]
+
+    assert answers.count(Admitted()) == 10
+    assert all(0 < answer.seconds <= 60 for answer in answers if isinstance(answer, Wait))
+
+
+@pytest.mark.parametrize("kind", ["input_tokens", "output_tokens"])
+def test_tokens_are_limited_too(redis_url: str, kind: str) -> None:
+    limits = limits_over(redis_url, **{kind: 1_000})
+    need = Need(**{"input_tokens": 0, "output_tokens": 0, kind: 600})
+
+    assert limits.admit("m", need) == Admitted()
+    wait = limits.admit("m", need)
+    assert isinstance(wait, Wait)
+    # 200 tokens are missing, and a minute brings 1,000.
+    assert wait.seconds == pytest.approx(12, abs=1)
+
+
+def test_what_was_not_used_comes_back(redis_url: str) -> None:
+    limits = limits_over(redis_url, output_tokens=1_000)
+    need = Need(input_tokens=0, output_tokens=900)
+    assert limits.admit("m", need) == Admitted()
+
+    limits.give_back("m", needed=need, used=Need(input_tokens=0, output_tokens=50))
+
+    assert limits.admit("m", need) == Admitted()
+
+
+def test_call_above_the_whole_minute_runs_alone_instead_of_never(redis_url: str) -> None:
+    limits = limits_over(redis_url, input_tokens=1_000)
+
+    assert limits.admit("m", Need(input_tokens=5_000, output_tokens=0)) == Admitted()
+    debt = limits.admit("m", LITTLE)
+    assert isinstance(debt, Wait)
+    assert debt.seconds > 200
+
+
+def test_nobody_asks_before_the_time_that_the_server_named(redis_url: str) -> None:
+    one, other = limits_over(redis_url), limits_over(redis_url)
+
+    one.slow_down("m", 20)
+
+    wait = other.admit("m", LITTLE)
+    assert isinstance(wait, Wait)
+    assert wait.seconds == pytest.approx(20, abs=1)
+    assert other.admit("another", LITTLE) == Admitted()
+
+
+def test_refusal_halves_the_rate_once_for_a_burst(redis_url: str) -> None:
+    limits = limits_over(redis_url, requests=60)
+    for _ in range(5):
+        limits.slow_down("m", 0)
+
+    answers = [limits.admit("m", LITTLE) for _ in range(61)]
+
+    wait = answers[-1]
+    assert isinstance(wait, Wait)
+    # A request a second at the full rate; one in two seconds at half of it.
+    assert wait.seconds == pytest.approx(2, abs=0.3)
+
+
+def test_waiting_takes_nothing(redis_url: str) -> None:
+    limits = limits_over(redis_url, requests=600)
+    assert [limits.admit("m", LITTLE) for _ in range(600)].count(Admitted()) >= 599
+
+    refused = [limits.admit("m", LITTLE) for _ in range(50)]
+
+    assert all(answer.seconds < 1 for answer in refused if isinstance(answer, Wait))
+
+
+def test_concurrent_workers_do_not_overbook(redis_url: str) -> None:
+    limits = limits_over(redis_url, requests=40)
+    answers: list[Admitted | Wait] = []
+
+    def ask() -> None:
+        answers.extend(limits.admit("m", LITTLE) for _ in range(20))
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    # The bucket refills by less than one a second.
+    assert 40 <= answers.count(Admitted()) <= 43
+
+
+def test_lost_redis_admits(caplog: pytest.LogCaptureFixture) -> None:
+    client = Redis.from_url("redis://127.0.0.1:9", socket_connect_timeout=0.2, retry=None)
+    limits = FleetLimits(client, key_prefix="t", limits={"*": RateLimits(requests=1)})
+    started = time.monotonic()
+
+    assert [limits.admit("m", LITTLE) for _ in range(3)] == [Admitted()] * 3
+    limits.slow_down("m", 9)
+    limits.give_back("m", needed=LITTLE, used=LITTLE)
+
+    assert time.monotonic() - started < 5
+    assert "limits lost" in caplog.text
+
+
+def test_state_expires(redis_url: str) -> None:
+    limits_over(redis_url, requests=5).admit("m", LITTLE)
+
+    assert 0 < Redis.from_url(redis_url).ttl("t:limits:m") <= 600
+
+
+def test_limits_are_read_from_json() -> None:
+    assert parse_limits("") == {}
+    assert parse_limits('{"m": {"requests": 5}}') == {"m": RateLimits(requests=5)}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"m": 5}', '{"m": {"rpm": 5}}', '{"m": {"requests": -1}}'])
+def test_unusable_limits_are_refused(text: str) -> None:
+    with pytest.raises(InvalidSettings, match="CHARGEHAND_MODEL_LIMITS"):
+        parse_limits(text)
