@@ -6,24 +6,13 @@ a clock, a random number or the order of a set.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from pydantic import JsonValue
 
-from chargehand.orchestrator.facts import (
-    BreakerTripped,
-    CallAbandoned,
-    ModelFailed,
-    ModelRequested,
-    ModelResponded,
-    SignalReceived,
-    StepFact,
-    StepWaiting,
-    ToolFinished,
-    ToolStarted,
-)
+from chargehand.workers.conversation import Conversation, Exchange
 from chargehand.workers.models.interface import Block
 from chargehand.workers.shards import assigned_findings, only_findings
 from chargehand.workers.tools.registry import Tool, ToolContext
@@ -110,84 +99,6 @@ class AgentTask:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Decision:
-    """What a person answered to a waiting step."""
-
-    choice: str
-    body: JsonValue
-    about_tool: str | None
-    """The tool call whose outcome was unknown; None when the step as a whole waited."""
-    position: int
-    """Index of the fact."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Exchange:
-    """One answered call to the model and what its tool calls gave."""
-
-    answer: ModelResponded
-    started: Mapping[str, ToolStarted] = field(default_factory=dict)
-    results: Mapping[str, ToolFinished] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    """What persons said after it."""
-    positions: Mapping[str, int] = field(default_factory=dict)
-    """Index of the newest fact of a tool call."""
-
-    @property
-    def tool_uses(self) -> list[Block]:
-        """The tool calls of the answer, in order."""
-        return [block for block in self.answer.content if block.get("type") == "tool_use"]
-
-    @property
-    def cut_off(self) -> bool:
-        """Whether the answer ended at its token limit: a last tool call is then incomplete."""
-        return self.answer.stop_reason == "max_tokens"
-
-    @property
-    def unresolved(self) -> list[Block]:
-        """Tool calls without a recorded result, in order."""
-        return [block for block in self.tool_uses if str(block.get("id")) not in self.results]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Conversation:
-    """A step's stream, folded."""
-
-    exchanges: tuple[Exchange, ...] = ()
-    open_calls: tuple[ModelRequested, ...] = ()
-    """Requested, and neither answered, failed nor abandoned."""
-    opening_notes: tuple[str, ...] = ()
-    """What persons said before the first answer."""
-    decisions: tuple[Decision, ...] = ()
-    failures: tuple[ModelFailed, ...] = ()
-    """Failed calls since the newest answer, decision or success."""
-    waits: tuple[StepWaiting, ...] = ()
-    """Waits since the newest answer or tool fact."""
-    trip: tuple[int, BreakerTripped] | None = None
-    """A trip that nobody has answered yet, with its index."""
-
-    @property
-    def turns(self) -> int:
-        """Answered calls."""
-        return len(self.exchanges)
-
-    @property
-    def tool_facts(self) -> tuple[ToolFinished, ...]:
-        """Results of all tool calls, in the order of the calls."""
-        return tuple(
-            exchange.results[str(block.get("id"))]
-            for exchange in self.exchanges
-            for block in exchange.tool_uses
-            if str(block.get("id")) in exchange.results
-        )
-
-    @property
-    def commit(self) -> str | None:
-        """Where the newest editing tool left the workspace."""
-        return next((fact.commit for fact in reversed(self.tool_facts) if fact.commit), None)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
     """One request to a model and what the journal keeps of it."""
 
@@ -199,85 +110,6 @@ class Request:
     max_tokens: int
     prompt_hash: str
     reads: tuple[str, ...]
-
-
-def last_commit(history: Sequence[StepFact]) -> str | None:
-    """The commit that a resumed attempt starts from, or None when no tool of the step has edited anything."""
-    return fold(history).commit
-
-
-def fold(facts: Sequence[StepFact]) -> Conversation:
-    """The conversation that a step's facts, in order, amount to."""
-    folded = Conversation()
-    waiting: StepWaiting | None = None
-    for position, fact in enumerate(facts):
-        match fact:
-            case ModelRequested():
-                folded = replace(folded, open_calls=(*folded.open_calls, fact))
-            case ModelResponded():
-                folded = replace(
-                    _without_call(folded, fact.call_id),
-                    exchanges=(*folded.exchanges, Exchange(answer=fact)),
-                    failures=(),
-                    waits=(),
-                )
-            case ModelFailed():
-                folded = replace(_without_call(folded, fact.call_id), failures=(*folded.failures, fact))
-            case CallAbandoned():
-                folded = _without_call(folded, fact.call_id)
-            case ToolStarted() | ToolFinished():
-                folded = replace(_with_tool_fact(folded, fact, position), waits=())
-            case BreakerTripped():
-                folded = replace(folded, trip=(position, fact))
-            case StepWaiting():
-                waiting = fact
-                folded = replace(folded, waits=(*folded.waits, fact))
-            case SignalReceived():
-                if waiting is not None and waiting.wait_id == fact.wait_id:
-                    folded = _with_signal(folded, waiting, fact, position)
-                    waiting = None
-            case _:
-                pass  # claims and releases do not change what was said
-    return folded
-
-
-def unknown_outcome(exchange: Exchange) -> ToolStarted | None:
-    """The first effectful call that was started and never finished."""
-    for block in exchange.unresolved:
-        started = exchange.started.get(str(block.get("id")))
-        if started is not None and started.effect == "effectful":
-            return started
-    return None
-
-
-def _without_call(folded: Conversation, call_id: object) -> Conversation:
-    return replace(folded, open_calls=tuple(call for call in folded.open_calls if call.call_id != call_id))
-
-
-def _with_tool_fact(folded: Conversation, fact: ToolStarted | ToolFinished, position: int) -> Conversation:
-    if not folded.exchanges:
-        return folded
-    last = folded.exchanges[-1]
-    if isinstance(fact, ToolStarted):
-        last = replace(last, started={**last.started, fact.tool_use_id: fact})
-    else:
-        last = replace(last, results={**last.results, fact.tool_use_id: fact})
-    last = replace(last, positions={**last.positions, fact.tool_use_id: position})
-    return replace(folded, exchanges=(*folded.exchanges[:-1], last))
-
-
-def _with_signal(folded: Conversation, waiting: StepWaiting, signal: SignalReceived, position: int) -> Conversation:
-    unknown = unknown_outcome(folded.exchanges[-1]) if folded.exchanges else None
-    about_tool = unknown.tool_use_id if unknown is not None and waiting.reason == "human" else None
-    decision = Decision(choice=signal.choice, body=signal.body, about_tool=about_tool, position=position)
-    folded = replace(folded, decisions=(*folded.decisions, decision), failures=(), trip=None)
-    if signal.choice != "answer" or about_tool is not None:
-        return folded
-    note = signal.body if isinstance(signal.body, str) else to_json(signal.body)
-    if not folded.exchanges:
-        return replace(folded, opening_notes=(*folded.opening_notes, note))
-    last = folded.exchanges[-1]
-    return replace(folded, exchanges=(*folded.exchanges[:-1], replace(last, notes=(*last.notes, note))))
 
 
 def build(task: AgentTask, tools: Sequence[Tool], conversation: Conversation) -> Request:

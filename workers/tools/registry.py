@@ -31,7 +31,7 @@ DEFAULT_TIMEOUT_SECONDS = 30.0
 KEY_PARAMETER = "idempotency_key"
 
 
-class ToolRetry(Exception):  # noqa: N818 - an instruction to the model, not an error of ours
+class ToolRetry(Exception):
     """Raised by a tool to tell the model what to do differently; the message is shown to it as it is."""
 
 

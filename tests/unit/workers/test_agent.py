@@ -27,7 +27,8 @@ from chargehand.orchestrator.facts import (
     Usage,
 )
 from chargehand.workers.agent import Drained, Failed, Finished, Outcome, Wait, run_agent
-from chargehand.workers.context import PREAMBLE, AgentTask, build, fold
+from chargehand.workers.context import PREAMBLE, AgentTask, build
+from chargehand.workers.conversation import fold
 from chargehand.workers.models.interface import ModelAnswer, ModelBusy, ModelCall, ModelRefused, ModelUnavailable, Quote
 from chargehand.workers.tools.finish import FINISH_TOOLS
 from chargehand.workers.tools.registry import Tool, ToolContext, ToolOutput, ToolRetry, make_tool

@@ -1,0 +1,222 @@
+"""The first half of a turn: reserve, ask the model, record its answer, and say what happens when there is none."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from uuid import UUID
+
+from pydantic import JsonValue
+
+from chargehand.orchestrator.errors import BudgetBusy, BudgetExceeded
+from chargehand.orchestrator.facts import ModelFailed, ModelRequested, ModelResponded
+from chargehand.workers.context import AgentTask, build
+from chargehand.workers.conversation import Conversation
+from chargehand.workers.models.interface import (
+    Block,
+    DeltaHook,
+    ModelAnswer,
+    ModelBusy,
+    ModelCall,
+    ModelRefused,
+    Models,
+    ModelUnavailable,
+    Quote,
+)
+from chargehand.workers.outcomes import GO_ON_OPTIONS, Failed, Wait, backoff_seconds
+from chargehand.workers.tape import Tape
+from chargehand.workers.tools.registry import Tool, storable
+
+log = logging.getLogger(__name__)
+
+# A shorter wait is slept through; a longer one gives the worker to somebody else.
+LONGEST_SLEEP_SECONDS = 5.0
+MAX_SLEEPS_A_TURN = 3
+# An answer shorter than this cannot hold a typed result: better to wait for money than to buy half a sentence.
+MIN_MAX_TOKENS = 1_024
+BUDGET_WAIT_SECONDS = 2.0
+# An unreachable server gets about a minute (2 + 4 + … + 32 s) before a person hears of it.
+MAX_MODEL_FAILURES = 6
+DELTA_INTERVAL_SECONDS = 0.25
+
+
+class Deltas:
+    """Gives pieces of text on, at most a few times a second; a hook that fails is dropped, never the paid answer."""
+
+    def __init__(self, hook: DeltaHook, clock: Callable[[], float]) -> None:
+        self._hook: DeltaHook | None = hook
+        self._clock = clock
+        self._text = ""
+        self._given_at = clock()
+
+    def __call__(self, text: str) -> None:
+        """Take a piece."""
+        self._text += text
+        if self._clock() - self._given_at >= DELTA_INTERVAL_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Give on what is left."""
+        text, self._text = self._text, ""
+        self._given_at = self._clock()
+        if not text or self._hook is None:
+            return
+        try:
+            self._hook(text)
+        except Exception:  # whoever watches cannot be allowed to stop the work
+            self._hook = None
+            log.warning("delta hook failed", exc_info=True)
+
+
+class ModelTurn:
+    """Asks the model for one attempt."""
+
+    def __init__(
+        self,
+        *,
+        task: AgentTask,
+        tape: Tape,
+        models: Models,
+        tools: Sequence[Tool],
+        on_delta: Deltas | None,
+        new_call_id: Callable[[], UUID],
+        sleep: Callable[[float], None],
+    ) -> None:
+        self._task = task
+        self._tape = tape
+        self._models = models
+        self._tools = tools
+        self._on_delta = on_delta
+        self._new_call_id = new_call_id
+        self._sleep = sleep
+        self._sleeps = 0
+
+    def ask(self, conversation: Conversation) -> Wait | Failed | None:
+        """Reserve, call and record; None: there is an answer, or a short wait is over."""
+        request = build(self._task, self._tools, conversation)
+        call = ModelCall(
+            tier=self._task.role.tier,
+            system=request.system,
+            tools=request.tools,
+            messages=request.messages,
+            tool_choice=request.tool_choice,
+            max_tokens=request.max_tokens,
+            on_delta=self._on_delta,
+        )
+        try:
+            quote, call_id = self._reserve(call, request.turn, request.prompt_hash, request.reads)
+        except ModelBusy as busy:
+            return self._pause(busy.until_seconds, str(busy))
+        except ModelUnavailable as error:
+            if not error.retryable:
+                return Failed(error=f"The model cannot be used: {error}")
+            return Wait(
+                reason="retry", question=str(error), run_after_seconds=backoff_seconds(len(conversation.waits) + 1)
+            )
+        except BudgetBusy as error:
+            return Wait(reason="budget", question=str(error), run_after_seconds=BUDGET_WAIT_SECONDS)
+        except BudgetExceeded as error:
+            return Wait(
+                reason="human",
+                question=f"The budget is used up: {error} retry after raising it, override the result, skip or abort.",
+                options=("retry", "override", "skip", "abort"),
+                evidence=(self._tape.place(self._tape.newest),) if self._tape.recorded else (),
+            )
+        try:
+            answer = self._models.call(replace(call, model=quote.model, tier=quote.tier, max_tokens=quote.max_tokens))
+        except ModelBusy as busy:
+            self._record_failure(call_id, busy, retryable=True, cost_microusd=0)
+            return self._pause(busy.until_seconds, str(busy))
+        except ModelRefused as refusal:
+            self._record_failure(call_id, refusal, retryable=False, cost_microusd=refusal.cost_microusd)
+            return self._asks_about_model(f"The model declines this request: {refusal}")
+        except ModelUnavailable as error:
+            self._record_failure(call_id, error, retryable=error.retryable, cost_microusd=error.cost_microusd)
+            return self._unavailable(error)
+        finally:
+            if self._on_delta is not None:
+                self._on_delta.flush()
+        self._tape.commit(_responded(call_id, answer), self._tape.recorder.respond)
+        self._sleeps = 0
+        return None
+
+    def _reserve(self, call: ModelCall, turn: int, prompt_hash: str, reads: tuple[str, ...]) -> tuple[Quote, UUID]:
+        """Commit the request with the largest answer that the budget allows."""
+        wanted = call.max_tokens
+        while True:
+            quote = self._models.quote(replace(call, max_tokens=wanted))
+            requested = ModelRequested(
+                call_id=self._new_call_id(),
+                turn=turn,
+                model=quote.model,
+                tier=quote.tier,
+                routed_because=quote.routed_because,
+                prompt_hash=prompt_hash,
+                max_tokens=quote.max_tokens,
+                reserved_microusd=quote.reserved_microusd,
+                reads=reads,
+            )
+            try:
+                self._tape.request(requested)
+            except (BudgetBusy, BudgetExceeded):
+                smaller = min(wanted, quote.max_tokens) // 2
+                if smaller < MIN_MAX_TOKENS:
+                    raise
+                wanted = smaller
+                continue
+            return quote, requested.call_id
+
+    def _record_failure(self, call_id: UUID, error: Exception, *, retryable: bool, cost_microusd: int) -> None:
+        fact = ModelFailed(
+            call_id=call_id,
+            error=f"{type(error).__name__}: {error}"[:2_000],
+            retryable=retryable,
+            cost_microusd=cost_microusd,
+        )
+        self._tape.commit(fact, self._tape.recorder.respond)
+
+    def _pause(self, seconds: float, why: str) -> Wait | None:
+        """Sleep through a short wait, and hand the worker back for a longer one."""
+        if seconds > LONGEST_SLEEP_SECONDS or self._sleeps >= MAX_SLEEPS_A_TURN:
+            return Wait(reason="rate", question=why, run_after_seconds=max(seconds, 1.0))
+        self._sleeps += 1
+        self._sleep(max(seconds, 0.0))
+        return None
+
+    def _unavailable(self, error: ModelUnavailable) -> Wait | Failed:
+        if not error.retryable:
+            return Failed(error=f"The model cannot be used: {error}")
+        failures = [fact for fact in self._tape.conversation.failures if not fact.error.startswith("ModelBusy")]
+        if len(failures) >= MAX_MODEL_FAILURES:
+            return self._asks_about_model(f"The model failed {len(failures)} times in a row; the last time: {error}")
+        return Wait(reason="retry", question=str(error), run_after_seconds=backoff_seconds(len(failures)))
+
+    def _asks_about_model(self, question: str) -> Wait:
+        evidence = (self._tape.place(self._tape.newest),)
+        return Wait(reason="human", question=question, options=GO_ON_OPTIONS, evidence=evidence)
+
+
+def _responded(call_id: UUID, answer: ModelAnswer) -> ModelResponded:
+    content = tuple(_storable_block(block) for block in answer.content)
+    return ModelResponded(
+        call_id=call_id,
+        model=answer.model,
+        content=content,
+        stop_reason=answer.stop_reason,
+        usage=answer.usage,
+        cost_microusd=answer.cost_microusd,
+        duration_ms=answer.duration_ms,
+    )
+
+
+def _storable_block(block: Block) -> Block:
+    return {storable(key): _storable_value(value) for key, value in block.items()}
+
+
+def _storable_value(value: JsonValue) -> JsonValue:
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, dict):
+        return _storable_block(value)
+    if isinstance(value, list):
+        return [_storable_value(item) for item in value]
+    return value

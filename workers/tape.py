@@ -1,0 +1,120 @@
+"""The facts of one attempt: what the journal holds, and the results of pure tools that no commit holds yet."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+from uuid import UUID
+
+from chargehand.orchestrator.breaker import Observed
+from chargehand.orchestrator.facts import (
+    BreakerTripped,
+    CallAbandoned,
+    ModelFailed,
+    ModelRequested,
+    ModelResponded,
+    StepFact,
+    ToolFinished,
+    ToolStarted,
+)
+from chargehand.workers.conversation import Conversation, fold
+
+# The journal numbers the rows of a step from here.
+FIRST_SEQ = 1
+# Any fact of a step that the loop writes.
+F = TypeVar("F", bound=StepFact)
+
+
+class Recorder(Protocol):
+    """The step's journal; each method is one commit, and raises `Fenced` when the step is not ours any more."""
+
+    @property
+    def history(self) -> Sequence[StepFact]:
+        """The step's whole stream as it is at the claim."""
+        ...
+
+    def request(self, finished: Sequence[ToolFinished], requested: ModelRequested) -> None:
+        """Commit results of pure tools and reserve for a call; raises `BudgetExceeded` or `BudgetBusy`."""
+        ...
+
+    def respond(self, fact: ModelResponded | ModelFailed) -> None:
+        """Commit what came back, and settle."""
+        ...
+
+    def abandon(self, fact: CallAbandoned) -> None:
+        """Close a call of an earlier attempt whose outcome is unknown."""
+        ...
+
+    def tool_started(self, fact: ToolStarted) -> None:
+        """Commit that an effect is about to happen."""
+        ...
+
+    def tool_finished(self, fact: ToolFinished) -> None:
+        """Commit a result at once."""
+        ...
+
+    def trip(self, fact: BreakerTripped) -> None:
+        """Commit that the breaker tripped."""
+        ...
+
+    def recent_failures(self) -> Sequence[Observed]:
+        """Failed tool results of the other steps of this run, in order."""
+        ...
+
+
+class Tape:
+    """What has happened, in order; its position in the stream is a fact's place in the journal."""
+
+    def __init__(self, recorder: Recorder, step_id: UUID) -> None:
+        self.recorder = recorder
+        self._step_id = step_id
+        self._recorded: list[StepFact] = list(recorder.history)
+        self._pending: list[ToolFinished] = []
+        self._folded: tuple[int, Conversation] = (0, Conversation())
+
+    @property
+    def conversation(self) -> Conversation:
+        """All facts folded, also those that are not committed yet."""
+        count = len(self._recorded) + len(self._pending)
+        # A flush moves results from one list to the other in their order: the same number means the same facts.
+        if count != self._folded[0]:
+            self._folded = (count, fold([*self._recorded, *self._pending]))
+        return self._folded[1]
+
+    @property
+    def recorded(self) -> Sequence[StepFact]:
+        """The committed facts."""
+        return self._recorded
+
+    @property
+    def newest(self) -> int:
+        """Position of the newest committed fact."""
+        return len(self._recorded) - 1
+
+    def place(self, position: int) -> str:
+        """`step:seq` of a fact, as evidence names it."""
+        return f"{self._step_id}:{position + FIRST_SEQ}"
+
+    def commit(self, fact: F, write: Callable[[F], None]) -> None:
+        """Write the fact; it counts from here on."""
+        write(fact)
+        self._recorded.append(fact)
+
+    def hold(self, fact: ToolFinished) -> None:
+        """Keep a result until the next request commits it; a crash before that runs its pure tool again."""
+        self._pending.append(fact)
+
+    def request(self, requested: ModelRequested) -> None:
+        """Commit the held results and the request as one."""
+        self.recorder.request(tuple(self._pending), requested)
+        self._recorded += [*self._pending, requested]
+        self._pending.clear()
+
+    def flush(self) -> None:
+        """Commit held results that no request will take along."""
+        while self._pending:
+            self.recorder.tool_finished(self._pending[0])
+            self._recorded.append(self._pending.pop(0))
+
+    def turn_of(self, call_id: UUID) -> int:
+        """Number of an answered call, from 1."""
+        answered = [fact.call_id for fact in self._recorded if isinstance(fact, ModelResponded)]
+        return answered.index(call_id) + 1

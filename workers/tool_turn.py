@@ -1,0 +1,236 @@
+"""The second half of a turn: run the tool calls of an answer, and notice when the step repeats itself."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from pydantic import JsonValue
+
+from chargehand.orchestrator.breaker import Observed, Trip, watch
+from chargehand.orchestrator.errors import Unavailable
+from chargehand.orchestrator.facts import BreakerTripped, ToolFinished, ToolStarted
+from chargehand.workers.context import AgentTask
+from chargehand.workers.conversation import Conversation, Exchange
+from chargehand.workers.models.interface import Block
+from chargehand.workers.outcomes import GO_ON_OPTIONS, Finished, Wait, backoff_seconds
+from chargehand.workers.tape import FIRST_SEQ, Tape
+from chargehand.workers.tools.registry import Tool, ToolOutput, ToolResult, run_tool
+
+# A result that took this long is not put at risk until the next request commits it.
+COMMIT_AT_ONCE_MS = 5_000
+# A service that a tool needs gets this many waits, then the model is told.
+MAX_TOOL_WAITS = 5
+
+
+class ToolTurn:
+    """Runs tools for one attempt; only those it was made with."""
+
+    def __init__(self, *, task: AgentTask, tape: Tape, tools: Mapping[str, Tool]) -> None:
+        self._task = task
+        self._tape = tape
+        self._tools = tools
+
+    def run(self, exchange: Exchange) -> Finished | Wait | None:
+        """Every tool call of the answer in its order, the finish tool last."""
+        unresolved = exchange.unresolved
+        finish = self._task.finish.name
+        incomplete = exchange.answer.content[-1].get("id") if exchange.cut_off else None
+        done: set[str] = set()
+        for use in (block for block in unresolved if block.get("name") != finish):
+            # Two calls under one id would share one result; the second is not run.
+            if str(use.get("id")) in done:
+                continue
+            done.add(str(use.get("id")))
+            wait = self._run_call(exchange, use, incomplete=use.get("id") == incomplete)
+            if wait is not None:
+                return wait
+        trip = self._watch(exchange)
+        finished: Finished | None = None
+        for use in (block for block in unresolved if block.get("name") == finish):
+            if use.get("id") == incomplete:
+                self._keep(use, _cut_off())
+                continue
+            given = self.call(self._task.finish, use.get("input"), key="")
+            if given.outcome == "ok":
+                conversation = self._tape.conversation
+                finished = Finished(result=given.output.result, commit=conversation.commit, patch=given.output.patch)
+                break
+            self._keep(use, given)
+        if finished is not None:
+            return finished
+        return self._tripped(trip or self._watch(self._tape.conversation.exchanges[-1]))
+
+    def _run_call(self, exchange: Exchange, use: Block, *, incomplete: bool) -> Wait | None:
+        name = str(use.get("name"))
+        tool = self._tools.get(name)
+        if incomplete:
+            self._keep(use, _cut_off())
+            return None
+        if tool is None or self._tape.turn_of(exchange.answer.call_id) >= self._task.max_turns:
+            offered = [self._task.finish.name] if tool is not None else sorted([*self._tools, self._task.finish.name])
+            self._keep(use, _not_offered(name, offered))
+            return None
+        started = exchange.started.get(str(use.get("id")))
+        if started is not None and started.effect == "effectful":
+            wait = self._unknown_outcome(exchange, started)
+            if wait is not None:
+                return wait
+        key = started.key if started is not None else f"{exchange.answer.call_id}:{use.get('id')}"
+        # An effect that a person lets happen again is announced again: a second crash asks a second time.
+        if tool.effect == "effectful" or (tool.effect == "idempotent" and started is None):
+            fact = ToolStarted(
+                tool_use_id=str(use.get("id")),
+                tool=name,
+                effect=tool.effect,
+                key=key,
+                timeout_seconds=tool.timeout_seconds,
+            )
+            self._tape.commit(fact, self._tape.recorder.tool_started)
+        try:
+            given = self.call(tool, use.get("input"), key=key)
+        except Unavailable as error:
+            return self._service_missing(use, tool, error)
+        self._keep(use, given, at_once=tool.effect != "pure" or given.duration_ms > COMMIT_AT_ONCE_MS)
+        return None
+
+    def _unknown_outcome(self, exchange: Exchange, started: ToolStarted) -> Wait | None:
+        """What to do about an effect that may or may not have happened; None: a person said to do it again."""
+        conversation = self._tape.conversation
+        position = exchange.positions[started.tool_use_id]
+        for decision in conversation.decisions:
+            if (
+                decision.about_tool == started.tool_use_id
+                and decision.position > position
+                and decision.choice == "retry"
+            ):
+                return None
+        if not any(wait.reason == "retry" for wait in conversation.waits):
+            # The call may still be running somewhere: "retry" is only safe to offer when its time is over.
+            return Wait(
+                reason="retry",
+                question=f"{started.tool} was interrupted and may still be at work; waiting until its time is over.",
+                evidence=(self._tape.place(position),),
+                run_after_seconds=started.timeout_seconds,
+            )
+        return Wait(
+            reason="human",
+            question=(
+                f"{started.tool} was started with key {started.key} and its outcome is unknown. Did it happen? "
+                "retry: do it again; answer: give its result; skip: go on without it."
+            ),
+            options=GO_ON_OPTIONS,
+            evidence=(self._tape.place(position),),
+        )
+
+    def _service_missing(self, use: Block, tool: Tool, error: Unavailable) -> Wait | None:
+        waited = len(self._tape.conversation.waits)
+        if waited < MAX_TOOL_WAITS:
+            self._tape.flush()
+            return Wait(
+                reason="retry",
+                question=f"{tool.name} needs a service that does not answer: {error}",
+                run_after_seconds=backoff_seconds(waited + 1),
+            )
+        given = _refusal("Unavailable", f"The service behind {tool.name} does not answer; go on without it.")
+        self._keep(use, given, at_once=tool.effect != "pure")
+        return None
+
+    def call(self, tool: Tool, arguments: JsonValue, *, key: str) -> ToolResult:
+        """Run one tool; nothing is recorded."""
+        context = replace(self._task.context, finished=self._tape.conversation.tool_facts)
+        return run_tool(tool, arguments, context=context, idempotency_key=key)
+
+    def _keep(self, use: Block, given: ToolResult, *, at_once: bool = False) -> None:
+        fact = ToolFinished(
+            tool_use_id=str(use.get("id")),
+            tool=str(use.get("name")),
+            arguments=arguments_of(use),
+            outcome=given.outcome,
+            content=given.output.content,
+            error_type=given.error_type,
+            commit=given.output.commit,
+            reads=given.output.reads,
+            duration_ms=given.duration_ms,
+        )
+        if at_once:
+            self._tape.commit(fact, self._tape.recorder.tool_finished)
+        else:
+            self._tape.hold(fact)
+
+    def _watch(self, exchange: Exchange) -> Trip | None:
+        """The first rule that the results of this turn break, each looked at as it came."""
+        conversation = self._tape.conversation
+        current = next(e for e in conversation.exchanges if e.answer.call_id == exchange.answer.call_id)
+        since = conversation.decisions[-1].position if conversation.decisions else -1
+        own = [item for item in self._observed(conversation) if item.seq - FIRST_SEQ > since]
+        new = [
+            item
+            for item in own
+            if item.fact.tool_use_id in current.results and item.turn == self._tape.turn_of(current.answer.call_id)
+        ]
+        if not new:
+            return None
+        failed = any(item.fact.outcome == "error" for item in new)
+        others = list(self._tape.recorder.recent_failures()) if failed else []
+        before = len(own) - len(new)
+        for count in range(before + 1, len(own) + 1):
+            trip = watch([*others, *own[:count]])
+            if trip is not None:
+                return trip
+        return None
+
+    def _tripped(self, trip: Trip | None) -> Wait | None:
+        if trip is None:
+            return None
+        self._tape.flush()
+        fact = BreakerTripped(rule=trip.rule, evidence=trip.evidence, detail=trip.detail)
+        self._tape.commit(fact, self._tape.recorder.trip)
+        return self.ask_about_trip(self._tape.newest, fact)
+
+    def ask_about_trip(self, position: int, fact: BreakerTripped) -> Wait:
+        """What a person is asked about a loop."""
+        return Wait(
+            reason="human",
+            question=(
+                f"The step repeats itself: {fact.detail} retry: let it go on; answer: tell it something; "
+                "override: give the result; skip: go on without one; abort: let it fail."
+            ),
+            options=GO_ON_OPTIONS,
+            evidence=(*fact.evidence, self._tape.place(position)),
+        )
+
+    def _observed(self, conversation: Conversation) -> list[Observed]:
+        """This step's results in the order of the calls.
+
+        A result that is not committed yet has the number that the next flush gives it.
+        """
+        seen: list[Observed] = []
+        for turn, exchange in enumerate(conversation.exchanges, start=1):
+            for use in exchange.tool_uses:
+                tool_use_id = str(use.get("id"))
+                fact = exchange.results.get(tool_use_id)
+                if fact is not None:
+                    seq = exchange.positions[tool_use_id] + FIRST_SEQ
+                    step = str(self._task.context.step_id)
+                    seen.append(Observed(step=step, seq=seq, fact=fact, role=self._task.role.name, turn=turn))
+        return seen
+
+
+def arguments_of(use: Block) -> Block:
+    """The arguments of a tool call; servers have sent other things than objects."""
+    given = use.get("input")
+    return given if isinstance(given, dict) else {}
+
+
+def _refusal(error_type: str, message: str) -> ToolResult:
+    return ToolResult(outcome="error", output=ToolOutput(content=message), error_type=error_type)
+
+
+def _cut_off() -> ToolResult:
+    return _refusal(
+        "CutOff",
+        "Your answer was cut off at its limit inside this call, so nothing was run. Call again, with less text.",
+    )
+
+
+def _not_offered(name: str, offered: Sequence[str]) -> ToolResult:
+    return _refusal("UnknownTool", f"There is no tool {name!r} here; you can call {', '.join(offered)}.")
