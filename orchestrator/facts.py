@@ -88,11 +88,12 @@ class RunResumed(Fact):
 
 
 class StepsSkipped(Fact):
-    """Steps that no taken path reaches, or whose predecessors did not succeed."""
+    """Steps that end without ever having been claimed: nothing reaches them, or the run was cancelled."""
 
     stream = "run"
     kind: Literal["steps.skipped"] = "steps.skipped"
     steps: tuple[UUID, ...]
+    outcome: Literal["skipped", "cancelled"] = "skipped"
     reason: str
 
 
@@ -112,6 +113,15 @@ class StepsAnchored(Fact):
     stream = "run"
     kind: Literal["steps.anchored"] = "steps.anchored"
     anchors: tuple[StepAnchor, ...]
+
+
+class ReservationsCharged(Fact):
+    """Calls in flight of steps that have ended: their outcome is unknown, so they are charged as reserved."""
+
+    stream = "run"
+    kind: Literal["reservations.charged"] = "reservations.charged"
+    charged_microusd: dict[UUID, int]
+    """step → micro-dollars."""
 
 
 class RunTold(Fact):
@@ -308,7 +318,15 @@ class StepFinished(Fact):
 
 
 RunFact = Annotated[
-    RunSubmitted | PlanPatched | RunPaused | RunResumed | StepsSkipped | StepsAnchored | RunTold | RunFinished,
+    RunSubmitted
+    | PlanPatched
+    | RunPaused
+    | RunResumed
+    | StepsSkipped
+    | StepsAnchored
+    | ReservationsCharged
+    | RunTold
+    | RunFinished,
     Field(discriminator="kind"),
 ]
 StepFact = Annotated[

@@ -1,0 +1,246 @@
+"""Tables of runs and steps as they are now; how they came to be so is the journal's."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, CheckConstraint, DateTime, ForeignKey, Identity, Index, Integer, Text, func
+from sqlalchemy import text as sql
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import UUID as PG_UUID
+from sqlalchemy.orm import Mapped, mapped_column
+
+from chargehand.memory.database import APP_ROLE, SCHEMA, SUPERVISOR_ROLE, Base
+
+RUN_STATUSES = ("running", "paused", "succeeded", "failed", "cancelled")
+STEP_STATUSES = (
+    "pending",
+    "ready",
+    "queued",
+    "chained",
+    "running",
+    "waiting",
+    "succeeded",
+    "failed",
+    "cancelled",
+    "skipped",
+)
+STEP_ENDINGS = frozenset({"succeeded", "failed", "cancelled", "skipped"})
+RUN_ENDINGS = frozenset({"succeeded", "failed", "cancelled"})
+
+# Rewritten often: room on the page keeps the updates off the indexes.
+HOT = {"postgresql_with": {"fillfactor": "70"}}
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
+    return CheckConstraint(f"{column} IN ({', '.join(repr(value) for value in values)})", name=column)
+
+
+class RunRow(Base):
+    """A run as it is now."""
+
+    __tablename__ = "runs"
+    __table_args__ = (
+        _one_of("status", RUN_STATUSES),
+        Index("uq_runs_idempotency_key", "tenant", "idempotency_key", unique=True),
+        Index("ix_runs_deadline_at", "deadline_at", postgresql_where=sql("finished_at IS NULL")),
+        HOT,
+    )
+
+    id: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True), primary_key=True)
+    tenant: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True))
+    status: Mapped[str] = mapped_column(Text, server_default="running")
+    goal: Mapped[str] = mapped_column(Text)
+    priority: Mapped[int] = mapped_column(Integer, server_default="0")
+    """Higher goes first."""
+    plan_version: Mapped[int] = mapped_column(Integer, server_default="1")
+    head_seq: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """Of the run's own stream."""
+    idempotency_key: Mapped[str | None] = mapped_column(Text)
+    workspace: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
+    """A `WorkspaceRef`."""
+    role_versions: Mapped[dict[str, str]] = mapped_column(JSONB, server_default=sql("'{}'::jsonb"))
+    reason: Mapped[str] = mapped_column(Text, server_default="")
+    """Why it ended as it did."""
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.clock_timestamp())
+    finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    deadline_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+
+class StepRow(Base):
+    """A step as it is now: its place, its fence and its purse."""
+
+    __tablename__ = "steps"
+    __table_args__ = (
+        _one_of("status", STEP_STATUSES),
+        Index("uq_steps_key", "run", "key", unique=True),
+        Index("ix_steps_run_ordinal", "run", "ordinal"),
+        Index("ix_steps_live", "status", "pool", postgresql_where=sql("status IN ('ready', 'queued')")),
+        Index("ix_steps_leased", "lease_until", postgresql_where=sql("status = 'running'")),
+        Index("ix_steps_waiting", "run_after", postgresql_where=sql("status = 'waiting'")),
+        HOT,
+    )
+
+    id: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True), primary_key=True)
+    """`plan.step_id(run, key)`."""
+    run: Mapped[UUID] = mapped_column(ForeignKey("chargehand.runs.id"))
+    tenant: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True))
+    key: Mapped[str] = mapped_column(Text)
+    ordinal: Mapped[int] = mapped_column(Integer)
+    """Topological: every lock of several steps is taken in this order."""
+    pool: Mapped[str] = mapped_column(Text)
+    spec: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    """The `Step`."""
+    status: Mapped[str] = mapped_column(Text, server_default="pending")
+    epoch: Mapped[int] = mapped_column(Integer, server_default="0")
+    """Counts claims: the fence."""
+    crashes: Mapped[int] = mapped_column(Integer, server_default="0")
+    """Take-overs of an expired lease without progress since."""
+    solo: Mapped[bool] = mapped_column(server_default=sql("false"))
+    """Crashed too often: only a pool of one thread may claim it."""
+    taken_over: Mapped[bool] = mapped_column(server_default=sql("false"))
+    lease_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    holder: Mapped[str | None] = mapped_column(Text)
+    halt: Mapped[str | None] = mapped_column(Text)
+    """`pause`: the worker hands it back at its next commit."""
+    head_seq: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    chain: Mapped[UUID | None] = mapped_column(PG_UUID(as_uuid=True))
+    """The emitted chain it is a link of."""
+    next_in_chain: Mapped[UUID | None] = mapped_column(PG_UUID(as_uuid=True))
+    emissions: Mapped[int] = mapped_column(Integer, server_default="0")
+    """Messages sent since it was last claimed: the next one waits twice as long."""
+    queued_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    run_after: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    wait_id: Mapped[UUID | None] = mapped_column(PG_UUID(as_uuid=True))
+    wait_reason: Mapped[str | None] = mapped_column(Text)
+    retries: Mapped[int] = mapped_column(Integer, server_default="0")
+    turns: Mapped[int] = mapped_column(Integer, server_default="0")
+    allotment_microusd: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """Drawn from the run's budget and not returned."""
+    reserved_microusd: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    spent_microusd: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    returned_microusd: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """What the last finish or wait gave back; written by the statement that gives it."""
+    anchored: Mapped[bool] = mapped_column(server_default=sql("false"))
+    patched: Mapped[bool] = mapped_column(server_default=sql("false"))
+    """The patch it ended with was applied."""
+    started_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    deadline_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+
+class EdgeRow(Base):
+    """`successor` waits for `predecessor`."""
+
+    __tablename__ = "edges"
+    __table_args__ = (Index("ix_edges_successor", "successor"), Index("ix_edges_run", "run"))
+
+    predecessor: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True), primary_key=True)
+    successor: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True), primary_key=True)
+    run: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True))
+    tenant: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True))
+
+
+class RingRow(Base):
+    """Something changed in a run; inserted by the change's own transaction, deleted by `advance`."""
+
+    __tablename__ = "rings"
+    __table_args__ = (Index("ix_rings_run", "run"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    run: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True))
+    tenant: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True))
+    rung_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.clock_timestamp())
+
+
+class SignalRow(Base):
+    """An outsider's answer to a waiting step; the first one wins."""
+
+    __tablename__ = "signals"
+
+    step: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True), primary_key=True)
+    wait_id: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True), primary_key=True)
+    run: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True))
+    tenant: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True))
+    choice: Mapped[str] = mapped_column(Text)
+    body: Mapped[Any] = mapped_column(JSONB, nullable=True)
+    sent_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.clock_timestamp())
+
+
+class BudgetRow(Base):
+    """What a run may spend; apart from `runs`, so that money never waits for a plan."""
+
+    __tablename__ = "budgets"
+    __table_args__ = (CheckConstraint("drawn_microusd <= cap_microusd", name="cap"), HOT)
+
+    run: Mapped[UUID] = mapped_column(ForeignKey("chargehand.runs.id"), primary_key=True)
+    tenant: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True))
+    cap_microusd: Mapped[int] = mapped_column(BigInteger)
+    drawn_microusd: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """Allotted to steps and not returned, which includes what they spent."""
+    granted_microusd: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """The last grant; written by the statement that makes it."""
+
+
+class PoolRow(Base):
+    """A worker process that is alive, and how many steps it can run at once."""
+
+    __tablename__ = "pools"
+
+    holder: Mapped[str] = mapped_column(Text, primary_key=True)
+    pool: Mapped[str] = mapped_column(Text)
+    slots: Mapped[int] = mapped_column(Integer)
+    seen_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.clock_timestamp())
+
+
+class SubmissionRow(Base):
+    """A run that somebody's own transaction asked for; a supervisor turns it into a run."""
+
+    __tablename__ = "submissions"
+
+    run: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True), primary_key=True)
+    tenant: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True))
+    request: Mapped[str] = mapped_column(Text)
+    """A `RunRequest`."""
+    submitted_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.clock_timestamp())
+
+
+_READ_WRITE = "SELECT, INSERT, UPDATE"
+ORCHESTRATOR_DDL: tuple[str, ...] = (
+    # One process renews all its leases across tenants in one statement, and learns which it still holds.
+    f"""
+CREATE FUNCTION {SCHEMA}.renew_leases(step_ids uuid[], epochs integer[], lease_seconds double precision)
+RETURNS SETOF uuid LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, {SCHEMA}, pg_temp AS $$
+    WITH held AS (
+        SELECT s.id FROM {SCHEMA}.steps s
+        JOIN unnest(step_ids, epochs) AS mine(id, epoch) ON s.id = mine.id AND s.epoch = mine.epoch
+        WHERE s.status = 'running' ORDER BY s.id FOR NO KEY UPDATE OF s
+    )
+    UPDATE {SCHEMA}.steps s SET lease_until = clock_timestamp() + make_interval(secs => lease_seconds)
+    FROM held WHERE s.id = held.id RETURNING s.id
+$$
+""",
+    f"ALTER FUNCTION {SCHEMA}.renew_leases(uuid[], integer[], double precision) OWNER TO {SUPERVISOR_ROLE}",
+    f"REVOKE ALL ON FUNCTION {SCHEMA}.renew_leases(uuid[], integer[], double precision) FROM PUBLIC",
+    f"GRANT EXECUTE ON FUNCTION {SCHEMA}.renew_leases(uuid[], integer[], double precision) TO {APP_ROLE}",
+    *(
+        f"GRANT {rights} ON {SCHEMA}.{table} TO {APP_ROLE}"
+        for table, rights in (
+            ("runs", _READ_WRITE),
+            ("steps", _READ_WRITE),
+            ("edges", "SELECT, INSERT"),
+            ("rings", "SELECT, INSERT"),
+            ("signals", "SELECT, INSERT"),
+            ("budgets", _READ_WRITE),
+            ("pools", "SELECT, INSERT, UPDATE, DELETE"),
+            ("submissions", "SELECT, INSERT"),
+        )
+    ),
+    *(
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON {SCHEMA}.{table} TO {SUPERVISOR_ROLE}"
+        for table in ("runs", "steps", "edges", "rings", "signals", "budgets", "pools", "submissions")
+    ),
+)
+ORCHESTRATOR_DDL_DOWN: tuple[str, ...] = (
+    f"DROP FUNCTION IF EXISTS {SCHEMA}.renew_leases(uuid[], integer[], double precision)",
+)
