@@ -1,0 +1,280 @@
+"""What facts mean: the one reducer that production, replay, simulation and the pages share.
+
+`fold` gives the state that a journal describes; `settle` decides what follows from a state. Neither does I/O.
+
+The journal does not record how far a step is on its way to a worker (*pending, ready, queued, chained*): that follows
+from its predecessors and from messages that may be lost, so all four are `open` here. A run's streams may be folded
+in any order that keeps each stream's own, because a fact touches nothing but its own stream's subject.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+from uuid import UUID
+
+from chargehand.orchestrator.errors import IllegalFact
+from chargehand.orchestrator.facts import (
+    AnyFact,
+    BreakerTripped,
+    CallAbandoned,
+    ModelFailed,
+    ModelRequested,
+    ModelResponded,
+    PlanPatched,
+    ReservationsCharged,
+    RunFinished,
+    RunPaused,
+    RunResumed,
+    RunSubmitted,
+    SignalReceived,
+    StepClaimed,
+    StepFinished,
+    StepRecovered,
+    StepReleased,
+    StepsAnchored,
+    StepsSkipped,
+    StepWaiting,
+    ToolFinished,
+    ToolStarted,
+)
+from chargehand.orchestrator.plan import Join, Step, step_id
+
+StepStatus = Literal["open", "running", "waiting", "succeeded", "failed", "cancelled", "skipped"]
+RunStatus = Literal["running", "paused", "succeeded", "failed", "cancelled"]
+Effect = Literal["ring", "anchor", "apply_patch", "unchain"]
+
+STEP_ENDINGS = frozenset({"succeeded", "failed", "cancelled", "skipped"})
+RUN_ENDINGS = frozenset({"succeeded", "failed", "cancelled"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepState:
+    """One step as its stream tells it."""
+
+    step_id: UUID
+    key: str
+    after: tuple[UUID, ...]
+    join: Join
+    status: StepStatus = "open"
+    epoch: int = 0
+    crashes: int = 0
+    seq: int = 0
+    turns: int = 0
+    spent_microusd: int = 0
+    reserved: Mapping[UUID, int] = field(default_factory=dict)
+    """Calls in flight or of unknown outcome: call id → micro-dollars."""
+    wait_id: UUID | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunState:
+    """A run as its journal tells it."""
+
+    run_id: UUID
+    status: RunStatus = "running"
+    seq: int = 0
+    budget_microusd: int = 0
+    plan_version: int = 0
+    steps: Mapping[UUID, StepState] = field(default_factory=dict)
+    anchored: frozenset[UUID] = frozenset()
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recorded:
+    """A fact with its place in the journal."""
+
+    step: UUID | None
+    """None in the run's own stream."""
+    seq: int
+    epoch: int
+    fact: AnyFact
+
+
+def apply(state: RunState, recorded: Recorded) -> tuple[RunState, tuple[Effect, ...]]:
+    """The state after one more fact, and what must happen because of it.
+
+    Raises `IllegalFact` when the fact does not follow: a gap in the stream, an older epoch, a write after the end.
+    """
+    if recorded.step is None:
+        return _apply_to_run(state, recorded)
+    step = state.steps.get(recorded.step)
+    if step is None:
+        raise IllegalFact(f"Run {state.run_id} has no step {recorded.step}; its plan was not recorded.")
+    changed, effects = apply_to_step(step, recorded)
+    return replace(state, steps={**state.steps, recorded.step: changed}), effects
+
+
+def fold(run_id: UUID, journal: Iterable[Recorded]) -> RunState:
+    """The state that a whole journal describes; rows of one stream in their order, the streams in any."""
+    rows = sorted(journal, key=lambda recorded: recorded.step is not None)
+    state = RunState(run_id=run_id)
+    steps: dict[UUID, StepState] | None = None
+    for recorded in rows:
+        if recorded.step is None:
+            state, _ = _apply_to_run(state, recorded)
+            continue
+        if steps is None:
+            steps = dict(state.steps)
+        if recorded.step not in steps:
+            raise IllegalFact(f"Run {run_id} has no step {recorded.step}; its plan was not recorded.")
+        steps[recorded.step], _ = apply_to_step(steps[recorded.step], recorded)
+    return state if steps is None else replace(state, steps=steps)
+
+
+def _apply_to_run(state: RunState, recorded: Recorded) -> tuple[RunState, tuple[Effect, ...]]:
+    if recorded.seq != state.seq + 1:
+        raise IllegalFact(f"Run {state.run_id} is at row {state.seq}; row {recorded.seq} does not follow.")
+    fact = recorded.fact
+    state = replace(state, seq=recorded.seq)
+    match fact:
+        case RunSubmitted():
+            steps = _states(state.run_id, fact.plan.steps)
+            return replace(state, steps=steps, budget_microusd=fact.budget_microusd, plan_version=1), ("ring",)
+        case PlanPatched():
+            dropped = {step_id(state.run_id, key) for key in fact.patch.drop}
+            kept = {
+                key: replace(step, status="cancelled") if key in dropped else step for key, step in state.steps.items()
+            }
+            steps = {**kept, **_states(state.run_id, fact.patch.add)}
+            return replace(state, steps=steps, plan_version=fact.plan_version), ("ring",)
+        case RunPaused():
+            return replace(state, status="paused"), ()
+        case RunResumed():
+            return replace(state, status="running"), ("ring",)
+        case StepsSkipped():
+            ended = {step: replace(state.steps[step], status=fact.outcome) for step in fact.steps}
+            return replace(state, steps={**state.steps, **ended}), ("ring",)
+        case StepsAnchored():
+            return replace(state, anchored=state.anchored | {anchor.step for anchor in fact.anchors}), ()
+        case ReservationsCharged():
+            # Money of a step's stream that only the run can close; the step's own facts are applied after it,
+            # so it is subtracted where the totals are compared, not here.
+            return state, ()
+        case RunFinished():
+            return replace(state, status=fact.outcome, reason=fact.reason), ("anchor",)
+        case _:
+            return state, ()
+
+
+def _states(run_id: UUID, steps: Iterable[Step]) -> dict[UUID, StepState]:
+    return {
+        step_id(run_id, step.key): StepState(
+            step_id=step_id(run_id, step.key),
+            key=step.key,
+            after=tuple(step_id(run_id, key) for key in step.after),
+            join=step.join,
+        )
+        for step in steps
+    }
+
+
+def apply_to_step(step: StepState, recorded: Recorded) -> tuple[StepState, tuple[Effect, ...]]:
+    """One step after one more fact of its stream; raises `IllegalFact`."""
+    if recorded.seq != step.seq + 1:
+        raise IllegalFact(f"Step {step.key!r} is at row {step.seq}; row {recorded.seq} does not follow.")
+    fact = recorded.fact
+    if isinstance(fact, StepClaimed):
+        if recorded.epoch <= step.epoch:
+            raise IllegalFact(f"Step {step.key!r} was claimed at epoch {step.epoch}; {recorded.epoch} is no later.")
+        return replace(
+            step, seq=recorded.seq, status="running", epoch=recorded.epoch, crashes=fact.crashes, wait_id=None
+        ), ()
+    if recorded.epoch != step.epoch:
+        raise IllegalFact(f"Step {step.key!r} is at epoch {step.epoch}; a row of epoch {recorded.epoch} is a zombie's.")
+    step = replace(step, seq=recorded.seq)
+    match fact:
+        case StepReleased():
+            return replace(step, status="open"), ("unchain", "ring")
+        case StepRecovered():
+            return replace(step, status="open", crashes=fact.crashes), ("unchain", "ring")
+        case StepWaiting():
+            return replace(step, status="waiting", wait_id=fact.wait_id), ("unchain", "ring")
+        case ModelRequested():
+            reserved = {**step.reserved, fact.call_id: fact.reserved_microusd}
+            return replace(step, reserved=reserved, turns=step.turns + 1), ()
+        case ModelResponded() | ModelFailed():
+            return replace(_settled(step, fact.call_id, fact.cost_microusd), crashes=0), ()
+        case CallAbandoned():
+            return _settled(step, fact.call_id, fact.charged_microusd), ()
+        case StepFinished():
+            effects: tuple[Effect, ...] = (
+                ("ring", "anchor") if fact.patch is None else ("apply_patch", "ring", "anchor")
+            )
+            return replace(step, status=fact.outcome, error=fact.error), effects
+        case ToolStarted() | ToolFinished() | SignalReceived() | BreakerTripped():
+            return step, ()
+        case _:
+            raise IllegalFact(f"A {fact.kind} has no place in the stream of step {step.key!r}.")
+
+
+def _settled(step: StepState, call_id: UUID, cost_microusd: int) -> StepState:
+    open_calls = {call: amount for call, amount in step.reserved.items() if call != call_id}
+    return replace(step, reserved=open_calls, spent_microusd=step.spent_microusd + cost_microusd)
+
+
+# --- what follows from a state ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settlement:
+    """What `advance` finds to do in a run."""
+
+    ready: frozenset[UUID]
+    """Open steps whose predecessors let them run; some may be on their way to a worker already."""
+    skipped: frozenset[UUID]
+    """Steps that can never run any more."""
+    outcome: Literal["succeeded", "failed"] | None
+    """Set when every step has ended."""
+    reason: str = ""
+
+
+def settle(steps: Mapping[UUID, StepState]) -> Settlement:
+    """Which steps may run, which never will, and whether the run is over.
+
+    A step waits for *all* its predecessors to succeed, for *any* of them, or (`settled`) for all to end in whatever
+    way. One that cannot be reached any more is skipped, and so is what depends on it. The run succeeds when every
+    step that nothing depends on succeeded.
+    """
+    status: dict[UUID, str] = {identity: step.status for identity, step in steps.items()}
+    ready: set[UUID] = set()
+    skipped: set[UUID] = set()
+    # Plan order is topological, so one pass sees a skip before what depends on it.
+    for identity, step in steps.items():
+        if step.status != "open":
+            continue
+        before = [status[predecessor] for predecessor in step.after]
+        verdict = _judge(step.join, before)
+        if verdict == "run":
+            ready.add(identity)
+        elif verdict == "skip":
+            skipped.add(identity)
+            status[identity] = "skipped"
+    if any(current not in STEP_ENDINGS for current in status.values()):
+        return Settlement(ready=frozenset(ready), skipped=frozenset(skipped), outcome=None)
+    depended_on = {predecessor for step in steps.values() for predecessor in step.after}
+    sinks = [identity for identity in steps if identity not in depended_on]
+    succeeded = all(status[sink] == "succeeded" for sink in sinks)
+    failed = [step for step in steps.values() if step.status == "failed"]
+    reason = "" if succeeded else "; ".join(f"step {step.key!r} failed: {step.error}" for step in failed[:3])
+    return Settlement(
+        ready=frozenset(),
+        skipped=frozenset(skipped),
+        outcome="succeeded" if succeeded else "failed",
+        reason=reason or ("" if succeeded else "not every final step was reached"),
+    )
+
+
+def _judge(join: Join, before: list[str]) -> Literal["run", "skip", "wait"]:
+    if not before:
+        return "run"
+    if join == "any":
+        if "succeeded" in before:
+            return "run"
+        return "skip" if all(status in STEP_ENDINGS for status in before) else "wait"
+    if join == "settled":
+        return "run" if all(status in STEP_ENDINGS for status in before) else "wait"
+    if all(status == "succeeded" for status in before):
+        return "run"
+    return "skip" if any(status in STEP_ENDINGS and status != "succeeded" for status in before) else "wait"
