@@ -1,5 +1,6 @@
 """The SDK, our client and the offline server together over HTTP: what one side says the other must understand."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,10 +10,12 @@ from typing import Any
 import anthropic
 import httpx2
 import pytest
+from redis import Redis
 
 from chargehand.orchestrator.facts import Usage
 from chargehand.workers.models.client import AnthropicModels, open_client
 from chargehand.workers.models.interface import ModelBusy, ModelCall, ModelRefused, ModelUnavailable
+from chargehand.workers.models.limits import FleetLimits, RateLimits
 from chargehand.workers.models.prefix import PROFILES, Profile
 from chargehand.workers.models.prices import reserve_microusd
 from chargehand.workers.models.router import Tiers
@@ -356,6 +359,67 @@ def test_unknown_fields_and_blocks_are_passed_on_untouched() -> None:
 
     assert answer.stop_reason == "pause_turn"
     assert answer.content == ({"type": "text", "text": "Yes.", "mood": "calm"}, {"type": "omen", "bird": "crow"})
+
+
+def test_unknown_events_blocks_and_deltas_of_a_stream_are_no_obstacle() -> None:
+    start = message(content=[], stop_reason=None)
+    events: list[dict[str, Any]] = [
+        {"type": "message_start", "message": start},
+        {"type": "weather", "rain": True},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "omen", "bird": "crow"}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "feather_delta", "feather": "black"}},
+        {"type": "content_block_stop", "index": 0},
+        {"type": "content_block_start", "index": 1, "content_block": {"type": "thinking", "thinking": ""}},
+        {"type": "content_block_delta", "index": 1, "delta": {"type": "thinking_delta", "thinking": "Hm."}},
+        {"type": "content_block_delta", "index": 1, "delta": {"type": "signature_delta", "signature": "s"}},
+        {"type": "content_block_stop", "index": 1},
+        {
+            "type": "content_block_start",
+            "index": 2,
+            "content_block": {"type": "tool_use", "id": "t", "name": "x", "input": {}},
+        },
+        {"type": "content_block_delta", "index": 2, "delta": {"type": "input_json_delta", "partial_json": '{"a": '}},
+        {"type": "content_block_stop", "index": 2},
+        {"type": "message_delta", "delta": {"stop_reason": "max_tokens"}, "usage": {"output_tokens": 7}},
+        {"type": "message_stop"},
+    ]
+    body = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events).encode()
+    headers = {"content-type": "text/event-stream"}
+    models = models_over(foreign(lambda request: httpx2.Response(200, content=body, headers=headers)))
+
+    answer = models.call(call(on_delta=lambda text: None))
+
+    assert answer.stop_reason == "max_tokens"
+    # The tool call was cut in the middle of its arguments: it is no call.
+    assert answer.content == (
+        {"type": "omen", "bird": "crow"},
+        {"type": "thinking", "thinking": "Hm.", "signature": "s"},
+    )
+    assert answer.usage == Usage(input_tokens=1_000, output_tokens=7)
+
+
+def test_limits_of_the_fleet_are_asked_before_the_model(redis_url: str, client: anthropic.Anthropic) -> None:
+    limits = FleetLimits(Redis.from_url(redis_url), key_prefix="t", limits={"*": RateLimits(requests=1)})
+    models = models_over(client, limits=limits)
+    models.quote(call())
+
+    with pytest.raises(ModelBusy, match="limit") as busy:
+        models.quote(call())
+
+    assert 0 < busy.value.until_seconds <= 60
+
+
+def test_rate_limit_of_one_worker_slows_all(redis_url: str, server: OfflineServer, client: anthropic.Anthropic) -> None:
+    limits = FleetLimits(Redis.from_url(redis_url), key_prefix="t", limits={})
+    one, other = models_over(client, limits=limits), models_over(client, limits=limits)
+    faults(server, kind="rate_limited", retry_after_seconds=30)
+
+    with pytest.raises(ModelBusy):
+        one.call(call())
+    with pytest.raises(ModelBusy) as busy:
+        other.quote(call())
+
+    assert 25 < busy.value.until_seconds <= 30
 
 
 def test_dated_model_name_is_charged_at_its_price() -> None:
