@@ -52,7 +52,8 @@ class Memory(Base):
             postgresql_where=sql("superseded_by IS NULL"),
         ),
         Index("ix_memories_source", "tenant", "source"),
-        Index("ix_memories_tsv", "tsv", postgresql_using="gin"),
+        # Without fastupdate: a search would read the list of what is not sorted in yet, and the planner then avoids it.
+        Index("ix_memories_tsv", "tsv", postgresql_using="gin", postgresql_with={"fastupdate": "off"}),
         Index("ix_memories_derived_from", "derived_from", postgresql_using="gin"),
         {"postgresql_partition_by": "HASH (tenant)"},
     )
@@ -160,11 +161,14 @@ def partitions(table: str) -> tuple[str, ...]:
 # `@@` is not leakproof, so under row-level security a GIN index is not used (.5 -> 19 ms). The function runs as the
 # supervisor's role, which sees every row, and filters on the bound tenant itself; unbound, it finds nothing.
 # Words in more than half of a scope's passages carry no information and would match them all; they are dropped
-# unless the question has no other.
+# unless the question has no other. Of the rest the rarest decide which passages are scored, until these may be some
+# hundreds; the commoner ones only add to the score (a long question would otherwise score every passage).
+# Sequential scans are off because the planner does not count what unpacking each row's words costs.
 LEXICAL_RECALL = f"""
 CREATE FUNCTION {SCHEMA}.lexical_recall(question text, in_scope text, in_kinds text[], max_rows integer)
 RETURNS TABLE (memory uuid, score double precision)
 LANGUAGE sql STABLE SECURITY DEFINER PARALLEL SAFE SET search_path = pg_catalog, {SCHEMA}, pg_temp
+SET enable_seqscan = off
 AS $$
 WITH bound AS MATERIALIZED (
     SELECT nullif(current_setting('chargehand.tenant', true), '')::uuid AS tenant
@@ -183,7 +187,8 @@ WITH bound AS MATERIALIZED (
     ) found
     WHERE found.documents > 0
 ), terms AS MATERIALIZED (
-    SELECT lexeme, ln(1 + (size - documents + 0.5) / (documents + 0.5)) AS idf
+    SELECT lexeme, ln(1 + (size - documents + 0.5) / (documents + 0.5)) AS idf,
+           sum(documents) OVER (ORDER BY documents, lexeme) - documents < 600 AS decides
     FROM frequency CROSS JOIN corpus
     WHERE documents <= size / 2 OR NOT EXISTS (SELECT FROM frequency f, corpus c WHERE f.documents <= c.size / 2)
 ), matched AS (
@@ -191,7 +196,7 @@ WITH bound AS MATERIALIZED (
     FROM memories m
     WHERE m.tenant = (SELECT tenant FROM bound) AND m.scope = in_scope AND m.superseded_by IS NULL
       AND (in_kinds IS NULL OR m.kind = ANY (in_kinds))
-      AND m.tsv @@ (SELECT string_agg(quote_literal(lexeme), ' | ')::tsquery FROM terms)
+      AND m.tsv @@ (SELECT string_agg(quote_literal(lexeme), ' | ')::tsquery FROM terms WHERE decides)
 )
 SELECT matched.id, sum(
     terms.idf * occurrences.tf * 2.2 / (occurrences.tf + 1.2 * (0.25 + 0.75 * matched.words / mean_words))

@@ -46,7 +46,7 @@ def test_the_lexical_function_is_the_supervisors_and_closed_to_the_public(owner:
         ).one()
     assert row.owner == SUPERVISOR_ROLE
     assert row.prosecdef
-    assert row.proconfig == ["search_path=pg_catalog, chargehand, pg_temp"]
+    assert row.proconfig == ["search_path=pg_catalog, chargehand, pg_temp", "enable_seqscan=off"]
     assert f"{APP_ROLE}=X/" in row.acl
     assert "{=X/" not in row.acl
     assert ",=X/" not in row.acl
