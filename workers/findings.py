@@ -117,6 +117,8 @@ class TestRun(Frozen):
     """Why it cannot run, for example `missing flask`."""
     outcomes: dict[str, str] = Field(default_factory=dict)
     """test id → `passed`, `failed`, `error`, `skipped`."""
+    messages: dict[str, str] = Field(default_factory=dict)
+    """test id → the end of what the runner said, for tests that failed."""
     duration_seconds: float = 0.0
     output_tail: str = ""
 
