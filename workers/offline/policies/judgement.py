@@ -39,10 +39,11 @@ _PLACEHOLDER = re.compile(
     re.IGNORECASE,
 )
 _LOCK_FILES = re.compile(r"(\.lock|lock\.json|\.sum|lock\.yaml|requirements[^/]*\.txt|\.ipynb|\.secrets\.baseline)$")
-_DIGEST_LINE = re.compile(r"sha(1|256|384|512)|integrity|checksum|commit|revision|digest|hash\s*[:=]", re.I)
+_DIGEST_LINE = re.compile(r"sha(1|256|384|512)|integrity|checksum|commit|revision|digest|etag|^hash$", re.I)
 # Bits a character below which a value reads like a word rather than like a key.
 KEY_ENTROPY_BITS = 3.0
 SHORT_VALUE = 8
+SENTENCE_WORDS = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -217,7 +218,9 @@ def _by_argument(case: Case, pattern: str, what: str, safe: Callable[[ast.Call, 
 
 
 def _unpickling(case: Case) -> Opinion:
-    return _by_argument(case, r"load|read_pickle|Unpickler", "unpickling runs code that the data names", lambda *_: "")
+    return _by_argument(
+        case, r"load|read_pickle|Unpickler|open", "unpickling runs code that the data names", lambda *_: ""
+    )
 
 
 def _yaml(case: Case) -> Opinion:
@@ -320,6 +323,8 @@ def _secret(case: Case) -> Opinion:
         return _dismiss(f"The value of `{name}` is a placeholder, not a secret.")
     if _DIGEST_LINE.search(name) and re.fullmatch(r"[0-9a-fA-F]{32,128}", value):
         return _dismiss(f"The value of `{name}` is a digest of something public.")
+    if len(value.split()) >= SENTENCE_WORDS and not re.search(r"passw|pwd|phrase", name, re.I):
+        return _dismiss(f"The value of `{name}` is a sentence, not a secret.")
     if case.in_tests:
         return _dismiss(f"The value of `{name}` stands in test code, which makes up its own accounts.")
     if value.lower() in name.lower() or re.fullmatch(r"[a-z_ -]+", value):
@@ -366,6 +371,13 @@ def _assert(case: Case) -> Opinion:
         return _dismiss("Asserts are how tests speak.")
     if re.search(r"assert\s+(isinstance\(|.+\bis not None\b)", case.text):
         return _dismiss("The assert narrows a type for checkers; it decides nothing about input.")
+    statement = case.scope.statement_at(int(case.finding.get("line") or 0)) if case.scope else None
+    if case.scope and isinstance(statement, ast.Assert) and not case.finding.get("reachable_from"):
+        origin = origin_of(statement.test, case.scope)
+        if origin.trust is not Trust.OUTSIDE:
+            return _dismiss(
+                f"`{short(statement)}` checks the program's own state: no parameter and no request is in it."
+            )
     return _ask(case, "An assert vanishes under `python -O`; whether it guards against input needs a reader")
 
 

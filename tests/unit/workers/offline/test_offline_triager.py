@@ -211,6 +211,16 @@ def test_assert_in_tests_is_how_tests_speak(judge_code: Judge) -> None:
     assert judge_code(code, "assert", "B101", path="shop/it.py")["verdict"] == "needs_person"
 
 
+def test_assert_about_input_is_a_question_and_one_about_own_state_is_not(judge_code: Judge) -> None:
+    code = "def f(self, amount):\n    assert self.ready\n    assert amount > 0\n"
+
+    own = judge_code(code, "ready", "B101", path="shop/it.py", reachable_from=[])
+    given = judge_code(code, "amount > 0", "B101", path="shop/it.py", reachable_from=[])
+    reached = judge_code(code, "ready", "B101", path="shop/it.py", reachable_from=["POST /pay"])
+
+    assert [one["verdict"] for one in (own, given, reached)] == ["dismissed", "needs_person", "needs_person"]
+
+
 def test_secret_is_never_repeated_in_a_reason(judge_code: Judge) -> None:
     secret = "c8f1d2a97be04e6f9d35a170"
 
@@ -223,6 +233,23 @@ def test_checksums_of_a_lock_file_are_public(judge_code: Judge) -> None:
     decided = judge_code('hash = "sha256:9f86d081884c7d65"\n', "hash", "Hex High Entropy String", path="poetry.lock")
 
     assert decided["verdict"] == "dismissed"
+
+
+@pytest.mark.parametrize(
+    ("line", "verdict"),
+    [
+        ('Etag: "f93f9ea4dd4adb8b3f5a4c2ca2b7d0d4e2ea9e2c"', "dismissed"),
+        ('define("auth", help="comma separated list of e-mail addresses")', "dismissed"),
+        ('passphrase = "correct horse battery staple and more words"', "needs_person"),
+        ('password = "hunter2"', "needs_person"),
+        ('api_key = os.environ["API_KEY"]  # "x"', "needs_person"),
+        ('token: "9a8b7c6d5e4f3a2b1c0d9e8f"', "confirmed"),
+    ],
+)
+def test_value_decides_whether_it_reads_like_a_secret(judge_code: Judge, line: str, verdict: str) -> None:
+    decided = judge_code(line + "\n", line, "Secret Keyword", path="deploy/app.yml")
+
+    assert decided["verdict"] == verdict, decided["reason"]
 
 
 def test_function_is_understood_when_the_file_is_known_in_part(judge_code: Judge) -> None:
