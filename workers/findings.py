@@ -119,6 +119,8 @@ class TestRun(Frozen):
     """test id → `passed`, `failed`, `error`, `skipped`."""
     messages: dict[str, str] = Field(default_factory=dict)
     """test id → the end of what the runner said, for tests that failed."""
+    files_imported: tuple[str, ...] = ()
+    """Files of the repository that the tests imported; a change elsewhere is not proven by them."""
     duration_seconds: float = 0.0
     output_tail: str = ""
 

@@ -426,6 +426,28 @@ def test_fixes_without_runnable_tests_are_not_proven(make_clone: MakeClone) -> N
 
 
 @pytest.mark.usefixtures("needs_sandbox")
+def test_a_file_that_no_test_imports_is_not_proven_and_keeps_its_own_imports(make_clone: MakeClone) -> None:
+    clone = make_clone(
+        {
+            "demos/fixpath.py": "import sys\nsys.path.insert(0, '..')\n",
+            "demos/demo.py": "import fixpath\nimport json\nprint(1)\n",
+            "demos/other.py": "import json\nprint(f'x')\n",
+            "lib.py": "import json\nx = 1\n",
+            "test_lib.py": "from lib import x\ndef test_x(): assert x == 1\n",
+        }
+    )
+    before = run_tests(clone.path, clone.head_commit)
+    report = judge(clone, applied(clone), before)
+    assert {(fix.rule, fix.path): fix.status for fix in report.fixes} == {
+        ("F401", "demos/demo.py"): "reverted",
+        ("F401", "demos/other.py"): "not_proven",
+        ("F541", "demos/other.py"): "not_proven",
+        ("F401", "lib.py"): "kept",
+    }
+    assert (clone.path / "demos/demo.py").read_text().startswith("import fixpath\n")
+
+
+@pytest.mark.usefixtures("needs_sandbox")
 def test_a_fix_that_breaks_the_import_of_all_tests_is_found(make_clone: MakeClone) -> None:
     clone = make_clone(
         {

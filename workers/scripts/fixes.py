@@ -22,6 +22,8 @@ ALLOWED_RULES = (
     "E713", "E714", "F401", "F502", "F504", "F507", "F541", "F601", "F632", "F901", "W605", "B009", "B010", "B013",
     "B033", "PLE1205", "PLE1206", "PLR0133", "PLW0127", "PLW0129", "PLW0245", "PIE794", "PIE796", "RSE102",
 )  # fmt: skip
+# Different messages of one rule in one file that a description lists.
+_MAX_DESCRIBED = 20
 _CONFIGURATIONS = ("ruff.toml", ".ruff.toml")
 
 
@@ -150,7 +152,7 @@ def _inside(root: Path, path: str) -> Path:
 
 def _described(messages: Sequence[str]) -> str:
     counted = Counter(messages)
-    parts = [f"{message} (×{number})" if number > 1 else message for message, number in counted.most_common(3)]
+    parts = [f"{message} (×{number})" if number > 1 else message for message, number in counted.most_common(_MAX_DESCRIBED)]
     more = len(counted) - len(parts)
     return "; ".join(parts) + (f"; {more} more" if more > 0 else "")
 

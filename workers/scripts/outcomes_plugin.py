@@ -5,6 +5,7 @@ The code under test runs in the same process and could write lines of its own: o
 
 import json
 import os
+import sys
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 _PRIORITY = {"passed": 0, "skipped": 1, "failed": 2, "error": 3}
 # A long traceback helps nobody who reads twenty of them.
 _MAX_MESSAGE = 1500
+_MAX_FILES = 20_000
 
 
 class Outcomes:
@@ -38,6 +40,13 @@ class Outcomes:
     def pytest_collectreport(self, report: Any) -> None:
         if report.failed:
             self._write(report.nodeid or "collection", "error", report.longreprtext[-_MAX_MESSAGE:])
+
+    def pytest_sessionfinish(self) -> None:
+        """Note which files of the repository were imported, however the tests went."""
+        here = os.getcwd() + os.sep
+        files = {str(getattr(module, "__file__", None) or "") for module in list(sys.modules.values())}
+        mine = sorted(file.removeprefix(here) for file in files if file.startswith(here))
+        self._file.write(json.dumps({"files": mine[:_MAX_FILES]}) + "\n")
 
     def pytest_unconfigure(self) -> None:
         self._file.close()

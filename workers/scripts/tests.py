@@ -8,9 +8,11 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from chargehand.memory.pathnames import shown
 from chargehand.workers import sandbox
 from chargehand.workers.bounded import ChildResult
 from chargehand.workers.findings import TestDelta, TestRun
@@ -128,8 +130,7 @@ def _run_in(tree: Path, out: Path, *, only: Sequence[str]) -> TestRun:
     if result.exit_code == 4 and b"unrecognized arguments" in result.stderr + result.stdout:
         # Options of plugins that are not installed here (`--cov`, `-n auto`) are not needed to run the tests.
         result = _pytest(tree, out, [*quiet, "-o", "addopts=", *chosen])
-    outcomes, messages = _outcomes(out)
-    return _judged(command, result, outcomes, messages)
+    return _judged(command, result, _recorded(out))
 
 
 def _unmentioned_plugins(files: Survey) -> list[str]:
@@ -170,35 +171,49 @@ def _pytest(tree: Path, out: Path, arguments: Sequence[str]) -> ChildResult:
     )
 
 
-def _outcomes(out: Path) -> tuple[dict[str, str], dict[str, str]]:
+@dataclass(kw_only=True, slots=True)
+class _Recorded:
+    """What the plugin wrote, as far as it can be believed to be well-formed."""
+
+    outcomes: dict[str, str] = field(default_factory=dict)
+    messages: dict[str, str] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+
+
+def _recorded(out: Path) -> _Recorded:
     """Read what the plugin wrote, trusting nothing about it: the code could have put a link or a pipe there."""
+    found = _Recorded()
     try:
         descriptor = os.open(out / "outcomes.jsonl", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
-        return {}, {}
+        return found
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return {}, {}
+            return found
         content = file.read(_OUTCOMES_BYTES)
-    outcomes: dict[str, str] = {}
-    messages: dict[str, str] = {}
     for line in content.splitlines()[:_MAX_TESTS]:
         try:
             row = json.loads(line)
-            test, outcome, message = str(row["test"]), str(row["outcome"]), str(row["message"])
+            if "files" in row:
+                found.files = tuple(shown(str(name)) for name in row["files"])
+                continue
+            test, outcome, message = _storable(row["test"]), str(row["outcome"]), _storable(row["message"])
         except (ValueError, KeyError, TypeError):
             # Cut off by the end of the process, or written by the code under test.
             continue
         if outcome in ("passed", "failed", "error", "skipped"):
-            key = test.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
-            outcomes[key] = outcome
-            messages[key] = message
-    return outcomes, messages
+            found.outcomes[test] = outcome
+            found.messages[test] = message
+    return found
 
 
-def _judged(
-    command: tuple[str, ...], result: ChildResult, outcomes: dict[str, str], messages: dict[str, str]
-) -> TestRun:
+def _storable(text: object) -> str:
+    """Text that UTF-8 and Postgres take."""
+    return str(text).encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+
+
+def _judged(command: tuple[str, ...], result: ChildResult, recorded: _Recorded) -> TestRun:
+    outcomes, messages = recorded.outcomes, recorded.messages
     output = (result.stdout + b"\n" + result.stderr).decode("utf-8", "backslashreplace").replace("\0", "\\x00").strip()
     reason = ""
     ran = any("::" in test for test in outcomes)
@@ -212,6 +227,7 @@ def _judged(
         reason=reason,
         outcomes=outcomes,
         messages=dict([(test, said) for test, said in messages.items() if said][:_MAX_MESSAGES]),
+        files_imported=recorded.files,
         duration_seconds=round(result.duration_seconds, 3),
         output_tail=output[-_OUTPUT_TAIL:],
     )

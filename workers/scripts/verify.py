@@ -1,5 +1,6 @@
 """The scripts `verify_fixes` and `verify`: what the fixes did to the tests, and the whole patch to the tree."""
 
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from chargehand.workers.workspace import diff_between, export_commit
 MAX_HUMAN_TASKS = 10
 # Rounds of taking culprits out; each full run costs as much as the suite.
 MAX_ROUNDS = 5
+# What ruff says about an unused import: "`parcel_desk.sms` imported but unused".
+_IMPORTED = re.compile(r"`([^`]+)` imported but unused")
 
 
 class FixReport(Frozen):
@@ -90,6 +93,7 @@ def judge(
     )
     workspace.reset(line.head)
     if not before.runnable:
+        _take_out_risky(line, before)
         return _unproven(line, attempts, before, tasks)
     after = run_tests(workspace.path, line.head) if applied else before
     line.known[line.head] = after
@@ -106,6 +110,11 @@ def judge(
         if line.head not in line.known:
             line.known[line.head] = run_tests(workspace.path, line.head)
         after = line.known[line.head]
+        delta = compare_tests(before, after)
+    if _take_out_risky(line, after):
+        # Nothing that the tests import has changed, but the final commit deserves a run of its own.
+        after = run_tests(workspace.path, line.head)
+        line.known[line.head] = after
         delta = compare_tests(before, after)
     credits = credit(line, delta.turned_green)
     final = [_kept(attempt, credits, after) for attempt in line.attempts]
@@ -197,10 +206,41 @@ def _broken(delta: TestDelta, before: TestRun) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*(test for test in delta.broke if "::" in test), *gone]))
 
 
+def _take_out_risky(line: FixLine, after: TestRun) -> bool:
+    """Take out removals of the repository's own modules from files that no test imports, and tell whether any was.
+
+    Such an import is often there for what it does, and nothing would show that it is missing.
+    """
+    tree = run_git("ls-tree", "-r", "-z", "--name-only", line.start, git_dir=line.workspace.path / ".git")
+    own = {
+        shown(part) for name in split_z(tree) if name.endswith(b".py") for part in name.removesuffix(b".py").split(b"/")
+    }
+    risky = [
+        position
+        for position, attempt in enumerate(line.attempts, start=1)
+        if attempt.rule == "F401"
+        and attempt.path not in after.files_imported
+        and any(_root_module(name) in own or name.startswith(".") for name in _IMPORTED.findall(attempt.description))
+    ]
+    for position in reversed(risky):
+        line.take_out(
+            position,
+            "it removes an import of a module of this repository, which may be there for its effect, and no test "
+            "imports this file",
+        )
+    return bool(risky)
+
+
+def _root_module(name: str) -> str:
+    return name.split(".")[0].split(" ")[0]
+
+
 def _kept(attempt: FixAttempt, credits: dict[str, list[str]], after: TestRun) -> FixAttempt:
     repaired = credits.get(attempt.commit, [])
+    if not repaired and attempt.path not in after.files_imported:
+        return attempt.model_copy(update={"status": "not_proven", "evidence": "no test imports this file"})
     passed = sum(outcome == "passed" for outcome in after.outcomes.values())
-    evidence = f"turned {', '.join(repaired)} green" if repaired else f"{passed} tests pass as before"
+    evidence = f"turned {', '.join(repaired)} green" if repaired else f"{passed} tests pass, and they import this file"
     return attempt.model_copy(update={"status": "kept", "evidence": evidence})
 
 
@@ -208,7 +248,7 @@ def _unproven(line: FixLine, attempts: Sequence[FixAttempt], before: TestRun, ta
     why = f"tests unrunnable ({before.reason})"
     final = [attempt.model_copy(update={"status": "not_proven", "evidence": why}) for attempt in line.attempts]
     return FixReport(
-        fixes=_in_order(attempts, final),
+        fixes=_in_order(attempts, [*final, *line.reverted]),
         before=before,
         after=before,
         delta=TestDelta(),
