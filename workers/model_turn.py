@@ -36,6 +36,10 @@ MIN_MAX_TOKENS = 1_024
 BUDGET_WAIT_SECONDS = 2.0
 # An unreachable server gets about a minute (2 + 4 + … + 32 s) before a person hears of it.
 MAX_MODEL_FAILURES = 6
+# Two models that refuse are an answer; a person reads it.
+MAX_REFUSALS = 2
+# Tiers there are to fall back to.
+MAX_FALL_BACKS = 3
 DELTA_INTERVAL_SECONDS = 0.25
 
 
@@ -125,9 +129,12 @@ class ModelTurn:
             answer = self._models.call(replace(call, model=quote.model, tier=quote.tier, max_tokens=quote.max_tokens))
         except ModelBusy as busy:
             self._record_failure(call_id, busy, retryable=True, cost_microusd=0)
-            return self._pause(busy.until_seconds, str(busy))
+            return self._fall_back_or_pause(call, quote, busy)
         except ModelRefused as refusal:
             self._record_failure(call_id, refusal, retryable=False, cost_microusd=refusal.cost_microusd)
+            # The router remembers who refused: the next quote is another model's, if there is one.
+            if self._failures_of(ModelRefused) < MAX_REFUSALS:
+                return None
             return self._asks_about_model(f"The model declines this request: {refusal}")
         except ModelUnavailable as error:
             self._record_failure(call_id, error, retryable=error.retryable, cost_microusd=error.cost_microusd)
@@ -174,6 +181,22 @@ class ModelTurn:
         )
         self._tape.commit(fact, self._tape.recorder.respond)
 
+    def _fall_back_or_pause(self, call: ModelCall, refused: Quote, busy: ModelBusy) -> Wait | None:
+        """Go on at once if the router has another model for an overloaded one."""
+        if busy.until_seconds <= LONGEST_SLEEP_SECONDS:
+            return self._pause(busy.until_seconds, str(busy))
+        try:
+            other = self._models.quote(call)
+        except (ModelBusy, ModelUnavailable):
+            other = refused
+        if other.model != refused.model and self._failures_of(ModelBusy) < MAX_FALL_BACKS:
+            return None
+        return self._pause(busy.until_seconds, str(busy))
+
+    def _failures_of(self, kind: type[Exception]) -> int:
+        """Failures of this kind since the newest answer."""
+        return sum(fact.error.startswith(f"{kind.__name__}:") for fact in self._tape.conversation.failures)
+
     def _pause(self, seconds: float, why: str) -> Wait | None:
         """Sleep through a short wait, and hand the worker back for a longer one."""
         if seconds > LONGEST_SLEEP_SECONDS or self._sleeps >= MAX_SLEEPS_A_TURN:
@@ -185,10 +208,10 @@ class ModelTurn:
     def _unavailable(self, error: ModelUnavailable) -> Wait | Failed:
         if not error.retryable:
             return Failed(error=f"The model cannot be used: {error}")
-        failures = [fact for fact in self._tape.conversation.failures if not fact.error.startswith("ModelBusy")]
-        if len(failures) >= MAX_MODEL_FAILURES:
-            return self._asks_about_model(f"The model failed {len(failures)} times in a row; the last time: {error}")
-        return Wait(reason="retry", question=str(error), run_after_seconds=backoff_seconds(len(failures)))
+        failures = self._failures_of(ModelUnavailable)
+        if failures >= MAX_MODEL_FAILURES:
+            return self._asks_about_model(f"The model failed {failures} times in a row; the last time: {error}")
+        return Wait(reason="retry", question=str(error), run_after_seconds=backoff_seconds(failures))
 
     def _asks_about_model(self, question: str) -> Wait:
         evidence = (self._tape.place(self._tape.newest),)

@@ -113,12 +113,14 @@ class Script:
     calls: list[ModelCall] = field(default_factory=list)
     stop_reasons: dict[int, str] = field(default_factory=dict)
     quote_errors: list[Exception] = field(default_factory=list)
+    models: list[str] = field(default_factory=lambda: ["fake"])
+    """Who is quoted; one that fails is passed over from then on, as long as there is another."""
 
     def quote(self, call: ModelCall) -> Quote:
         if self.quote_errors:
             raise self.quote_errors.pop(0)
         return Quote(
-            model="fake",
+            model=self.models[0],
             tier=call.tier,
             reserved_microusd=call.max_tokens,
             max_tokens=call.max_tokens,
@@ -130,7 +132,10 @@ class Script:
         turn = sum(message["role"] == "assistant" for message in call.messages)
         reply = self.replies[min(turn, len(self.replies) - 1)]
         if isinstance(reply, Exception):
-            self.replies[turn] = say("recovered")
+            if len(self.models) > 1:
+                self.models.pop(0)
+            else:
+                self.replies[turn] = say("recovered")
             raise reply
         if call.on_delta is not None:
             for piece in ["thinking", "aloud"]:
@@ -738,13 +743,31 @@ def test_an_unreachable_model_is_tried_later_and_in_the_end_a_person_is_asked() 
     assert sum(fact.cost_microusd for fact in journal.of(ModelFailed)) == 30
 
 
-def test_a_wrong_key_fails_at_once_and_a_refusal_goes_to_a_person() -> None:
+def test_a_wrong_key_fails_at_once() -> None:
     wrong = run(Journal().claim(), Script([ModelUnavailable("401", retryable=False)]))
-    refused = run(Journal().claim(), Script([ModelRefused("policy")]))
 
     assert wrong == Failed(error="The model cannot be used: 401")
-    assert isinstance(refused, Wait)
-    assert refused.reason == "human"
+
+
+def test_a_refusal_is_tried_with_another_model_and_then_goes_to_a_person() -> None:
+    journal, model = Journal().claim(), Script([ModelRefused("policy", cost_microusd=3)], models=["a", "b"])
+
+    outcome = run(journal, model)
+
+    assert isinstance(outcome, Wait)
+    assert outcome.reason == "human"
+    assert [fact.model for fact in journal.of(ModelRequested)] == ["a", "b"]
+    assert [fact.cost_microusd for fact in journal.of(ModelFailed)] == [3, 3]
+
+
+def test_an_overloaded_model_is_replaced_without_a_wait() -> None:
+    journal, model = Journal().claim(), Script([ModelBusy(60.0)], models=["a", "b"])
+
+    outcome = run(journal, model)
+
+    assert [fact.model for fact in journal.of(ModelRequested)] == ["a", "b"]
+    assert isinstance(outcome, Wait)
+    assert (outcome.reason, outcome.run_after_seconds) == ("rate", 60.0)
 
 
 def test_an_unforeseen_error_of_the_client_leaves_the_call_to_be_abandoned() -> None:
