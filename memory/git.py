@@ -6,12 +6,16 @@ no hooks, no prompts and no lazy fetch. It does not protect against a bug in git
 """
 
 import os
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 # The longest local git command that is still work and not a hang; a clone over the network has its own limit.
 LOCAL_TIMEOUT_SECONDS = 300.0
+# Less room than this is none: a file system keeps some blocks for itself.
+_FULL_BYTES = 1 << 20
+_MAX_LINES = 8
 
 _FIXED_OPTIONS = (
     "-c", "core.hooksPath=/dev/null",
@@ -36,7 +40,7 @@ class GitFailed(Exception):
 
     def __init__(self, arguments: Sequence[str | bytes], exit_code: int, stderr: bytes) -> None:
         self.exit_code = exit_code
-        self.said = stderr.decode("utf-8", "backslashreplace").strip()
+        self.said = _shortened(stderr.decode("utf-8", "backslashreplace").strip())
         command = " ".join(os.fsdecode(argument).encode("utf-8", "backslashreplace").decode() for argument in arguments)
         super().__init__(f"git {command} ended with {exit_code}: {self.said or 'no message'}")
 
@@ -84,7 +88,18 @@ def raise_failure(arguments: Sequence[str | bytes], exit_code: int, stderr: byte
     """Raise `StorageFull` if that is what git met, else `GitFailed`."""
     if b"No space left on device" in stderr or b"Disk quota exceeded" in stderr:
         raise StorageFull(where)
+    # Checkouts say no more than "unable to write file".
+    if b"unable to write" in stderr and shutil.disk_usage(where).free < _FULL_BYTES:
+        raise StorageFull(where)
     raise GitFailed(arguments, exit_code, stderr)
+
+
+def _shortened(said: str) -> str:
+    """Git complains once a file; the first few and the last say it all."""
+    lines = said.splitlines()
+    if len(lines) <= _MAX_LINES:
+        return said
+    return "\n".join([*lines[: _MAX_LINES - 2], f"[... {len(lines) - _MAX_LINES + 1} more lines ...]", lines[-1]])
 
 
 def quiet_environment() -> dict[str, str]:

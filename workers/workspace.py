@@ -120,8 +120,9 @@ def open_workspace(
             head_commit=commit,
         )
         clone.reset(commit)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except BaseException as error:
+        remove_tree(path)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFull(root) from error
         raise
     return clone

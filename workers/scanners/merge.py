@@ -29,7 +29,7 @@ _FILE_NOQA = re.compile(
     r"^\s*#\s*(?:ruff|flake8)\s*:\s*noqa(?!\w)(?::\s*(?P<codes>[A-Z]+\d+(?:[\s,]+[A-Z]+\d+)*))?", re.IGNORECASE
 )
 _NOSEC = re.compile(r"#\s*nosec(?!\w)(?:\s*:?\s*(?P<codes>B\d+(?:[\s,]+B\d+)*))?", re.IGNORECASE)
-_STRING = re.compile(r"(?P<quote>[\"'`])(?P<text>(?:\\.|(?!(?P=quote)).)*)(?P=quote)")
+_STRING = re.compile(r"(?P<quote>[\"'`])(?P<text>(?:\\.|(?!(?P=quote))[^\\])*)(?P=quote)")
 _TOKEN = re.compile(r"[^\s\"'`=:,;(){}\[\]<>]+")
 
 Lines = Callable[[str], Sequence[str]]
@@ -147,6 +147,8 @@ def _hide_secrets(hits: Sequence[RawHit]) -> Callable[[str], str]:
     digests = {hit.secret_sha1 for hit in hits if hit.secret_sha1}
 
     def hide(row: str) -> str:
+        if len(row) > _MAX_LINE_LENGTH:
+            return f"(a line of {len(row)} characters with a secret, not shown)"
         for token in {*(match["text"] for match in _STRING.finditer(row)), *_TOKEN.findall(row)}:
             if hashlib.sha1(token.encode("utf-8", "surrogateescape"), usedforsecurity=False).hexdigest() in digests:
                 row = row.replace(token, _shortened(token))

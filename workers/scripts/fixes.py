@@ -152,7 +152,8 @@ def _inside(root: Path, path: str) -> Path:
 
 def _described(messages: Sequence[str]) -> str:
     counted = Counter(messages)
-    parts = [f"{message} (×{number})" if number > 1 else message for message, number in counted.most_common(_MAX_DESCRIBED)]
+    listed = counted.most_common(_MAX_DESCRIBED)
+    parts = [f"{message} (×{number})" if number > 1 else message for message, number in listed]
     more = len(counted) - len(parts)
     return "; ".join(parts) + (f"; {more} more" if more > 0 else "")
 

@@ -73,7 +73,7 @@ def count_tests(files: Survey) -> int:
     for file in files.files:
         if file.kind == "python" and not file.left_out and is_test_path(file.path):
             source = (files.root / file.path).read_bytes()
-            total += len(re.findall(rb"^\s*(?:async\s+)?def\s+test\w*\s*\(", source, re.MULTILINE))
+            total += len(re.findall(rb"^[ \t]*(?:async[ \t]+)?def[ \t]+test\w*[ \t]*\(", source, re.MULTILINE))
     return total
 
 

@@ -136,3 +136,10 @@ def test_a_snippet_has_at_most_twelve_lines_and_no_endless_one() -> None:
     lines = finding.snippet.split("\n")
     assert len(lines) == 12
     assert max(map(len, lines)) < 310
+
+
+@pytest.mark.timeout(10)
+def test_hostile_lines_do_not_stall_the_merge() -> None:
+    for line in ('k = "' + "\\" * 200_000, "# noqa: " + "A" * 200_000, "#" * 200_000, 'k = "' + "a'" * 100_000):
+        found = merged(hit("ruff", "S105", 1), hit("ruff", "S602", 1), source={"app.py": [line]})
+        assert len(found) == 2
