@@ -1,5 +1,6 @@
 """Inventory, scan, tests, fixes and verification on small repositories, with the real tools and the sandbox."""
 
+import json
 import os
 import subprocess
 from collections.abc import Callable
@@ -229,6 +230,19 @@ def test_secrets_are_found_outside_python_and_never_shown(make_clone: MakeClone)
     assert [found.line for found in report.suppressions] == [3]
     assert key not in report.findings[0].snippet.split("\n")[1]
     assert secrets_in_tree(clone.path, paths=["elsewhere"]).findings == ()
+
+
+def test_the_demo_repository_gives_what_its_manifest_lists_and_nothing_else() -> None:
+    examples = Path(__file__).resolve().parents[2] / "examples"
+    expected = set()
+    for item in json.loads((examples / "parcel_desk.manifest.json").read_text())["items"]:
+        if item["kind"] in ("found", "decoy"):
+            lines = (examples / "parcel_desk" / item["path"]).read_text().split("\n")
+            (line,) = [number for number, text in enumerate(lines, start=1) if item["line_text"] in text]
+            expected.add((item["category"], item["cwe"], item["path"], line))
+    findings = scan_tree(examples / "parcel_desk").findings
+    assert {(found.category, found.cwe, found.path, found.line) for found in findings} == expected
+    assert all(found.reachable_from for found in findings)
 
 
 # --- tests -------------------------------------------------------------------------------------------------------
