@@ -75,7 +75,7 @@ class Role(Protocol):
         ...
 
     @property
-    def hash(self) -> str:
+    def blob_hash(self) -> str:
         """Version of the file."""
         ...
 
@@ -231,4 +231,4 @@ def _turns_left(task: AgentTask, next_turn: int) -> list[Block]:
 def _reads(task: AgentTask, conversation: Conversation) -> tuple[str, ...]:
     read = {read for fact in conversation.tool_facts for read in fact.reads}
     read |= {f"result:{key}" for key in task.context.inputs}
-    return (f"role:{task.role.hash}", *sorted(read))
+    return (f"role:{task.role.blob_hash}", *sorted(read))

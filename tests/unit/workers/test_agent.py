@@ -47,7 +47,7 @@ class FakeRole:
     tools: tuple[str, ...] = ("look", "edit", "pay")
     max_turns: int | None = None
     instructions: str = "Answer."
-    hash: str = "abc"
+    blob_hash: str = "abc"
 
 
 @dataclass

@@ -8,6 +8,7 @@ import pytest
 import chargehand.workers
 from chargehand.memory.procedural import Role, load_roles
 from chargehand.orchestrator.plan import POOLS
+from chargehand.workers.context import Role as LoopRole
 from chargehand.workers.tools.catalogue import registered_tools
 from chargehand.workers.tools.finish import finish_tool
 
@@ -37,3 +38,10 @@ def test_instructions_are_a_stable_prefix_and_say_what_data_is(role: Role) -> No
     # A date would break the prompt cache of every run that pins another version of the day.
     assert re.search(r"\b20[0-9]{2}\b", role.instructions) is None
     assert len(role.instructions) < 8_000
+
+
+def test_a_loaded_role_is_what_the_loop_needs() -> None:
+    needed: LoopRole = ROLES["triager"]
+
+    assert needed.blob_hash
+    assert needed.instructions.startswith("# Triager")
