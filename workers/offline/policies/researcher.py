@@ -16,6 +16,7 @@ MAX_PLACES = 3
 # Lines read on either side of a passage.
 MARGIN_LINES = 12
 MAX_QUOTES = 3
+NAMED_FILE_BONUS = 0.4
 QUOTE_LINES = 4
 
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9]+")
@@ -167,6 +168,10 @@ def best_first(passages: Iterable[Passage], terms: set[str]) -> list[Passage]:
 
 def _merit(passage: Passage, terms: set[str]) -> float:
     merit = coverage(f"{passage.path}\n{passage.text}", terms)
+    # A file that is named after the thing asked for (`settings.py`) is where it lives; others only use it.
+    stem = _stem(passage.path.rsplit("/", 1)[-1].split(".")[0])
+    if merit and any(_weight(term, {stem}) for term in terms):
+        merit += NAMED_FILE_BONUS
     # Code shows where something is; prose and tests only talk about it.
     if passage.path.endswith((".md", ".rst", ".txt")):
         merit *= 0.5
