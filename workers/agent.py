@@ -95,11 +95,18 @@ class _Attempt:
         for call in self.tape.conversation.open_calls:
             abandoned = CallAbandoned(call_id=call.call_id, charged_microusd=call.reserved_microusd)
             self.tape.commit(abandoned, self.tape.recorder.abandon)
-        outcome = self._obey()
+        outcome = self._obey() or self._look_back()
         while outcome is None:
             outcome = self._step()
         self.tape.flush()
         return outcome
+
+    def _look_back(self) -> Outcome | None:
+        """Judge a turn whose results were recorded when its attempt died before it had looked at them."""
+        conversation = self.tape.conversation
+        if not conversation.exchanges or conversation.exchanges[-1].unresolved or conversation.trip is not None:
+            return None
+        return self.tool_turn.check(conversation.exchanges[-1])
 
     def _step(self) -> Outcome | None:
         """Run the tools of the newest answer, or ask the model; None: go on."""

@@ -57,7 +57,12 @@ class ToolTurn:
             self._keep(use, given)
         if finished is not None:
             return finished
-        return self._tripped(trip or self._watch(self._tape.conversation.exchanges[-1]))
+        return self._tripped(trip) if trip is not None else self.check(self._tape.conversation.exchanges[-1])
+
+    def check(self, exchange: Exchange) -> Wait | None:
+        """Ask a person when the results of this turn show that the step, or the run, repeats itself."""
+        trip = self._watch(exchange)
+        return self._tripped(trip) if trip is not None else None
 
     def _run_call(self, exchange: Exchange, use: Block, *, incomplete: bool) -> Wait | None:
         name = str(use.get("name"))
@@ -178,9 +183,7 @@ class ToolTurn:
                 return trip
         return None
 
-    def _tripped(self, trip: Trip | None) -> Wait | None:
-        if trip is None:
-            return None
+    def _tripped(self, trip: Trip) -> Wait:
         self._tape.flush()
         fact = BreakerTripped(rule=trip.rule, evidence=trip.evidence, detail=trip.detail)
         self._tape.commit(fact, self._tape.recorder.trip)

@@ -616,6 +616,19 @@ def test_three_same_errors_stop_the_step_and_ask_a_person() -> None:
     assert len(model.calls) == 3
 
 
+def test_a_loop_is_found_though_its_last_result_was_recorded_by_an_attempt_that_died() -> None:
+    # The breaker's verdict would have been the next commit after the fifth edit's result.
+    model = Script([[use("edit", f"t{n}", path=str(n // 9))] for n in range(9)])
+    journal = Journal(crash_after=5 * 4).claim()
+    with pytest.raises(Crash):
+        run(journal, model)
+    journal.crash_after = None
+
+    assert isinstance(run(journal.claim(), model), Wait)
+    assert [fact.rule for fact in journal.of(BreakerTripped)] == ["near_identical"]
+    assert len(model.calls) == 5
+
+
 def test_after_retry_the_count_starts_anew() -> None:
     journal, model = Journal().claim(), _looping()
     answer(journal, run(journal, model), "retry")
