@@ -81,6 +81,11 @@ class IllegalFact(ChargehandError):
 class NothingToClaim(ChargehandError):
     """The step is not this worker's to run: done, running elsewhere, or not admitted."""
 
+    def __init__(self, message: str, *, ended: bool = False) -> None:
+        super().__init__(message)
+        self.ended = ended
+        """The step is over: whatever waits behind it in a chain may go on."""
+
 
 class Fenced(ChargehandError):
     """This worker may not write to the step any more."""

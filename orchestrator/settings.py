@@ -35,6 +35,8 @@ class Settings(BaseSettings):
     """The tenant this process submits for."""
     artifacts_dir: Path | None = None
     """A folder that every pool can reach; default `<home>/artifacts`."""
+    roles_dir: Path | None = None
+    """Folder of `*.md` roles; default: the roles of this installation."""
     key_prefix: str = "chargehand"
     """Prefix of every Redis key and queue name."""
 
@@ -67,6 +69,11 @@ class Settings(BaseSettings):
     """Password of Flower; empty: `chargehand up` makes one and prints where it is kept."""
     audit_key: SecretStr = SecretStr("")
     """HMAC key of the tenant chain's head; empty: a key file under `home`."""
+
+    @property
+    def roles(self) -> Path:
+        """The folder of roles; files, not code: the orchestrator never imports a worker."""
+        return self.roles_dir or Path(__file__).parents[1] / "workers" / "roles"
 
     @property
     def artifacts(self) -> Path:

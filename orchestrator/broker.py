@@ -1,0 +1,203 @@
+"""The Celery app and what is sent through it: the doorbell, never the truth.
+
+A message carries ids. Losing every one, or delivering each ten times, costs time and nothing else.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import celery.bootsteps
+from celery import Celery, chain, chord, group
+from celery.canvas import Signature
+from celery.exceptions import CeleryError
+from kombu.entity import Queue
+from kombu.exceptions import KombuError
+
+from chargehand.orchestrator import transport
+from chargehand.orchestrator.canvas import Chain, Chord, Emission, Link
+from chargehand.orchestrator.endpoints import redis_url
+from chargehand.orchestrator.settings import Settings, load_settings
+
+log = logging.getLogger(__name__)
+
+ADVANCE = "chargehand.advance"
+SUPERVISOR = "supervisor"
+# A publish that does not get through at once is left to the watch loop.
+PUBLISH_RETRY = {"max_retries": 2, "interval_start": 0.05, "interval_step": 0.2, "interval_max": 0.5}
+# Nobody trusts a result: they live as long as a chord may count, not longer.
+RESULT_EXPIRES_SECONDS = 3600
+PUBLISH_ERRORS = (KombuError, CeleryError, OSError)
+
+
+def task_name(pool: str) -> str:
+    """The task that runs a step on `pool`: one name a pool, so that Flower groups by it."""
+    return f"chargehand.{pool}"
+
+
+def queue_name(settings: Settings, pool: str) -> str:
+    """The queue of a pool, or of the supervisors."""
+    return f"{settings.key_prefix}.{pool}"
+
+
+class VisibilityHeartbeat(celery.bootsteps.StartStopStep):
+    """Keeps what this worker has not acknowledged from being delivered to another one."""
+
+    requires: Any = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        """Nothing runs before `start`."""
+        super().__init__(parent, **kwargs)
+        self._timer: Any = None
+
+    def start(self, parent: Any) -> None:
+        """Refresh three times in each visibility time-out."""
+        seconds = parent.app.conf.broker_transport_options["visibility_timeout"] / 3
+        self._timer = parent.timer.call_repeatedly(seconds, self._refresh, (parent,))
+
+    def stop(self, parent: Any) -> None:
+        """End with the consumer."""
+        del parent
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    @staticmethod
+    def _refresh(parent: Any) -> None:
+        channel = getattr(parent.task_consumer, "channel", None)
+        if isinstance(channel, transport.Channel):
+            try:
+                channel.refresh_unacked()
+            except PUBLISH_ERRORS as error:
+                log.warning("unacked not refreshed", extra={"error": str(error)})
+
+
+def make_app(settings: Settings, url: str) -> Celery:
+    """A Celery app for `settings` on the Redis at `url`."""
+    transport.register()
+    app = Celery("chargehand", set_as_current=False)
+    app.conf.update(
+        broker_url=transport.broker_url(url),
+        result_backend=url,
+        result_expires=RESULT_EXPIRES_SECONDS,
+        result_backend_thread_safe=True,
+        task_ignore_result=True,
+        task_acks_late=True,
+        task_serializer="json",
+        accept_content=["json"],
+        worker_prefetch_multiplier=1,
+        worker_enable_remote_control=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_hijack_root_logger=False,
+        worker_send_task_events=True,
+        task_send_sent_event=True,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_connection_timeout=settings.connect_timeout_seconds,
+        task_publish_retry=True,
+        task_publish_retry_policy=PUBLISH_RETRY,
+        redis_socket_timeout=10.0,
+        redis_socket_connect_timeout=settings.connect_timeout_seconds,
+        redis_socket_keepalive=True,
+        redis_retry_on_timeout=True,
+        redis_max_connections=200,
+        result_backend_transport_options={"global_keyprefix": f"{settings.key_prefix}.result."},
+        broker_transport_options={
+            "visibility_timeout": settings.visibility_timeout_seconds,
+            "unacked_restore_interval": 1,
+            "unacked_restore_throttle": 1,
+            "socket_timeout": 10,
+            "socket_connect_timeout": settings.connect_timeout_seconds,
+            "socket_keepalive": True,
+            "max_connections": 200,
+            "unacked_key": f"{settings.key_prefix}.unacked",
+            "unacked_index_key": f"{settings.key_prefix}.unacked_index",
+            "unacked_mutex_key": f"{settings.key_prefix}.unacked_mutex",
+        },
+        task_default_queue=queue_name(settings, SUPERVISOR),
+        task_create_missing_queues=True,
+        task_queues=[Queue(queue_name(settings, SUPERVISOR), routing_key=queue_name(settings, SUPERVISOR))],
+    )
+    app.steps["consumer"].add(VisibilityHeartbeat)
+    return app
+
+
+def step_signature(app: Celery, settings: Settings, *, tenant: UUID, run_id: UUID, link: Link) -> Signature:
+    """The message that rings for one step: ids only, immutable."""
+    return app.signature(
+        task_name(link.pool),
+        kwargs={"tenant": str(tenant), "run_id": str(run_id), "step_id": str(link.step_id)},
+        immutable=True,
+        options={
+            "queue": queue_name(settings, link.pool),
+            "shadow": link.label,
+            # Flower searches these: `kwargs:run_id=…` finds all tasks of a run.
+            "kwargsrepr": repr({"run_id": str(run_id), "step_id": str(link.step_id), "role": link.label}),
+        },
+    )
+
+
+def advance_signature(app: Celery, settings: Settings, run_id: UUID) -> Signature:
+    """The bell."""
+    return app.signature(
+        ADVANCE,
+        kwargs={"run_id": str(run_id)},
+        immutable=True,
+        options={
+            "queue": queue_name(settings, SUPERVISOR),
+            "shadow": "supervisor/advance",
+            "kwargsrepr": repr({"run_id": str(run_id), "role": "supervisor"}),
+        },
+    )
+
+
+def canvas_of(app: Celery, settings: Settings, *, tenant: UUID, run_id: UUID, emission: Emission) -> Signature:
+    """An emission as Celery's canvas."""
+    bell = advance_signature(app, settings, run_id)
+    if isinstance(emission, Chord):
+        return chord(group(_line(app, settings, tenant, run_id, one) for one in emission.header), bell)
+    return chain(*_links(app, settings, tenant, run_id, emission), bell)
+
+
+def publish(app: Celery, settings: Settings, *, tenant: UUID, run_id: UUID, emissions: Sequence[Emission]) -> bool:
+    """Send the emissions of a run; False when the broker did not take one (the watch loop sends it again)."""
+    for emission in emissions:
+        try:
+            # The result object goes at once: nobody waits for it, and at exit it would want a closed backend.
+            canvas_of(app, settings, tenant=tenant, run_id=run_id, emission=emission).apply_async()
+        except PUBLISH_ERRORS as error:
+            log.warning("not published", extra={"run_id": str(run_id), "error": str(error)})
+            return False
+    return True
+
+
+def ring_bell(app: Celery, settings: Settings, run_id: UUID) -> bool:
+    """Ask a supervisor to advance the run now; False when the broker does not answer (a second later it will be)."""
+    try:
+        advance_signature(app, settings, run_id).apply_async()
+    except PUBLISH_ERRORS as error:
+        log.warning("bell not rung", extra={"run_id": str(run_id), "error": str(error)})
+        return False
+    return True
+
+
+def _links(app: Celery, settings: Settings, tenant: UUID, run_id: UUID, one: Chain) -> list[Signature]:
+    return [step_signature(app, settings, tenant=tenant, run_id=run_id, link=link) for link in one.links]
+
+
+def _line(app: Celery, settings: Settings, tenant: UUID, run_id: UUID, one: Chain) -> Signature:
+    links = _links(app, settings, tenant, run_id, one)
+    return links[0] if len(links) == 1 else chain(*links)
+
+
+def _configured_app() -> Celery:
+    settings = load_settings()
+    return make_app(settings, redis_url(settings))
+
+
+def __getattr__(name: str) -> Any:
+    # `celery -A chargehand.orchestrator.broker flower` looks for `app`; building it needs a Redis URL, importing not.
+    if name == "app":
+        return _configured_app()
+    raise AttributeError(name)

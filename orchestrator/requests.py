@@ -1,0 +1,94 @@
+"""What a caller may ask for, checked before anything is written."""
+
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Self
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from chargehand.orchestrator.errors import InvalidBudget, InvalidGoal
+from chargehand.orchestrator.facts import WorkspaceRef
+from chargehand.orchestrator.plan import Plan, Step
+
+# A goal is an instruction; what is longer is a document and belongs into the workspace.
+MAX_GOAL_BYTES = 100_000
+MICROUSD = 1_000_000
+
+
+class RunRequest(BaseModel):
+    """A run somebody asks for; a value that can wait in a table until a supervisor accepts it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: UUID
+    goal: str
+    plan: Plan
+    workspace: WorkspaceRef | None = None
+    budget_microusd: int = Field(gt=0)
+    priority: int = 0
+    idempotency_key: str | None = None
+    deadline_seconds: float | None = Field(default=None, gt=0)
+    conversation_id: str | None = None
+    role_texts: dict[str, str] = Field(default_factory=dict)
+    """name → text of roles that the caller brings; all others are the installation's."""
+
+    @classmethod
+    def of(cls, *, budget_usd: str | Decimal, **fields: object) -> Self:
+        """The request with its budget in dollars; raises `InvalidBudget`."""
+        return cls.model_validate({**fields, "budget_microusd": microusd(budget_usd)})
+
+
+def microusd(budget_usd: str | Decimal) -> int:
+    """A positive amount of dollars in integer micro-dollars; raises `InvalidBudget`."""
+    try:
+        amount = Decimal(budget_usd)
+    except (InvalidOperation, ValueError) as error:
+        raise InvalidBudget(f"Budget {budget_usd!r} is not a number; give dollars, for example 0.50.") from error
+    if not amount.is_finite() or amount <= 0:
+        raise InvalidBudget(f"Budget {budget_usd} is not positive; give dollars, for example 0.50.")
+    if amount > 1_000_000:
+        raise InvalidBudget(f"Budget {budget_usd} is above a million dollars; give dollars, for example 0.50.")
+    micro = int(amount * MICROUSD)
+    if micro <= 0:
+        raise InvalidBudget(f"Budget {budget_usd} is less than a millionth of a dollar; give at least 0.000001.")
+    return micro
+
+
+def check_goal(goal: str) -> str:
+    """The goal without surrounding blanks; raises `InvalidGoal`."""
+    goal = goal.strip()
+    if not goal:
+        raise InvalidGoal("The goal is empty; say what should be done.")
+    size = len(goal.encode("utf-8", "surrogateescape"))
+    if size > MAX_GOAL_BYTES:
+        raise InvalidGoal(
+            f"The goal has {size:,} bytes; at most {MAX_GOAL_BYTES:,} are allowed: put long texts into the workspace."
+        )
+    # What is not text (a lone surrogate of a broken terminal) could not be stored as JSON.
+    return goal.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\x00", "")
+
+
+def goal_plan(*, with_workspace: bool) -> Plan:
+    """What every goal starts with: look at the workspace, then let the planner decompose the goal."""
+    look = Step(key="inventory", kind="script", script="inventory", pool="research", title="Look at the repository")
+    decompose = Step(
+        key="plan",
+        kind="agent",
+        role="planner",
+        pool="research",
+        title="Decompose the goal",
+        instruction="Decompose the goal into a plan of steps that fits this repository.",
+        after=("inventory",) if with_workspace else (),
+    )
+    return Plan.of((look, decompose) if with_workspace else (decompose,))
+
+
+def roles_of(plan: Plan) -> set[str]:
+    """Roles that the plan's agent steps name."""
+    return {step.role for step in plan.steps if step.role is not None}
+
+
+def unknown_roles(plan: Plan, known: Mapping[str, object]) -> list[str]:
+    """Roles of the plan that nobody has defined."""
+    return sorted(roles_of(plan) - known.keys())

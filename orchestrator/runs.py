@@ -1,0 +1,351 @@
+"""The writers of a run: accept, grow, pause, resume, cancel, tell, answer.
+
+Locks are taken in one order everywhere: the run, then its steps by ordinal, then its budget. The caller commits.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterable, Sequence
+from uuid import UUID
+
+from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.orm import Session
+
+from chargehand.memory import journal, procedural
+from chargehand.memory.journal import NewEntry
+from chargehand.memory.procedural import Role
+from chargehand.memory.tables import RUN_STREAM
+from chargehand.orchestrator.errors import InvalidPlan, NotFound, UserError
+from chargehand.orchestrator.facts import (
+    SCHEMA_VERSION,
+    Fact,
+    PlanPatched,
+    RunFinished,
+    RunPaused,
+    RunResumed,
+    RunSubmitted,
+    RunTold,
+    StepFinished,
+    StepsSkipped,
+)
+from chargehand.orchestrator.plan import Plan, PlanPatch, Step, extend, step_id, validate
+from chargehand.orchestrator.requests import RunRequest
+from chargehand.orchestrator.tables import (
+    RUN_ENDINGS,
+    STEP_ENDINGS,
+    BudgetRow,
+    EdgeRow,
+    RingRow,
+    RunRow,
+    SignalRow,
+    StepRow,
+    SubmissionRow,
+)
+
+
+def new_run_id() -> UUID:
+    """A uuidv7: ids of later runs sort after those of earlier ones (RFC 9562, section 5.7)."""
+    milliseconds = time.time_ns() // 1_000_000
+    randomness = int.from_bytes(os.urandom(10), "big")
+    value = (milliseconds & (2**48 - 1)) << 80 | 0x7 << 76 | (randomness >> 68 & 0xFFF) << 64
+    return UUID(int=value | 0b10 << 62 | randomness & (2**62 - 1))
+
+
+def enqueue(session: Session, tenant: UUID, request: RunRequest) -> None:
+    """Ask for the run in the caller's own transaction; a supervisor accepts it once that has committed."""
+    session.execute(insert(SubmissionRow).values(run=request.run_id, tenant=tenant, request=request.model_dump_json()))
+
+
+def accept(session: Session, tenant: UUID, request: RunRequest, installed: Iterable[Role]) -> UUID:
+    """Make the run, its plan, its budget and its first fact; gives its id.
+
+    A second request with the same idempotency key gives the first one's id and writes nothing. Raises `InvalidPlan`.
+    """
+    roles = {role.name: role for role in installed}
+    for name, text in request.role_texts.items():
+        roles[name] = procedural.parse_role(text, origin=f"role {name!r} of the request")
+    validate(request.plan, roles=roles.keys())
+    made = session.execute(
+        upsert(RunRow)
+        .values(
+            id=request.run_id,
+            tenant=tenant,
+            goal=request.goal,
+            priority=request.priority,
+            idempotency_key=request.idempotency_key,
+            workspace=request.workspace.model_dump(mode="json") if request.workspace else None,
+            deadline_at=func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, request.deadline_seconds)
+            if request.deadline_seconds
+            else None,
+        )
+        .on_conflict_do_nothing()
+        .returning(RunRow.id)
+    ).scalar_one_or_none()
+    if made is None:
+        return _same_request(session, tenant, request)
+    pinned = procedural.pin_roles(session, tenant=tenant, roles=roles.values())
+    session.execute(update(RunRow).where(RunRow.id == request.run_id).values(role_versions=pinned))
+    session.execute(insert(BudgetRow).values(run=request.run_id, tenant=tenant, cap_microusd=request.budget_microusd))
+    add_steps(session, tenant, request.run_id, request.plan.steps, first_ordinal=0)
+    record(
+        session,
+        tenant,
+        request.run_id,
+        [
+            RunSubmitted(
+                goal=request.goal,
+                plan=request.plan,
+                workspace=request.workspace,
+                budget_microusd=request.budget_microusd,
+                priority=request.priority,
+                idempotency_key=request.idempotency_key,
+                role_versions=pinned,
+                deadline_seconds=request.deadline_seconds,
+                conversation_id=request.conversation_id,
+            )
+        ],
+    )
+    ring(session, tenant, request.run_id)
+    return request.run_id
+
+
+def _same_request(session: Session, tenant: UUID, request: RunRequest) -> UUID:
+    same = or_(RunRow.id == request.run_id, RunRow.idempotency_key == request.idempotency_key)
+    existing = session.execute(select(RunRow.id).where(RunRow.tenant == tenant, same)).scalar_one_or_none()
+    if existing is None:
+        # The other transaction that holds the key has rolled back meanwhile, or another tenant has this id.
+        raise UserError(f"Run {request.run_id} could not be made; submit it again.")
+    return existing
+
+
+def record(session: Session, tenant: UUID, run_id: UUID, facts: Sequence[Fact]) -> int:
+    """Append facts to the run's own stream; gives its new last row. Takes the run's lock."""
+    head_seq = session.execute(
+        update(RunRow)
+        .where(RunRow.id == run_id)
+        .values(head_seq=RunRow.head_seq + len(facts))
+        .returning(RunRow.head_seq)
+    ).scalar_one()
+    journal.append(
+        session,
+        tenant=tenant,
+        run=run_id,
+        step=RUN_STREAM,
+        after_seq=head_seq - len(facts),
+        entries=[_entry(fact, epoch=0) for fact in facts],
+    )
+    return head_seq
+
+
+def record_in_step(session: Session, row: StepRow, facts: Sequence[Fact]) -> None:
+    """Append facts to the stream of a step whose row the caller has locked and takes away from its worker."""
+    row.head_seq = journal.append(
+        session,
+        tenant=row.tenant,
+        run=row.run,
+        step=row.id,
+        after_seq=row.head_seq,
+        entries=[_entry(fact, epoch=row.epoch) for fact in facts],
+    )
+
+
+def ring(session: Session, tenant: UUID, run_id: UUID) -> None:
+    """Tell the supervisors, with this very commit, that something changed."""
+    session.execute(insert(RingRow).values(tenant=tenant, run=run_id))
+
+
+def add_steps(session: Session, tenant: UUID, run_id: UUID, steps: Sequence[Step], *, first_ordinal: int) -> None:
+    """Insert steps and edges; ordinals follow the topological order of the steps among themselves."""
+    ordered = _topological(steps)
+    session.execute(
+        insert(StepRow),
+        [
+            {
+                "id": step_id(run_id, step.key),
+                "run": run_id,
+                "tenant": tenant,
+                "key": step.key,
+                "ordinal": first_ordinal + position,
+                "pool": step.pool,
+                "spec": step.model_dump(mode="json"),
+            }
+            for position, step in enumerate(ordered)
+        ],
+    )
+    edges = [
+        {
+            "predecessor": step_id(run_id, before),
+            "successor": step_id(run_id, step.key),
+            "run": run_id,
+            "tenant": tenant,
+        }
+        for step in ordered
+        for before in step.after
+    ]
+    if edges:
+        session.execute(insert(EdgeRow), edges)
+
+
+def _topological(steps: Sequence[Step]) -> list[Step]:
+    placed: set[str] = set()
+    own = {step.key for step in steps}
+    ordered: list[Step] = []
+    waiting = list(steps)
+    while waiting:
+        free = [step for step in waiting if all(key in placed or key not in own for key in step.after)]
+        if not free:
+            raise InvalidPlan(f"Steps wait for each other: {', '.join(step.key for step in waiting)}.")
+        ordered.extend(free)
+        placed |= {step.key for step in free}
+        waiting = [step for step in waiting if step.key not in placed]
+    return ordered
+
+
+def patch(session: Session, run: RunRow, change: PlanPatch, *, by_step: UUID | None = None) -> None:
+    """Grow the graph of a run whose row the caller has locked; raises `InvalidPlan`.
+
+    Each dropped step is checked against its status now, not against the plan's version: one that has started is not
+    dropped.
+    """
+    rows = session.scalars(
+        select(StepRow).where(StepRow.run == run.id).order_by(StepRow.ordinal).with_for_update(key_share=True)
+    ).all()
+    known = Plan(steps=tuple(Step.model_validate(row.spec) for row in rows))
+    grown = extend(known, change, roles=run.role_versions.keys())
+    for row in rows:
+        if row.key in change.drop:
+            if row.status not in {"pending", "ready"}:
+                raise InvalidPlan(f"Step {row.key!r} is {row.status} and cannot be dropped; cancel it instead.")
+            row.status = "cancelled"
+    run.plan_version += 1
+    session.flush()
+    if change.add:
+        added = {step.key for step in change.add}
+        fresh = [step for step in grown.steps if step.key in added]
+        first = rows[-1].ordinal + 1 if rows else 0
+        add_steps(session, run.tenant, run.id, fresh, first_ordinal=first)
+    record(
+        session,
+        run.tenant,
+        run.id,
+        [PlanPatched(patch=change, plan_version=run.plan_version, by_step=by_step)],
+    )
+    ring(session, run.tenant, run.id)
+
+
+def lock(session: Session, tenant: UUID, run_id: UUID) -> RunRow:
+    """The run's row, locked; raises `NotFound`. Foreign keys of new steps (`KEY SHARE`) are not in its way."""
+    row = session.scalars(
+        select(RunRow).where(RunRow.id == run_id, RunRow.tenant == tenant).with_for_update(key_share=True)
+    ).one_or_none()
+    if row is None:
+        raise NotFound(f"There is no run {run_id}; `chargehand status` lists the runs.")
+    return row
+
+
+def live_steps(session: Session, run_id: UUID) -> Sequence[StepRow]:
+    """Steps that have not ended, locked in plan order."""
+    return session.scalars(
+        select(StepRow)
+        .where(StepRow.run == run_id, StepRow.status.not_in(STEP_ENDINGS))
+        .order_by(StepRow.ordinal)
+        .with_for_update(key_share=True)
+    ).all()
+
+
+def cancel(session: Session, tenant: UUID, run_id: UUID, *, reason: str = "cancelled") -> bool:
+    """End the run now; workers learn it at their next commit. False when it had ended already.
+
+    What a call in flight has reserved stays charged: nobody knows whether it will be paid for.
+    """
+    run = lock(session, tenant, run_id)
+    if run.status in RUN_ENDINGS:
+        return False
+    end_run(session, run, outcome="cancelled", reason=reason)
+    return True
+
+
+def end_run(session: Session, run: RunRow, *, outcome: str, reason: str) -> None:
+    """Close every step and the run itself."""
+    unclaimed: list[UUID] = []
+    for row in live_steps(session, run.id):
+        if row.status in {"running", "waiting"}:
+            record_in_step(session, row, [StepFinished(outcome="cancelled", error=reason)])
+        else:
+            unclaimed.append(row.id)
+        row.status = "cancelled"
+        row.lease_until = row.holder = row.wait_id = row.halt = None
+        row.finished_at = func.clock_timestamp()
+    facts: list[Fact] = []
+    if unclaimed:
+        facts.append(StepsSkipped(steps=tuple(unclaimed), outcome="cancelled", reason=reason))
+    facts.append(RunFinished.model_validate({"outcome": outcome, "reason": reason}))
+    session.flush()
+    record(session, run.tenant, run.id, facts)
+    run.status, run.reason = outcome, reason
+    run.finished_at = func.clock_timestamp()
+    ring(session, run.tenant, run.id)
+
+
+def pause(session: Session, tenant: UUID, run_id: UUID, *, reason: str = "") -> bool:
+    """Start nothing new and stop running steps at their next commit. False when there is nothing to pause."""
+    run = lock(session, tenant, run_id)
+    if run.status != "running":
+        return False
+    for row in live_steps(session, run_id):
+        if row.status == "running":
+            row.halt = "pause"
+        elif row.status in {"queued", "chained"}:
+            # A late message finds nothing to claim.
+            row.status, row.chain = "pending", None
+    run.status = "paused"
+    session.flush()
+    record(session, tenant, run_id, [RunPaused(reason=reason)])
+    return True
+
+
+def resume(session: Session, tenant: UUID, run_id: UUID) -> bool:
+    """Let a paused run go on. False when it is not paused."""
+    run = lock(session, tenant, run_id)
+    if run.status != "paused":
+        return False
+    for row in live_steps(session, run_id):
+        row.halt = None
+    run.status = "running"
+    session.flush()
+    record(session, tenant, run_id, [RunResumed()])
+    ring(session, tenant, run_id)
+    return True
+
+
+def tell(session: Session, tenant: UUID, run_id: UUID, message: str) -> None:
+    """Leave a message for the run's agents; those that start later read it."""
+    run = lock(session, tenant, run_id)
+    if run.status in RUN_ENDINGS:
+        raise UserError(f"Run {run_id} is {run.status}; nobody reads messages any more.")
+    record(session, tenant, run_id, [RunTold(message=message)])
+
+
+def answer(
+    session: Session, tenant: UUID, *, run_id: UUID, step: UUID, wait_id: UUID, choice: str, body: object = None
+) -> bool:
+    """Answer a waiting step; the first answer wins, a later one gives False. Never writes to the step's stream."""
+    sent = session.execute(
+        upsert(SignalRow)
+        .values(step=step, wait_id=wait_id, run=run_id, tenant=tenant, choice=choice, body=json.loads(json.dumps(body)))
+        .on_conflict_do_nothing()
+        .returning(SignalRow.step)
+    ).scalar_one_or_none()
+    if sent is None:
+        return False
+    ring(session, tenant, run_id)
+    return True
+
+
+def _entry(fact: Fact, *, epoch: int) -> NewEntry:
+    kind = str(getattr(fact, "kind"))  # noqa: B009 - every fact has one; the base class cannot type it
+    return NewEntry(
+        kind=kind, schema_version=SCHEMA_VERSION, epoch=epoch, body=fact.model_dump_json().replace("\x00", "")
+    )

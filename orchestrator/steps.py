@@ -1,0 +1,315 @@
+"""The writers of a step between its claim and its end; each is one statement, one commit, one round trip.
+
+Every write is conditional on the epoch of the claim: whoever was overtaken writes nothing and learns why in a second
+statement (the refused one reads an old snapshot).
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from psycopg import errors as pg
+
+from chargehand.orchestrator.connections import Connections, Row, text_array
+from chargehand.orchestrator.errors import LeaseLost, NothingToClaim, StepCancelled, StepPaused, Unavailable
+from chargehand.orchestrator.facts import (
+    SCHEMA_VERSION,
+    Fact,
+    SignalReceived,
+    StepFinished,
+    StepReleased,
+    StepWaiting,
+)
+from chargehand.orchestrator.plan import Step
+
+# What a claim finds when the step is over; the chain it is a link of goes on.
+ENDED = frozenset({"succeeded", "failed", "cancelled", "skipped"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """A step that this worker holds, and the head of its stream as the claim left it."""
+
+    tenant: UUID
+    run_id: UUID
+    step_id: UUID
+    step: Step
+    epoch: int
+    seq: int
+    crashes: int
+    retries: int
+    solo: bool
+    deadline_at: datetime | None
+    in_chain: bool
+    """A follower waits for this step in the same Celery chain."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ended:
+    """What the end of a step leaves to do."""
+
+    seq: int
+    next_queued: bool
+    """The next link of the chain was queued by the same commit."""
+
+
+_CLAIM = """
+WITH own AS (
+    UPDATE steps SET
+        status = 'running', epoch = epoch + 1, taken_over = (status = 'running'),
+        crashes = crashes + (status = 'running')::int, head_seq = head_seq + 1, emissions = 0,
+        lease_until = clock_timestamp() + make_interval(secs => %(lease)s), holder = %(holder)s,
+        started_at = coalesce(started_at, clock_timestamp()),
+        deadline_at = coalesce(deadline_at,
+            clock_timestamp() + make_interval(secs => (spec->>'deadline_seconds')::double precision))
+    WHERE id = %(step)s AND halt IS NULL AND (NOT solo OR %(solo)s)
+      AND (status = 'queued' OR status = 'running' AND lease_until < clock_timestamp())
+    RETURNING tenant, run, id, spec, epoch, head_seq, crashes, retries, solo, deadline_at, taken_over,
+              next_in_chain IS NOT NULL AS in_chain
+), claimed AS (
+    INSERT INTO journal (tenant, run, step, seq, kind, schema_version, epoch, body)
+    SELECT tenant, run, id, head_seq, 'step.claimed', %(version)s, epoch, json_build_object(
+        'kind', 'step.claimed', 'holder', %(holder)s::text, 'takeover', taken_over, 'crashes', crashes)::text
+    FROM own
+)
+SELECT * FROM own
+"""
+
+# `crashes` of a step that hands itself back stays: only progress resets it.
+_LEAVE = """
+WITH own AS (
+    UPDATE steps SET
+        status = %(status)s, head_seq = head_seq + 1, lease_until = NULL, holder = NULL,
+        halt = NULL, wait_id = %(wait_id)s, wait_reason = %(wait_reason)s,
+        retries = retries + %(retried)s,
+        run_after = clock_timestamp() + make_interval(secs => %(after)s),
+        returned_microusd = allotment_microusd - spent_microusd - reserved_microusd,
+        allotment_microusd = spent_microusd + reserved_microusd
+    WHERE id = %(step)s AND epoch = %(epoch)s AND status = 'running' AND head_seq = %(seq)s
+    RETURNING tenant, run, id, epoch, head_seq, chain, returned_microusd
+), fact AS (
+    INSERT INTO journal (tenant, run, step, seq, kind, schema_version, epoch, body)
+    SELECT tenant, run, id, head_seq, %(kind)s, %(version)s, epoch, %(body)s FROM own
+), unchained AS (
+    UPDATE steps f SET status = 'pending', chain = NULL FROM own
+    WHERE f.run = own.run AND f.chain = own.chain AND f.status = 'chained' RETURNING f.id
+), ring AS (
+    INSERT INTO rings (tenant, run) SELECT tenant, run FROM own
+), refund AS (
+    UPDATE budgets b SET drawn_microusd = drawn_microusd - own.returned_microusd FROM own
+    WHERE b.run = own.run AND own.returned_microusd > 0 AND (SELECT count(*) FROM unchained) >= 0
+)
+SELECT head_seq FROM own
+"""
+
+_FINISH = """
+WITH own AS (
+    UPDATE steps SET
+        status = %(status)s, head_seq = head_seq + 1, lease_until = NULL, holder = NULL, halt = NULL,
+        finished_at = clock_timestamp(),
+        returned_microusd = allotment_microusd - spent_microusd - reserved_microusd,
+        allotment_microusd = spent_microusd + reserved_microusd
+    WHERE id = %(step)s AND epoch = %(epoch)s AND status = 'running' AND head_seq = %(seq)s
+    RETURNING tenant, run, id, epoch, head_seq, next_in_chain, returned_microusd
+), fact AS (
+    INSERT INTO journal (tenant, run, step, seq, kind, schema_version, epoch, body)
+    SELECT tenant, run, id, head_seq, 'step.finished', %(version)s, epoch, %(body)s FROM own
+), next AS (
+    UPDATE steps f SET status = 'queued', queued_at = clock_timestamp(), emissions = 1 FROM own
+    WHERE f.id = own.next_in_chain AND f.status = 'chained' AND f.halt IS NULL AND %(status)s = 'succeeded'
+    RETURNING f.id
+), ring AS (
+    INSERT INTO rings (tenant, run) SELECT tenant, run FROM own
+), refund AS (
+    UPDATE budgets b SET drawn_microusd = drawn_microusd - own.returned_microusd FROM own
+    WHERE b.run = own.run AND own.returned_microusd > 0 AND (SELECT count(*) FROM next) >= 0
+)
+SELECT head_seq, (SELECT count(*) FROM next) AS next_queued FROM own
+"""
+
+# Asked in a statement of its own, after the finish has committed: two finishers of one join would miss each other.
+_JOIN_IS_OPEN = """
+SELECT EXISTS (
+    SELECT FROM edges e JOIN steps s ON s.id = e.successor AND s.status = 'pending'
+    WHERE e.predecessor = %(step)s AND NOT EXISTS (
+        SELECT FROM edges o JOIN steps p ON p.id = o.predecessor
+        WHERE o.successor = e.successor AND p.status NOT IN ('succeeded', 'failed', 'cancelled', 'skipped'))
+) OR NOT EXISTS (SELECT FROM edges WHERE predecessor = %(step)s) AS open
+"""
+
+_STATE = "SELECT status, epoch, halt, head_seq FROM steps WHERE id = %(step)s"
+_ROWS_AFTER = """
+SELECT seq, epoch, body FROM journal WHERE run = %(run)s AND step = %(step)s AND seq > %(seq)s
+ORDER BY seq LIMIT %(most)s
+"""
+_SIGNAL = "SELECT choice, body FROM signals WHERE step = %(step)s AND wait_id = %(wait_id)s"
+_FOLD_IN = """
+WITH own AS (
+    UPDATE steps SET head_seq = head_seq + 1, wait_id = NULL, wait_reason = NULL, run_after = NULL
+    WHERE id = %(step)s AND epoch = %(epoch)s AND status = 'running' AND head_seq = %(seq)s
+    RETURNING tenant, run, id, epoch, head_seq
+), fact AS (
+    INSERT INTO journal (tenant, run, step, seq, kind, schema_version, epoch, body)
+    SELECT tenant, run, id, head_seq, 'signal.received', %(version)s, epoch, %(body)s FROM own
+)
+SELECT head_seq FROM own
+"""
+
+
+def claim(
+    connections: Connections, *, tenant: UUID, step_id: UUID, holder: str, lease_seconds: float, solo_pool: bool = False
+) -> Claim:
+    """Take the step for this worker, or raise `NothingToClaim` (its `ended` says whether the step is over).
+
+    Two deliveries of one message may both call this; exactly one wins.
+    """
+    parameters = {
+        "step": step_id,
+        "lease": lease_seconds,
+        "holder": holder,
+        "solo": solo_pool,
+        "version": SCHEMA_VERSION,
+    }
+    row = connections.run(tenant, _CLAIM, parameters)
+    if row is None:
+        state = connections.run(tenant, _STATE, {"step": step_id})
+        status = state["status"] if state is not None else "unknown"
+        raise NothingToClaim(f"Step {step_id} is {status}; this message finds nothing to do.", ended=status in ENDED)
+    return Claim(
+        tenant=tenant,
+        run_id=row["run"],
+        step_id=row["id"],
+        step=Step.model_validate(row["spec"]),
+        epoch=row["epoch"],
+        seq=row["head_seq"],
+        crashes=row["crashes"],
+        retries=row["retries"],
+        solo=row["solo"],
+        deadline_at=row["deadline_at"],
+        in_chain=row["in_chain"],
+    )
+
+
+class HeldStep:
+    """The writes of the worker that holds a claim, in order; any of them may raise `Fenced`."""
+
+    def __init__(self, connections: Connections, claimed: Claim) -> None:
+        """Start at the head that the claim left."""
+        self.claim = claimed
+        self.seq = claimed.seq
+        self._connections = connections
+
+    def finish(self, fact: StepFinished) -> Ended:
+        """End the step; queue the next link of its chain; ring. All in one commit."""
+        row = self.commit(_FINISH, {"status": fact.outcome}, [fact])
+        return Ended(seq=row["head_seq"], next_queued=bool(row["next_queued"]))
+
+    def wait(self, fact: StepWaiting, *, after_seconds: float | None = None) -> None:
+        """Let go of the step until its signal, or its time, comes."""
+        self._leave("waiting", fact, wait_id=fact.wait_id, wait_reason=fact.reason, after_seconds=after_seconds)
+
+    def release(self, fact: StepReleased) -> None:
+        """Hand the step back unfinished; it is admitted again, not before `run_after_seconds`."""
+        self._leave("ready", fact, after_seconds=fact.run_after_seconds, retried=int(fact.reason == "retry"))
+
+    def fold_signal(self, wait_id: UUID) -> SignalReceived | None:
+        """Record what an outsider answered to `wait_id`; None when nobody has."""
+        row = self._connections.run(self.claim.tenant, _SIGNAL, {"step": self.claim.step_id, "wait_id": wait_id})
+        if row is None:
+            return None
+        fact = SignalReceived(wait_id=wait_id, choice=row["choice"], body=row["body"])
+        self.commit(_FOLD_IN, {}, [fact])
+        return fact
+
+    def a_join_is_open(self) -> bool:
+        """Whether the end of this step lets a successor start, or the run end; asked after the end has committed."""
+        row = self._connections.run(self.claim.tenant, _JOIN_IS_OPEN, {"step": self.claim.step_id})
+        return bool(row is not None and row["open"])
+
+    def commit(self, statement: str, parameters: dict[str, Any], facts: Sequence[Fact]) -> Row:
+        """Run a statement that appends `facts` to the step's stream, or raise the reason why it wrote nothing.
+
+        A commit whose reply was lost is recognised by its rows: my epoch, my bodies.
+        """
+        bodies = text_array([fact.model_dump_json() for fact in facts])
+        values = {
+            **parameters,
+            "step": self.claim.step_id,
+            "run": self.claim.run_id,
+            "epoch": self.claim.epoch,
+            "seq": self.seq,
+            "version": SCHEMA_VERSION,
+            "body": bodies[0] if bodies else None,
+            "bodies": bodies,
+            "kinds": [json.loads(body)["kind"] for body in bodies],
+            "count": len(bodies),
+        }
+        try:
+            row = self._connections.run(self.claim.tenant, statement, values)
+        except Unavailable:
+            # The reply is lost, the commit may not be: ask, and otherwise let the caller see the outage.
+            if not self._is_recorded(bodies):
+                raise
+            row = {"head_seq": self.seq + len(bodies), "next_queued": 0}
+        except pg.UniqueViolation:
+            row = None
+        if row is None and self._is_recorded(bodies):
+            row = {"head_seq": self.seq + len(bodies), "next_queued": 0}
+        if row is None:
+            raise self._refusal()
+        self.seq = row["head_seq"]
+        return row
+
+    def _leave(
+        self,
+        status: str,
+        fact: StepWaiting | StepReleased,
+        *,
+        wait_id: UUID | None = None,
+        wait_reason: str | None = None,
+        after_seconds: float | None = None,
+        retried: int = 0,
+    ) -> None:
+        self.commit(
+            _LEAVE,
+            {
+                "status": status,
+                "kind": fact.kind,
+                "wait_id": wait_id,
+                "wait_reason": wait_reason,
+                "after": after_seconds,
+                "retried": retried,
+            },
+            [fact],
+        )
+
+    def _is_recorded(self, bodies: Sequence[str]) -> bool:
+        rows = self._connections.rows(
+            self.claim.tenant,
+            _ROWS_AFTER,
+            {"run": self.claim.run_id, "step": self.claim.step_id, "seq": self.seq, "most": len(bodies)},
+        )
+        return bool(bodies) and [(row["epoch"], row["body"]) for row in rows] == [
+            (self.claim.epoch, body) for body in bodies
+        ]
+
+    def _refusal(self) -> Exception:
+        row = self._connections.run(self.claim.tenant, _STATE, {"step": self.claim.step_id})
+        name = f"Step {self.claim.step.key!r} of run {self.claim.run_id}"
+        if row is None or row["epoch"] != self.claim.epoch:
+            return LeaseLost(f"{name} was claimed again; this worker's epoch {self.claim.epoch} is over.")
+        if row["status"] == "cancelled":
+            return StepCancelled(f"{name} was cancelled.")
+        if row["status"] != "running":
+            return LeaseLost(f"{name} is {row['status']}: its lease had expired.")
+        if row["halt"] is not None:
+            return StepPaused(f"{name} is paused.")
+        return LeaseLost(f"{name} is at row {row['head_seq']}, this worker at {self.seq}.")
+
+
+def new_wait_id() -> UUID:
+    """An id under which exactly one answer is taken."""
+    return uuid4()

@@ -1,0 +1,115 @@
+"""The supervisor process: `celery -A chargehand.orchestrator.supervisor.app worker -Q chargehand.supervisor`.
+
+Any number may run. Each answers bells and has a watch loop of its own.
+"""
+
+import logging
+import threading
+from typing import Any
+from uuid import UUID
+
+import redis
+from celery import Celery, signals
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
+from chargehand.memory import keyspace
+from chargehand.memory.database import SUPERVISOR_ROLE, open_engine
+from chargehand.orchestrator import broker, endpoints
+from chargehand.orchestrator.auditkey import audit_key
+from chargehand.orchestrator.logs import configure_logging
+from chargehand.orchestrator.settings import Settings, load_settings
+from chargehand.orchestrator.supervisor.admit import admit
+from chargehand.orchestrator.supervisor.advance import advance
+from chargehand.orchestrator.supervisor.watch import forget_dead_pools, watch
+
+log = logging.getLogger(__name__)
+
+# Rounds of the watch loop between two looks for dead pools.
+ROUNDS_PER_CLEANING = 200
+
+
+class Supervisor:
+    """Answers bells; every method may be called from any thread and by any number of processes."""
+
+    def __init__(self, settings: Settings, engine: Engine, celery_app: Celery, redis_client: "redis.Redis") -> None:
+        """Nothing is connected yet."""
+        self._settings = settings
+        self._engine = engine
+        self._app = celery_app
+        self._redis = redis_client
+        self._audit_key = audit_key(settings)
+
+    def answer(self, run_id: UUID) -> None:
+        """Advance the run, then admit what may start."""
+        if advance(self._engine, run_id, audit_key=self._audit_key):
+            self.admit()
+
+    def admit(self) -> int:
+        """Queue and publish what the pools can take; gives the number of messages' chains."""
+        count = 0
+        for one in admit(self._engine):
+            broker.publish(self._app, self._settings, tenant=one.tenant, run_id=one.run_id, emissions=one.emissions)
+            count += len(one.emissions)
+        return count
+
+    def watch(self) -> None:
+        """One round: find what was lost, advance what nobody answered, admit what waits."""
+        found = watch(self._engine, self._settings, queue_length=self._queue_length)
+        for run_id in found.runs:
+            advance(self._engine, run_id, audit_key=self._audit_key)
+        self.admit()
+
+    def watch_forever(self, stop: threading.Event) -> None:
+        """Watch until `stop` is set; an outage of Postgres is waited out."""
+        rounds = 0
+        while not stop.wait(self._settings.watch_interval_seconds):
+            try:
+                self.watch()
+                rounds += 1
+                if rounds % ROUNDS_PER_CLEANING == 0:
+                    forget_dead_pools(self._engine)
+            except DBAPIError as error:
+                log.warning("watch round failed", extra={"error": str(error.orig).strip()})
+
+    def _queue_length(self, pool: str) -> int:
+        try:
+            return int(self._redis.llen(broker.queue_name(self._settings, pool)))
+        except redis.exceptions.RedisError:
+            # Whatever was queued is lost with Redis, or not to be had now.
+            return 0
+
+
+def _compose() -> tuple[Celery, Supervisor]:
+    settings = load_settings()
+    configure_logging()
+    celery_app = broker.make_app(settings, endpoints.redis_url(settings))
+    engine = open_engine(
+        endpoints.database_url(settings),
+        role=SUPERVISOR_ROLE,
+        connect_timeout_seconds=settings.connect_timeout_seconds,
+    )
+    client = keyspace.connect(
+        endpoints.redis_url(settings), connect_timeout_seconds=settings.connect_timeout_seconds, retries=0
+    )
+    return celery_app, Supervisor(settings, engine, celery_app, client)
+
+
+app, supervisor = _compose()
+_stop = threading.Event()
+
+
+@app.task(name=broker.ADVANCE)
+def answer_bell(run_id: str) -> None:
+    """Advance one run."""
+    supervisor.answer(UUID(run_id))
+
+
+@signals.worker_ready.connect
+def _start_watching(**_: Any) -> None:
+    threading.Thread(target=supervisor.watch_forever, args=(_stop,), name="watch", daemon=True).start()
+
+
+@signals.worker_shutting_down.connect
+def _stop_watching(**_: Any) -> None:
+    _stop.set()

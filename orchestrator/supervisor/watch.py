@@ -1,0 +1,242 @@
+"""The watch loop of every supervisor: finds what was lost and puts it back through the front door.
+
+No leader is elected and no beat ticks: each round takes what `SKIP LOCKED` gives it.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Engine, delete, func, select, text, update
+from sqlalchemy.orm import Session
+
+from chargehand.memory import procedural
+from chargehand.memory.database import bind_tenant
+from chargehand.orchestrator import runs
+from chargehand.orchestrator.errors import ChargehandError
+from chargehand.orchestrator.facts import StepFinished, StepRecovered, StepWaiting
+from chargehand.orchestrator.requests import RunRequest
+from chargehand.orchestrator.settings import Settings
+from chargehand.orchestrator.steps import new_wait_id
+from chargehand.orchestrator.supervisor.admit import POOL_SILENCE_SECONDS, SOLO, live_slots
+from chargehand.orchestrator.tables import RUN_ENDINGS, PoolRow, RingRow, RunRow, SignalRow, StepRow, SubmissionRow
+
+log = logging.getLogger(__name__)
+
+# Rows that one round takes: a backlog is worked off in many short transactions, not in a long one.
+BATCH = 100
+# A message that nobody claims is sent again after 1, 2, 4 … times `unclaimed_seconds`, at most this many times that.
+MAX_BACKOFF = 32
+HUMAN_OPTIONS = ("retry", "skip", "abort")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Round:
+    """What one round of the watch loop found."""
+
+    recovered: int
+    unclaimed: int
+    overdue: int
+    runs: frozenset[UUID]
+    """Runs to advance: just accepted, just woken, or with a ring that nobody answered."""
+
+
+def watch(engine: Engine, settings: Settings, *, queue_length: Callable[[str], int]) -> Round:
+    """One round; each part commits on its own. `queue_length` gives the messages waiting for a pool."""
+    accepted = accept_submissions(engine, settings)
+    recovered = recover(engine, settings)
+    woken = wake(engine)
+    return Round(
+        recovered=recovered,
+        unclaimed=emit_again(engine, settings, queue_length=queue_length),
+        overdue=end_overdue(engine),
+        runs=frozenset({*accepted, *woken, *old_rings(engine, settings)}),
+    )
+
+
+def accept_submissions(engine: Engine, settings: Settings) -> list[UUID]:
+    """Turn what callers wrote in their own transactions into runs; gives their ids."""
+    accepted: list[UUID] = []
+    while True:
+        with Session(engine) as session, session.begin():
+            row = session.scalars(
+                select(SubmissionRow).order_by(SubmissionRow.submitted_at).limit(1).with_for_update(skip_locked=True)
+            ).one_or_none()
+            if row is None:
+                return accepted
+            bind_tenant(session, row.tenant)
+            request = RunRequest.model_validate_json(row.request)
+            session.delete(row)
+            savepoint = session.begin_nested()
+            try:
+                installed = procedural.load_roles(settings.roles).values()
+                accepted.append(runs.accept(session, row.tenant, request, installed))
+                savepoint.commit()
+            except ChargehandError as error:
+                # The caller checked it too; what fails here all the same must not block what waits behind it.
+                savepoint.rollback()
+                log.error("submission refused", extra={"run_id": str(request.run_id), "error": str(error)})
+
+
+def recover(engine: Engine, settings: Settings) -> int:
+    """Put steps whose lease expired back; those that crash too often run alone, and then go to a person."""
+    with Session(engine) as session, session.begin():
+        rows = session.scalars(
+            select(StepRow)
+            .where(StepRow.status == "running", StepRow.lease_until < func.clock_timestamp())
+            .order_by(StepRow.run, StepRow.ordinal)
+            .limit(BATCH)
+            .with_for_update(skip_locked=True, key_share=True)
+        ).all()
+        solo_pool_lives = bool(rows) and bool(live_slots(session).get(SOLO))
+        for row in rows:
+            _recover_step(session, row, settings, solo_pool_lives=solo_pool_lives)
+        return len(rows)
+
+
+def _recover_step(session: Session, row: StepRow, settings: Settings, *, solo_pool_lives: bool) -> None:
+    crashes = row.crashes + 1
+    # One poison step takes a whole process down, and with it its neighbours: only what crashes alone is to blame.
+    guilty = crashes >= settings.max_crashes * 2 if row.solo else crashes > settings.max_crashes and not solo_pool_lives
+    solo = row.solo or crashes > settings.max_crashes
+    runs.record_in_step(session, row, [StepRecovered(crashes=crashes, solo=solo)])
+    row.crashes, row.solo = crashes, solo
+    row.lease_until = row.holder = None
+    if guilty:
+        wait_id = new_wait_id()
+        where = "alone in a solo pool" if solo_pool_lives else "and no solo pool is running to try it alone"
+        runs.record_in_step(
+            session,
+            row,
+            [
+                StepWaiting(
+                    wait_id=wait_id,
+                    reason="human",
+                    question=f"Step {row.key!r} took its worker down {crashes} times {where}. What shall be done?",
+                    options=HUMAN_OPTIONS,
+                    evidence=(f"{row.id}:{row.head_seq}",),
+                )
+            ],
+        )
+        row.status, row.wait_id, row.wait_reason, row.run_after = "waiting", wait_id, "human", None
+    else:
+        row.status = "ready"
+    _unchain_followers(session, row)
+    session.flush()
+    runs.ring(session, row.tenant, row.run)
+
+
+def _unchain_followers(session: Session, row: StepRow) -> None:
+    if row.chain is not None:
+        session.execute(
+            update(StepRow)
+            .where(StepRow.run == row.run, StepRow.chain == row.chain, StepRow.status == "chained")
+            .values(status="pending", chain=None)
+            .execution_options(synchronize_session=False)
+        )
+        row.chain = row.next_in_chain = None
+
+
+def wake(engine: Engine) -> list[UUID]:
+    """Make waiting steps ready whose time or whose answer has come; an answered gate ends right here.
+
+    Gives the runs of these steps.
+    """
+    with Session(engine) as session, session.begin():
+        answered = (
+            select(SignalRow.step).where(SignalRow.step == StepRow.id, SignalRow.wait_id == StepRow.wait_id).exists()
+        )
+        rows = session.scalars(
+            select(StepRow)
+            .join(RunRow, RunRow.id == StepRow.run)
+            .where(StepRow.status == "waiting", RunRow.status == "running")
+            .where((StepRow.run_after <= func.clock_timestamp()) | answered)
+            .order_by(StepRow.run, StepRow.ordinal)
+            .limit(BATCH)
+            .with_for_update(skip_locked=True, key_share=True, of=StepRow)
+        ).all()
+        for row in rows:
+            if row.spec["kind"] == "gate" or row.epoch == 0:
+                _end_gate(session, row)
+            else:
+                row.status, row.run_after = "ready", None
+            session.flush()
+            runs.ring(session, row.tenant, row.run)
+        return [row.run for row in rows]
+
+
+def _end_gate(session: Session, row: StepRow) -> None:
+    signal = session.get_one(SignalRow, (row.id, row.wait_id))
+    refused = signal.choice in {"reject", "abort", "no"}
+    outcome = "failed" if refused else "succeeded"
+    fact = StepFinished.model_validate(
+        {
+            "outcome": outcome,
+            "result": {"choice": signal.choice, "body": signal.body},
+            "error": f"a person chose {signal.choice!r}" if refused else "",
+        }
+    )
+    runs.record_in_step(session, row, [fact])
+    row.status, row.wait_id, row.wait_reason = outcome, None, None
+    row.finished_at = func.clock_timestamp()
+
+
+def emit_again(engine: Engine, settings: Settings, *, queue_length: Callable[[str], int]) -> int:
+    """Make steps ready again whose message nobody claimed, each time twice as patiently.
+
+    Not while their pool has no live process, and not while its queue is longer than its window: then the message is
+    late, not lost.
+    """
+    with Session(engine) as session, session.begin():
+        live = live_slots(session)
+        patient = {pool for pool, slots in live.items() if queue_length(pool) <= 2 * slots}
+        if not patient:
+            return 0
+        pool_of = text("CASE WHEN solo THEN 'solo' ELSE pool END = ANY(:pools)").bindparams(pools=sorted(patient))
+        waited = func.extract("epoch", func.clock_timestamp() - StepRow.queued_at)
+        patience = settings.unclaimed_seconds * func.least(
+            func.power(2, func.greatest(StepRow.emissions, 1) - 1), MAX_BACKOFF
+        )
+        rows = session.scalars(
+            select(StepRow)
+            .where(StepRow.status == "queued", waited > patience, pool_of)
+            .order_by(StepRow.run, StepRow.ordinal)
+            .limit(BATCH)
+            .with_for_update(skip_locked=True, key_share=True)
+        ).all()
+        for row in rows:
+            row.status = "ready"
+            _unchain_followers(session, row)
+            log.warning("message lost", extra={"step_id": str(row.id), "emissions": row.emissions})
+        return len(rows)
+
+
+def end_overdue(engine: Engine) -> int:
+    """Cancel runs and fail waiting or queued steps whose deadline has passed."""
+    with Session(engine) as session, session.begin():
+        overdue = session.scalars(
+            select(RunRow)
+            .where(RunRow.deadline_at < func.clock_timestamp(), RunRow.status.not_in(RUN_ENDINGS))
+            .limit(BATCH)
+            .with_for_update(skip_locked=True, key_share=True)
+        ).all()
+        for run in overdue:
+            runs.end_run(session, run, outcome="failed", reason="its deadline has passed")
+        return len(overdue)
+
+
+def old_rings(engine: Engine, settings: Settings) -> Sequence[UUID]:
+    """Runs with a ring that nobody answered within `ring_age_seconds`."""
+    with Session(engine) as session, session.begin():
+        age = func.make_interval(0, 0, 0, 0, 0, 0, settings.ring_age_seconds)
+        return session.scalars(
+            select(RingRow.run).where(RingRow.rung_at < func.clock_timestamp() - age).distinct().limit(BATCH)
+        ).all()
+
+
+def forget_dead_pools(engine: Engine) -> None:
+    """Remove processes that have long been silent."""
+    with Session(engine) as session, session.begin():
+        silence = func.make_interval(0, 0, 0, 0, 0, 0, POOL_SILENCE_SECONDS * 40)
+        session.execute(delete(PoolRow).where(PoolRow.seen_at < func.clock_timestamp() - silence))

@@ -1,0 +1,209 @@
+"""The two commits of a turn, and what else an agent records; the journal as the agent sees it.
+
+Commit 1 reserves money and records that a call is in flight, commit 2 settles it and records the answer. Both touch
+the step's own row only: an allotment drawn from the run's budget every sixteen turns or so keeps 200 agents of one run
+from queueing behind one row.
+"""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from chargehand.orchestrator.breaker import Observed
+from chargehand.orchestrator.connections import Connections
+from chargehand.orchestrator.errors import BudgetBusy, BudgetExceeded, LeaseLost
+from chargehand.orchestrator.facts import (
+    BreakerTripped,
+    CallAbandoned,
+    Fact,
+    ModelFailed,
+    ModelRequested,
+    ModelResponded,
+    SignalReceived,
+    StepFact,
+    ToolFinished,
+    ToolStarted,
+    parse_fact,
+)
+from chargehand.orchestrator.steps import HeldStep
+
+# An allotment lasts about this many turns, so that the run's row is locked that seldom.
+TURNS_PER_ALLOTMENT = 16
+# A loop shows in the newest failures; older ones would only be read again and again.
+MOST_FAILURES = 200
+
+# `{guard}` and `{change}` differ, the shape does not: own row first, then what feeds on it.
+_TURN = """
+WITH own AS (
+    UPDATE steps SET head_seq = head_seq + %(count)s,
+        lease_until = greatest(lease_until, clock_timestamp() + make_interval(secs => %(lease)s)), {change}
+    WHERE id = %(step)s AND epoch = %(epoch)s AND status = 'running' AND head_seq = %(seq)s {guard}
+    RETURNING tenant, run, id, epoch, head_seq
+), facts AS (
+    INSERT INTO journal (tenant, run, step, seq, kind, schema_version, epoch, body)
+    SELECT own.tenant, own.run, own.id, %(seq)s + fact.position, fact.kind, %(version)s, own.epoch, fact.body
+    FROM own, unnest(%(kinds)s::text[], %(bodies)s::text[]) WITH ORDINALITY AS fact(kind, body, position)
+    ORDER BY fact.position
+)
+SELECT head_seq FROM own
+"""
+_REQUEST = _TURN.format(
+    change="reserved_microusd = reserved_microusd + %(need)s, turns = turns + 1",
+    guard="AND halt IS NULL AND allotment_microusd - spent_microusd - reserved_microusd >= %(need)s",
+)
+_SETTLE = _TURN.format(
+    # An answer is progress: the crashes before it are forgiven.
+    change="reserved_microusd = reserved_microusd - %(reserved)s, "
+    "spent_microusd = spent_microusd + %(cost)s, crashes = 0",
+    guard="",
+)
+_NOTE = _TURN.format(change="crashes = crashes", guard="")
+
+_SHORT = """
+SELECT allotment_microusd - spent_microusd - reserved_microusd < %(need)s AS short
+FROM steps WHERE id = %(step)s AND epoch = %(epoch)s AND status = 'running' AND halt IS NULL
+"""
+_DRAW = """
+WITH own AS (
+    SELECT id, run FROM steps
+    WHERE id = %(step)s AND epoch = %(epoch)s AND status = 'running' FOR NO KEY UPDATE
+), budget AS (
+    UPDATE budgets b SET
+        granted_microusd = least(%(want)s, cap_microusd - drawn_microusd),
+        drawn_microusd = drawn_microusd + least(%(want)s, cap_microusd - drawn_microusd)
+    FROM own WHERE b.run = own.run AND cap_microusd - drawn_microusd >= %(need)s
+    RETURNING granted_microusd
+)
+UPDATE steps s SET allotment_microusd = allotment_microusd + budget.granted_microusd
+FROM budget, own WHERE s.id = own.id RETURNING s.allotment_microusd
+"""
+_STANDING = """
+SELECT b.cap_microusd AS cap, coalesce(sum(s.spent_microusd), 0)::bigint AS spent,
+       coalesce(sum(s.reserved_microusd) FILTER (WHERE s.status IN ('succeeded', 'failed', 'cancelled')), 0)::bigint
+       AS lost
+FROM budgets b JOIN steps s ON s.run = b.run WHERE b.run = %(run)s GROUP BY b.cap_microusd
+"""
+_HISTORY = """
+SELECT seq, epoch, kind, schema_version, body FROM journal WHERE run = %(run)s AND step = %(step)s AND seq <= %(seq)s
+ORDER BY seq
+"""
+_FAILURES_OF_RUN = """
+SELECT step, seq, schema_version, body FROM journal
+WHERE run = %(run)s AND step <> %(step)s AND kind = 'tool.finished' AND body LIKE '%%"outcome":"error"%%'
+ORDER BY at DESC LIMIT %(most)s
+"""
+
+
+class StepRecorder:
+    """Records what an agent does, under the epoch of its claim; any write may raise `Fenced`."""
+
+    def __init__(self, connections: Connections, held: HeldStep, *, lease_seconds: float) -> None:
+        """Read the step's stream up to the claim."""
+        self._connections = connections
+        self._held = held
+        self._lease_seconds = lease_seconds
+        self._reserved: dict[UUID, int] = {}
+        self._written: list[tuple[int, Fact]] = []
+        rows = connections.rows(
+            held.claim.tenant,
+            _HISTORY,
+            {"run": held.claim.run_id, "step": held.claim.step_id, "seq": held.seq},
+        )
+        self.history: tuple[StepFact, ...] = tuple(
+            parse_fact(row["body"], schema_version=row["schema_version"])  # type: ignore[misc]
+            for row in rows
+        )
+        for fact in self.history:
+            if isinstance(fact, ModelRequested):
+                self._reserved[fact.call_id] = fact.reserved_microusd
+
+    @property
+    def seq(self) -> int:
+        """The last row of the stream."""
+        return self._held.seq
+
+    def request(self, finished: Sequence[ToolFinished], requested: ModelRequested) -> None:
+        """Commit 1: results of pure tools, the reservation, the call in flight.
+
+        Raises `BudgetExceeded` when the call can never fit, `BudgetBusy` when open reservations stand in its way.
+        """
+        need = requested.reserved_microusd
+        facts: list[Fact] = [*finished, requested]
+        try:
+            self._commit(_REQUEST, facts, need=need)
+        except LeaseLost:
+            if not self._is_short(need):
+                raise
+            self._draw(need)
+            self._commit(_REQUEST, facts, need=need)
+        self._reserved[requested.call_id] = need
+
+    def respond(self, fact: ModelResponded | ModelFailed) -> None:
+        """Commit 2: the answer and what it cost."""
+        reserved = self._reserved.pop(fact.call_id)
+        self._commit(_SETTLE, [fact], reserved=reserved, cost=fact.cost_microusd)
+
+    def abandon(self, fact: CallAbandoned) -> None:
+        """A call of an earlier epoch whose outcome nobody knows: it stays charged as reserved."""
+        reserved = self._reserved.pop(fact.call_id)
+        self._commit(_SETTLE, [fact], reserved=reserved, cost=fact.charged_microusd)
+
+    def tool_started(self, fact: ToolStarted) -> None:
+        """An effect is about to happen."""
+        self._commit(_NOTE, [fact])
+
+    def tool_finished(self, fact: ToolFinished) -> None:
+        """An effect, or something long, is over."""
+        self._commit(_NOTE, [fact])
+
+    def trip(self, fact: BreakerTripped) -> None:
+        """The breaker tripped."""
+        self._commit(_NOTE, [fact])
+
+    def fold_signal(self, wait_id: UUID) -> SignalReceived | None:
+        """Record what an outsider answered."""
+        return self._held.fold_signal(wait_id)
+
+    def recent_failures(self, most: int = MOST_FAILURES) -> list[Observed]:
+        """Failed tool results of the run's other steps, oldest first: the breaker watches the whole run."""
+        rows = self._connections.rows(
+            self._held.claim.tenant,
+            _FAILURES_OF_RUN,
+            {"run": self._held.claim.run_id, "step": self._held.claim.step_id, "most": most},
+        )
+        observed = []
+        for row in reversed(rows):
+            fact = parse_fact(row["body"], schema_version=row["schema_version"])
+            if isinstance(fact, ToolFinished):
+                observed.append(Observed(step=str(row["step"]), seq=row["seq"], fact=fact))
+        return observed
+
+    def _commit(self, statement: str, facts: Sequence[Fact], **parameters: int) -> None:
+        self._held.commit(statement, {**parameters, "lease": self._lease_seconds}, facts)
+
+    def _is_short(self, need: int) -> bool:
+        row = self._connections.run(
+            self._held.claim.tenant,
+            _SHORT,
+            {"need": need, "step": self._held.claim.step_id, "epoch": self._held.claim.epoch},
+        )
+        return bool(row is not None and row["short"])
+
+    def _draw(self, need: int) -> None:
+        claim = self._held.claim
+        drawn = self._connections.run(
+            claim.tenant,
+            _DRAW,
+            {"step": claim.step_id, "epoch": claim.epoch, "need": need, "want": need * TURNS_PER_ALLOTMENT},
+        )
+        if drawn is not None:
+            return
+        standing = self._connections.run(claim.tenant, _STANDING, {"run": claim.run_id})
+        if standing is None:
+            raise LeaseLost(f"Run {claim.run_id} has no budget row; it was removed.")
+        spent = standing["spent"] + standing["lost"]
+        if spent + need > standing["cap"]:
+            raise BudgetExceeded(
+                f"A call of at most {need} micro-dollars does not fit: {spent} of {standing['cap']} are spent; "
+                "raise the budget."
+            )
+        raise BudgetBusy(f"A call of at most {need} micro-dollars waits: other calls hold the rest of the budget.")

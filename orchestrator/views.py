@@ -1,0 +1,454 @@
+"""Read-only answers about runs, for the client, the command line and the report."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from pydantic import JsonValue
+from sqlalchemy import Text, cast, func, select, text
+from sqlalchemy.orm import Session
+
+from chargehand.memory import journal
+from chargehand.memory.journal import Objection
+from chargehand.memory.tables import RUN_STREAM, JournalRow
+from chargehand.orchestrator.errors import NotFound
+from chargehand.orchestrator.facts import (
+    AnyFact,
+    CallAbandoned,
+    ModelFailed,
+    ModelResponded,
+    StepFinished,
+    StepsAnchored,
+    StepWaiting,
+    parse_fact,
+)
+from chargehand.orchestrator.plan import Step, step_id
+from chargehand.orchestrator.supervisor.admit import live_slots
+from chargehand.orchestrator.tables import BudgetRow, EdgeRow, PoolRow, RunRow, StepRow
+from chargehand.orchestrator.transitions import Recorded, RunState, fold
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunView:
+    """A run in one line."""
+
+    run_id: UUID
+    status: str
+    goal: str
+    priority: int
+    steps: int
+    steps_ended: int
+    spent_microusd: int
+    cap_microusd: int
+    created_at: datetime
+    finished_at: datetime | None
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepView:
+    """A step as people look at it."""
+
+    step_id: UUID
+    key: str
+    title: str
+    kind: str
+    pool: str
+    label: str
+    """Role or script."""
+    status: str
+    epoch: int
+    crashes: int
+    turns: int
+    spent_microusd: int
+    after: tuple[str, ...]
+    holder: str | None
+    wait_reason: str | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Escalation:
+    """A question that a step waits for."""
+
+    run_id: UUID
+    step_id: UUID
+    step_key: str
+    wait_id: UUID
+    reason: str
+    question: str
+    options: tuple[str, ...]
+    evidence: tuple[str, ...]
+    asked_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """One fact as a follower of the run sees it."""
+
+    run_id: UUID
+    step_id: UUID | None
+    """None: of the run itself."""
+    seq: int
+    at: datetime
+    kind: str
+    fact: AnyFact | None
+    """None when its body was erased."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Account:
+    """What a run cost and did, counted from its journal."""
+
+    calls: int
+    calls_failed: int
+    models: tuple[str, ...]
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    cost_microusd: int
+    duration_seconds: float
+    head_hash: str
+    """Of the run's own stream."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verification:
+    """What `audit verify` found of one run."""
+
+    run_id: UUID
+    rows: int
+    streams: int
+    head_hash: str
+    objections: tuple[Objection, ...]
+
+
+def list_runs(session: Session, *, limit: int = 20) -> list[RunView]:
+    """The newest runs first."""
+    ids = session.scalars(select(RunRow.id).order_by(RunRow.created_at.desc()).limit(limit)).all()
+    return [view_run(session, run_id) for run_id in ids]
+
+
+def view_run(session: Session, run_id: UUID) -> RunView:
+    """One run; raises `NotFound`."""
+    row = session.get(RunRow, run_id, populate_existing=True)
+    if row is None:
+        raise NotFound(f"There is no run {run_id}; `chargehand status` lists the runs.")
+    total, ended, spent = session.execute(
+        select(
+            func.count(),
+            func.count().filter(StepRow.status.in_(["succeeded", "failed", "cancelled", "skipped"])),
+            func.coalesce(func.sum(StepRow.spent_microusd), 0),
+        ).where(StepRow.run == run_id)
+    ).one()
+    cap = session.scalar(select(BudgetRow.cap_microusd).where(BudgetRow.run == run_id)) or 0
+    return RunView(
+        run_id=row.id,
+        status=row.status,
+        goal=row.goal,
+        priority=row.priority,
+        steps=total,
+        steps_ended=ended,
+        spent_microusd=int(spent),
+        cap_microusd=cap,
+        created_at=row.created_at,
+        finished_at=row.finished_at,
+        reason=row.reason,
+    )
+
+
+def find_run(session: Session, name: str) -> UUID:
+    """The run whose id is, or uniquely begins or ends with, `name`; raises `NotFound`."""
+    wanted = name.lower().replace("-", "")
+    digits = func.replace(cast(RunRow.id, Text), "-", "")
+    named = (digits.startswith(wanted, autoescape=True)) | (digits.endswith(wanted, autoescape=True))
+    found = session.scalars(select(RunRow.id).where(named).limit(100)).all() if wanted else []
+    if len(found) == 1:
+        return found[0]
+    problem = "no run" if not found else f"{len(found)} runs"
+    raise NotFound(f"{name!r} names {problem}; `chargehand status` lists the ids.")
+
+
+def view_steps(session: Session, run_id: UUID) -> list[StepView]:
+    """The run's steps in plan order."""
+    rows = session.scalars(
+        select(StepRow).where(StepRow.run == run_id).order_by(StepRow.ordinal).execution_options(populate_existing=True)
+    ).all()
+    failed = {row.id for row in rows if row.status == "failed"}
+    errors = _errors(session, run_id) if failed else {}
+    views = []
+    for row in rows:
+        step = Step.model_validate(row.spec)
+        views.append(
+            StepView(
+                step_id=row.id,
+                key=row.key,
+                title=step.title,
+                kind=step.kind,
+                pool=row.pool,
+                label=step.role or step.script or step.kind,
+                status=row.status,
+                epoch=row.epoch,
+                crashes=row.crashes,
+                turns=row.turns,
+                spent_microusd=row.spent_microusd,
+                after=step.after,
+                holder=row.holder,
+                wait_reason=row.wait_reason,
+                started_at=row.started_at,
+                finished_at=row.finished_at,
+                error=errors.get(row.id, ""),
+            )
+        )
+    return views
+
+
+def _errors(session: Session, run_id: UUID) -> dict[UUID, str]:
+    errors: dict[UUID, str] = {}
+    for entry in journal.read(session, run_id, kinds=["step.finished"]):
+        if entry.body is not None:
+            fact = parse_fact(entry.body, schema_version=entry.schema_version)
+            if isinstance(fact, StepFinished):
+                errors[entry.step] = fact.error
+    return errors
+
+
+def results(session: Session, run_id: UUID, keys: Sequence[str] | None = None) -> dict[str, StepFinished]:
+    """How finished steps ended, by key; `keys`: only these."""
+    named = session.execute(select(StepRow.id, StepRow.key).where(StepRow.run == run_id)).all()
+    names: dict[UUID, str] = {identity: key for identity, key in named}  # noqa: C416 - typed rows
+    query = select(JournalRow).where(JournalRow.run == run_id, JournalRow.kind == "step.finished")
+    if keys is not None:
+        query = query.where(JournalRow.step.in_([step_id(run_id, key) for key in keys]))
+    ended: dict[str, StepFinished] = {}
+    for row in session.scalars(query):
+        if row.body is None:
+            continue
+        fact = parse_fact(row.body, schema_version=row.schema_version)
+        if isinstance(fact, StepFinished):
+            ended[names[row.step]] = fact
+    return ended
+
+
+def artifacts(session: Session, run_id: UUID) -> dict[str, str]:
+    """name → content hash of everything the run's steps kept; a later step's wins."""
+    named: dict[str, str] = {}
+    ended = results(session, run_id)
+    for view in view_steps(session, run_id):
+        if view.key in ended:
+            named.update(ended[view.key].artifacts)
+    return named
+
+
+def escalations(session: Session, run_id: UUID | None = None) -> list[Escalation]:
+    """What people are asked, oldest first: of one run, or of the tenant."""
+    query = select(StepRow).where(StepRow.status == "waiting", StepRow.wait_reason.in_(["human", "gate"]))
+    if run_id is not None:
+        query = query.where(StepRow.run == run_id)
+    asked = []
+    for row in session.scalars(query.order_by(StepRow.run, StepRow.ordinal)):
+        for entry in reversed(journal.read(session, row.run, step=row.id, kinds=["step.waiting"])):
+            fact = parse_fact(entry.body or "", schema_version=entry.schema_version)
+            if isinstance(fact, StepWaiting) and fact.wait_id == row.wait_id:
+                asked.append(
+                    Escalation(
+                        run_id=row.run,
+                        step_id=row.id,
+                        step_key=row.key,
+                        wait_id=fact.wait_id,
+                        reason=fact.reason,
+                        question=fact.question,
+                        options=fact.options,
+                        evidence=fact.evidence,
+                        asked_at=entry.at,
+                    )
+                )
+                break
+    return sorted(asked, key=lambda one: one.asked_at)
+
+
+def events_after(session: Session, run_id: UUID, seen: Mapping[UUID, int]) -> list[Event]:
+    """Facts of a run behind the last seen row of each stream (`RUN_STREAM` for its own), by time.
+
+    A row that commits late is not lost, because each stream is followed by its own numbers; nothing waits for other
+    transactions.
+    """
+    rows = session.execute(
+        text(
+            "SELECT j.step, j.seq, j.at, j.kind, j.schema_version, j.body FROM journal j "
+            "LEFT JOIN unnest(CAST(:streams AS uuid[]), CAST(:seqs AS bigint[])) AS seen(step, seq) USING (step) "
+            "WHERE j.run = :run AND j.seq > coalesce(seen.seq, 0) ORDER BY j.at, j.step, j.seq"
+        ),
+        {"run": run_id, "streams": list(seen), "seqs": list(seen.values())},
+    )
+    return [
+        Event(
+            run_id=run_id,
+            step_id=None if stream == RUN_STREAM else stream,
+            seq=seq,
+            at=at,
+            kind=kind,
+            fact=parse_fact(body, schema_version=version) if body is not None else None,
+        )
+        for stream, seq, at, kind, version, body in rows
+    ]
+
+
+def account(session: Session, run_id: UUID) -> Account:
+    """Calls, tokens, cost and time of a run, from its journal."""
+    kinds = ["model.responded", "model.failed", "call.abandoned"]
+    facts = [
+        parse_fact(entry.body, schema_version=entry.schema_version)
+        for entry in journal.read(session, run_id, kinds=kinds)
+        if entry.body is not None
+    ]
+    answered = [fact for fact in facts if isinstance(fact, ModelResponded)]
+    failed = [fact for fact in facts if isinstance(fact, ModelFailed)]
+    abandoned = [fact for fact in facts if isinstance(fact, CallAbandoned)]
+    duration = session.execute(
+        select(
+            func.extract("epoch", func.coalesce(RunRow.finished_at, func.clock_timestamp()) - RunRow.created_at)
+        ).where(RunRow.id == run_id)
+    ).scalar_one_or_none()
+    _, head = journal.head(session, run_id, RUN_STREAM)
+    return Account(
+        calls=len(answered),
+        calls_failed=len(failed) + len(abandoned),
+        models=tuple(sorted({fact.model for fact in answered})),
+        input_tokens=sum(fact.usage.input_tokens for fact in answered),
+        output_tokens=sum(fact.usage.output_tokens for fact in answered),
+        cache_read_tokens=sum(fact.usage.cache_read_tokens for fact in answered),
+        cache_write_tokens=sum(fact.usage.cache_write_tokens for fact in answered),
+        cost_microusd=sum(fact.cost_microusd for fact in answered)
+        + sum(fact.cost_microusd for fact in failed)
+        + sum(fact.charged_microusd for fact in abandoned),
+        duration_seconds=float(duration or 0.0),
+        head_hash=head.hex(),
+    )
+
+
+def state_from_journal(session: Session, run_id: UUID) -> RunState:
+    """The run as its journal tells it, by the reducer that production uses."""
+    return fold(
+        run_id,
+        [
+            Recorded(
+                step=None if entry.step == RUN_STREAM else entry.step,
+                seq=entry.seq,
+                epoch=entry.epoch,
+                fact=parse_fact(entry.body or "", schema_version=entry.schema_version),
+            )
+            for entry in journal.read(session, run_id)
+        ],
+    )
+
+
+def drift(session: Session, run_id: UUID) -> list[str]:
+    """Where the tables say otherwise than the journal; empty when they agree."""
+    told = state_from_journal(session, run_id)
+    run = session.get(RunRow, run_id, populate_existing=True)
+    if run is None:
+        raise NotFound(f"There is no run {run_id}.")
+    differences = []
+    if (run.status, run.head_seq, run.plan_version) != (told.status, told.seq, told.plan_version):
+        differences.append(
+            f"run: tables {run.status}/{run.head_seq}/{run.plan_version}, "
+            f"journal {told.status}/{told.seq}/{told.plan_version}"
+        )
+    rows = session.scalars(select(StepRow).where(StepRow.run == run_id).execution_options(populate_existing=True)).all()
+    if {row.id for row in rows} != set(told.steps):
+        differences.append(f"steps: tables have {len(rows)}, the journal {len(told.steps)}")
+    on_the_way = {"pending", "ready", "queued", "chained"}
+    for row in rows:
+        step = told.steps.get(row.id)
+        if step is None:
+            continue
+        status = "open" if row.status in on_the_way else row.status
+        tables = (status, row.epoch, row.head_seq, row.spent_microusd + row.reserved_microusd)
+        told_money = step.spent_microusd + sum(step.reserved.values())
+        if tables != (step.status, step.epoch, step.seq, told_money):
+            differences.append(
+                f"step {row.key!r}: tables {tables}, journal {(step.status, step.epoch, step.seq, told_money)}"
+            )
+    edges = {
+        (before, after)
+        for before, after in session.execute(
+            select(EdgeRow.predecessor, EdgeRow.successor).where(EdgeRow.run == run_id)
+        )
+    }
+    if edges != {(before, step.step_id) for step in told.steps.values() for before in step.after}:
+        differences.append("edges: tables and journal differ")
+    return differences
+
+
+def verify_run(session: Session, run_id: UUID) -> Verification:
+    """Check every hash and every end of a run's streams against rows, tables and anchors."""
+    run = session.get(RunRow, run_id, populate_existing=True)
+    if run is None:
+        raise NotFound(f"There is no run {run_id}; `chargehand status` lists the runs.")
+    heads = {RUN_STREAM: run.head_seq}
+    heads.update(
+        (identity, seq)
+        for identity, seq in session.execute(select(StepRow.id, StepRow.head_seq).where(StepRow.run == run_id))
+    )
+    anchors: dict[UUID, tuple[int, str]] = {}
+    entries = journal.read(session, run_id)
+    for entry in entries:
+        if entry.step == RUN_STREAM and entry.kind == "steps.anchored" and entry.body is not None:
+            fact = parse_fact(entry.body, schema_version=entry.schema_version)
+            if isinstance(fact, StepsAnchored):
+                anchors.update((anchor.step, (anchor.seq, anchor.hash)) for anchor in fact.anchors)
+    objections = journal.verify_run(session, run_id, heads=heads, anchors=anchors)
+    _, head = journal.head(session, run_id, RUN_STREAM)
+    return Verification(
+        run_id=run_id,
+        rows=len(entries),
+        streams=len({entry.step for entry in entries}),
+        head_hash=head.hex(),
+        objections=tuple(objections),
+    )
+
+
+def explain(session: Session, run_id: UUID) -> list[tuple[str, str]]:
+    """Why each live step of a run does not go on: step key → reason in words."""
+    slots = live_slots(session)
+    known = {pool for (pool,) in session.execute(select(PoolRow.pool).distinct())}
+    run = view_run(session, run_id)
+    reasons: list[tuple[str, str]] = []
+    ended = {"succeeded", "failed", "cancelled", "skipped"}
+    steps = view_steps(session, run_id)
+    status = {step.key: step.status for step in steps}
+    for step in steps:
+        if step.status in ended:
+            continue
+        if run.status == "paused":
+            why = "the run is paused; `chargehand resume` lets it go on"
+        elif step.status == "running":
+            why = f"running on {step.holder}, epoch {step.epoch}, turn {step.turns}"
+        elif step.status == "waiting":
+            why = f"waits for {step.wait_reason}"
+        elif step.status == "pending" or step.status == "chained":
+            open_before = [key for key in step.after if status.get(key) not in ended]
+            why = f"waits for {', '.join(open_before)}" if open_before else "its turn comes with the next advance"
+        elif step.pool not in slots:
+            gone = "no live process any more" if step.pool in known else "never had a process"
+            why = f"pool {step.pool!r} has {gone}; start one"
+        elif step.status == "queued":
+            why = f"queued for pool {step.pool!r} ({slots[step.pool]} slots)"
+        else:
+            why = f"ready; pool {step.pool!r} has {slots[step.pool]} slots, all are taken"
+        reasons.append((step.key, why))
+    return reasons
+
+
+def result_of(session: Session, run_id: UUID) -> JsonValue:
+    """What the run's final steps gave: one result, or a mapping by key when there are several."""
+    ended = results(session, run_id)
+    steps = view_steps(session, run_id)
+    depended_on = {key for step in steps for key in step.after}
+    final = {step.key: ended[step.key].result for step in steps if step.key in ended and step.key not in depended_on}
+    return next(iter(final.values())) if len(final) == 1 else dict(final)
