@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chargehand.orchestrator.breaker import Observed
@@ -154,7 +154,7 @@ def use(name: str, use_id: str, **arguments: Any) -> dict[str, Any]:
     return {"type": "tool_use", "id": use_id, "name": name, "input": arguments}
 
 
-ANSWER = {"question": "q", "found": False, "answer": "not there", "quotes": []}
+ANSWER: dict[str, Any] = {"question": "q", "found": False, "answer": "not there", "quotes": []}
 
 
 def done(use_id: str = "end") -> dict[str, Any]:
@@ -872,6 +872,7 @@ BLOCKS = st.lists(
 )
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(turns=st.lists(BLOCKS, max_size=6), crash=st.integers(1, 25), text=st.text(max_size=30))
 def test_any_conversation_resumed_anywhere_sends_the_same_bytes_and_ends_the_same(
     turns: list[list[Any]], crash: int, text: str
