@@ -37,6 +37,8 @@ class Settings(BaseSettings):
     """A folder that every pool can reach; default `<home>/artifacts`."""
     roles_dir: Path | None = None
     """Folder of `*.md` roles; default: the roles of this installation."""
+    modules: tuple[str, ...] = ()
+    """Modules that workers import at start: a user's own scripts and tools, as JSON `["shop.tools"]`."""
     key_prefix: str = "chargehand"
     """Prefix of every Redis key and queue name."""
 

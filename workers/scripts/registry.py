@@ -1,6 +1,6 @@
 """Scripts: plain functions that run as steps where no judgement is needed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,8 @@ from pydantic import JsonValue
 from sqlalchemy.orm import Session
 
 from chargehand.memory.embedder import Embedder
+from chargehand.orchestrator.facts import WorkspaceRef
+from chargehand.orchestrator.views import Account
 
 Effect = Literal["pure", "idempotent", "effectful"]
 F = TypeVar("F", bound=Callable[..., object])
@@ -67,6 +69,12 @@ class ScriptContext:
     """One transaction bound to the tenant and fenced by this attempt's epoch; commits when the block ends."""
     embedder: Callable[[], Embedder]
     """The process's embedder; the model is loaded on first use."""
+    workspace: WorkspaceRef | None
+    """The user's repository as it was submitted."""
+    step_keys: Callable[[], Sequence[str]]
+    """All steps of the plan as it is now."""
+    account: Callable[[], Account]
+    """What the run has cost until now."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

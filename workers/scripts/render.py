@@ -9,6 +9,7 @@ from pathlib import Path
 from chargehand.memory.pathnames import shown
 from chargehand.orchestrator.errors import InvalidWorkspace
 from chargehand.workers.findings import Frozen
+from chargehand.workers.models.prices import is_language_model
 from chargehand.workers.report.contents import ReportInput, RunFacts, TaintedInstruction
 from chargehand.workers.report.document import compose_report
 from chargehand.workers.report.gathering import gather_report
@@ -37,26 +38,19 @@ class Rendered(Frozen):
 
 
 @script(name="render", effect="idempotent", timeout_seconds=60.0)
-def render(
-    context: ScriptContext,
-    *,
-    steps: Sequence[str] = (),
-    repository: str = "",
-    repository_uri: str = "",
-    uncommitted: Sequence[str] = (),
-) -> Rendered:
+def render(context: ScriptContext, *, steps: Sequence[str] = (), repository_uri: str = "") -> Rendered:
     """Write the report and the SARIF file of this run, and give their hashes.
 
-    `steps` are the keys of the plan's steps, so that one without a result is reported as missing. Without them the
-    predecessors of this step are read, and what is not there is taken as never planned.
+    `steps` are the keys of the plan's steps, so that one without a result is reported as missing; by default all.
     """
+    workspace = context.workspace
     report = gather(
         context,
         facts_of(context),
-        steps=steps,
-        repository=repository,
+        steps=steps or [key for key in context.step_keys() if key != context.step_key],
+        repository=name_of(workspace.source) if workspace is not None else "",
         repository_uri=repository_uri,
-        uncommitted=uncommitted,
+        uncommitted=workspace.uncommitted if workspace is not None else (),
     )
     context.report_progress(f"writing {REPORT} on {len(report.findings)} findings")
     markdown = compose_report(report).encode("utf-8", "backslashreplace")
@@ -69,9 +63,26 @@ def render(
     )
 
 
+def name_of(source: str) -> str:
+    """What people call the repository at a path or URL."""
+    return source.rstrip("/").rpartition("/")[2].removesuffix(".git") or source
+
+
 def facts_of(context: ScriptContext) -> RunFacts:
-    """What is known of the run itself; the only place that has to learn where calls and cost are counted."""
-    return RunFacts(run_id=str(context.run_id))
+    """What the run itself cost and did until now, counted from its journal."""
+    account = context.account()
+    return RunFacts(
+        run_id=str(context.run_id),
+        language_model_used=any(is_language_model(model) for model in account.models),
+        models=account.models,
+        calls=account.calls,
+        input_tokens=account.input_tokens,
+        output_tokens=account.output_tokens,
+        cache_read_tokens=account.cache_read_tokens,
+        cost_microusd=account.cost_microusd,
+        duration_seconds=account.duration_seconds,
+        journal_head=account.head_hash,
+    )
 
 
 def gather(

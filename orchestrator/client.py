@@ -1,0 +1,378 @@
+"""What a program uses: submit a goal or a plan, follow it, take its result.
+
+with Client() as client:
+    run = client.submit("Audit this repository", workspace=".", budget_usd="0.50")
+    report = run.wait(timeout_seconds=900)
+"""
+
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Self
+from uuid import UUID
+
+import psycopg
+from pydantic import JsonValue
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.orm import Session
+
+from chargehand.memory import keyspace, procedural
+from chargehand.memory.artifacts import Artifacts, RepositoryUnreadable
+from chargehand.memory.database import APP_ROLE, open_engine, tenant_session
+from chargehand.memory.git import StorageFull
+from chargehand.memory.procedural import Role
+from chargehand.memory.tables import RUN_STREAM
+from chargehand.orchestrator import broker, endpoints, runs, views
+from chargehand.orchestrator.errors import (
+    InvalidPlan,
+    InvalidWorkspace,
+    NotFound,
+    RunCancelled,
+    RunFailed,
+    Unavailable,
+    WaitTimeout,
+)
+from chargehand.orchestrator.facts import WorkspaceRef
+from chargehand.orchestrator.plan import Plan, validate
+from chargehand.orchestrator.progress import Progress
+from chargehand.orchestrator.requests import RunRequest, check_goal, goal_plan, microusd
+from chargehand.orchestrator.settings import Settings, load_settings
+from chargehand.orchestrator.tables import RUN_ENDINGS
+from chargehand.orchestrator.views import Escalation, Event, RunView, StepView
+
+# How often a follower looks when nothing tells it to.
+POLL_SECONDS = 0.1
+
+CallersConnection = psycopg.Connection[Any] | Connection | Session
+
+
+class Client:
+    """A connection of one tenant to Chargehand; thread-safe."""
+
+    def __init__(
+        self,
+        database_url: str | None = None,
+        redis_url: str | None = None,
+        *,
+        tenant: UUID | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        """Use these servers, or those of `CHARGEHAND_*`, or the laptop that runs in `CHARGEHAND_HOME`.
+
+        Raises `Unavailable` when none of these says where Postgres is.
+        """
+        self.settings = settings or load_settings()
+        self.tenant = tenant or self.settings.tenant
+        self._redis_url = redis_url
+        self._engine: Engine = open_engine(
+            database_url or endpoints.database_url(self.settings),
+            role=APP_ROLE,
+            connect_timeout_seconds=self.settings.connect_timeout_seconds,
+        )
+        self._artifacts = Artifacts(self.settings.artifacts)
+        self._celery: Any = None
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> Self:
+        """The client itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+        if self._celery is not None:
+            self._celery.close()
+
+    def submit(
+        self,
+        goal: str = "",
+        *,
+        plan: Plan | None = None,
+        workspace: str | Path | None = None,
+        budget_usd: str | Decimal | None = None,
+        idempotency_key: str | None = None,
+        priority: int = 0,
+        deadline_seconds: float | None = None,
+        connection: CallersConnection | None = None,
+        roles: Iterable[Role] = (),
+    ) -> "RunHandle":
+        """Ask for a run: accepted means committed, whether the broker is up or not.
+
+        A goal without a plan is decomposed by the planner. `workspace`: path or URL of a git repository, audited at its
+        HEAD. With `connection` (psycopg, SQLAlchemy) the run exists if and only if the caller's transaction commits.
+        A second submit with the same `idempotency_key` gives the first one's run. Raises `UserError` for a request
+        that is wrong, `Unavailable` when Postgres does not answer; in both cases nothing is left behind.
+        """
+        goal = check_goal(goal) if plan is None else goal.strip()
+        chosen = plan or goal_plan(with_workspace=workspace is not None)
+        brought = {role.name: role for role in roles}
+        validate(chosen, roles=procedural.load_roles(self.settings.roles).keys() | brought.keys())
+        budget = microusd(budget_usd if budget_usd is not None else self.settings.default_budget_usd)
+        run_id = runs.new_run_id()
+        with self._imported(workspace, run_id) as reference:
+            request = RunRequest(
+                run_id=run_id,
+                goal=goal,
+                plan=chosen,
+                workspace=reference,
+                budget_microusd=budget,
+                priority=priority,
+                idempotency_key=idempotency_key,
+                deadline_seconds=deadline_seconds,
+                role_texts={role.name: role.text for role in brought.values()},
+            )
+            if connection is not None:
+                _enqueue(connection, self.tenant, request)
+                return RunHandle(self, run_id)
+            with self.session() as session:
+                accepted = runs.accept(
+                    session, self.tenant, request, procedural.load_roles(self.settings.roles).values()
+                )
+        if accepted != run_id:
+            self._forget_import(run_id)
+        self.ring(accepted)
+        return RunHandle(self, accepted)
+
+    def run(self, run: UUID | str) -> "RunHandle":
+        """A run by its id, or by a unique beginning or end of it; raises `NotFound`."""
+        with self.session() as session:
+            run_id = run if isinstance(run, UUID) else views.find_run(session, run)
+            views.view_run(session, run_id)
+        return RunHandle(self, run_id)
+
+    def runs(self, limit: int = 20) -> list[RunView]:
+        """The newest runs first."""
+        with self.session() as session:
+            return views.list_runs(session, limit=limit)
+
+    def escalations(self, run_id: UUID | None = None) -> list[Escalation]:
+        """What people are asked."""
+        with self.session() as session:
+            return views.escalations(session, run_id)
+
+    def answer(self, escalation: Escalation, choice: str, body: JsonValue = None) -> bool:
+        """Answer a waiting step; False when somebody else was first."""
+        with self.session() as session:
+            first = runs.answer(
+                session,
+                self.tenant,
+                run_id=escalation.run_id,
+                step=escalation.step_id,
+                wait_id=escalation.wait_id,
+                choice=choice,
+                body=body,
+            )
+        self.ring(escalation.run_id)
+        return first
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """A transaction bound to the tenant; raises `Unavailable` when Postgres does not answer."""
+        try:
+            with tenant_session(self._engine, self.tenant) as session:
+                yield session
+        except OperationalError as error:
+            raise Unavailable(f"Postgres does not answer: {str(error.orig).strip().splitlines()[0]}") from error
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise Unavailable(f"Postgres broke off: {str(error.orig).strip()}") from error
+            raise
+
+    def ring(self, run_id: UUID) -> bool:
+        """Tell a supervisor now; False when the broker is down, then it finds out within a second or two."""
+        try:
+            return broker.ring_bell(self._app(), self.settings, run_id)
+        except Unavailable:
+            return False
+
+    def progress(self, run_id: UUID) -> dict[str, str]:
+        """step key → what a running step says it is doing."""
+        if self._progress is None:
+            url = self._redis_url or endpoints.redis_url(self.settings)
+            client = keyspace.connect(url, connect_timeout_seconds=1.0, socket_timeout_seconds=1.0, retries=0)
+            self._progress = Progress(client, key_prefix=self.settings.key_prefix)
+        return self._progress.lines(run_id)
+
+    def artifact(self, digest: str) -> bytes:
+        """A blob by its content hash."""
+        return self._artifacts.get(digest)
+
+    def _app(self) -> Any:
+        if self._celery is None:
+            self._celery = broker.make_app(self.settings, self._redis_url or endpoints.redis_url(self.settings))
+        return self._celery
+
+    @contextmanager
+    def _imported(self, workspace: str | Path | None, run_id: UUID) -> Iterator[WorkspaceRef | None]:
+        """The workspace among the artifacts, removed again when the block raises."""
+        if workspace is None:
+            yield None
+            return
+        try:
+            imported = self._artifacts.import_repository(str(workspace), run_id=run_id)
+        except RepositoryUnreadable as error:
+            raise InvalidWorkspace(str(error)) from error
+        except StorageFull as error:
+            raise Unavailable(str(error)) from error
+        try:
+            yield WorkspaceRef(
+                source=str(imported.top_level or workspace),
+                commit=imported.commit,
+                uncommitted=imported.uncommitted,
+                submodules=imported.submodules,
+            )
+        except BaseException:
+            self._forget_import(run_id)
+            raise
+
+    def _forget_import(self, run_id: UUID) -> None:
+        shutil.rmtree(self._artifacts.repository(run_id), ignore_errors=True)
+
+
+class RunHandle:
+    """One run of a client."""
+
+    def __init__(self, client: Client, run_id: UUID) -> None:
+        """A handle does not ask whether the run exists yet: a submission may still wait for its transaction."""
+        self._client = client
+        self.run_id = run_id
+
+    def __repr__(self) -> str:
+        """The id, for logs."""
+        return f"RunHandle({self.run_id})"
+
+    def status(self) -> RunView:
+        """The run now; raises `NotFound`."""
+        with self._client.session() as session:
+            return views.view_run(session, self.run_id)
+
+    def steps(self) -> list[StepView]:
+        """Its steps now, in plan order."""
+        with self._client.session() as session:
+            return views.view_steps(session, self.run_id)
+
+    def events(self, *, follow: bool = True, timeout_seconds: float | None = None) -> Iterator[Event]:
+        """Its facts as they come, each stream in its order, until the run has ended (or those there are now)."""
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        seen: dict[UUID, int] = {}
+        while True:
+            # Asked before the rows are read: what an ended run still writes is then not missed.
+            ended = self._has_ended()
+            with self._client.session() as session:
+                events = views.events_after(session, self.run_id, seen)
+            for event in events:
+                seen[event.step_id or RUN_STREAM] = event.seq
+                yield event
+            if not follow or (ended and not events):
+                return
+            if deadline is not None and time.monotonic() > deadline:
+                raise WaitTimeout(f"Run {self.run_id} had not ended after {timeout_seconds} s; it goes on.")
+            time.sleep(POLL_SECONDS)
+
+    def wait(self, timeout_seconds: float | None = None) -> JsonValue:
+        """Wait for the end and give the result.
+
+        Raises `RunFailed`, `RunCancelled`, or `WaitTimeout` (the run goes on).
+        """
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        while not self._has_ended():
+            if deadline is not None and time.monotonic() > deadline:
+                raise WaitTimeout(f"Run {self.run_id} had not ended after {timeout_seconds} s; it goes on.")
+            time.sleep(POLL_SECONDS)
+        return self.result()
+
+    def result(self) -> JsonValue:
+        """What the final step gave, or a mapping by key of several; raises as `wait` does, without waiting."""
+        view = self.status()
+        if view.status == "cancelled":
+            raise RunCancelled(f"Run {self.run_id} was cancelled: {view.reason}.")
+        if view.status == "failed":
+            raise RunFailed(f"Run {self.run_id} failed: {view.reason}.")
+        if view.status not in RUN_ENDINGS:
+            raise WaitTimeout(f"Run {self.run_id} is {view.status}; wait for its end.")
+        with self._client.session() as session:
+            return views.result_of(session, self.run_id)
+
+    def artifacts(self) -> dict[str, str]:
+        """name → content hash of what its steps kept."""
+        with self._client.session() as session:
+            return views.artifacts(session, self.run_id)
+
+    def artifact(self, name: str) -> bytes:
+        """One of them, for example `report.md`; raises `NotFound`."""
+        named = self.artifacts()
+        if name not in named:
+            known = ", ".join(sorted(named)) or "none"
+            raise NotFound(f"Run {self.run_id} kept no {name!r}; it kept: {known}.")
+        return self._client.artifact(named[name])
+
+    def cancel(self, reason: str = "cancelled by its owner") -> bool:
+        """End it now; False when it had ended already."""
+        with self._client.session() as session:
+            done = runs.cancel(session, self._client.tenant, self.run_id, reason=reason)
+        self._client.ring(self.run_id)
+        return done
+
+    def pause(self, reason: str = "") -> bool:
+        """Start nothing new and stop running steps at their next commit."""
+        with self._client.session() as session:
+            return runs.pause(session, self._client.tenant, self.run_id, reason=reason)
+
+    def resume(self) -> bool:
+        """Let it go on."""
+        with self._client.session() as session:
+            done = runs.resume(session, self._client.tenant, self.run_id)
+        self._client.ring(self.run_id)
+        return done
+
+    def tell(self, message: str) -> None:
+        """Leave a message for its agents."""
+        with self._client.session() as session:
+            runs.tell(session, self._client.tenant, self.run_id, check_goal(message))
+
+    def progress(self) -> dict[str, str]:
+        """step key → what a running step says it is doing."""
+        return self._client.progress(self.run_id)
+
+    def _has_ended(self) -> bool:
+        with self._client.session() as session:
+            status = session.execute(
+                text("SELECT status FROM runs WHERE id = :run"), {"run": self.run_id}
+            ).scalar_one_or_none()
+            if (
+                status is None
+                and not session.execute(
+                    text("SELECT EXISTS (SELECT FROM submissions WHERE run = :run)"), {"run": self.run_id}
+                ).scalar_one()
+            ):
+                raise NotFound(f"There is no run {self.run_id}; its transaction has not committed, or it was refused.")
+        return status in RUN_ENDINGS
+
+
+def _enqueue(connection: CallersConnection, tenant: UUID, request: RunRequest) -> None:
+    """Write the submission with the caller's own connection, in the transaction that is open there."""
+    if isinstance(connection, Session):
+        _enqueue(connection.connection(), tenant, request)
+        return
+    if isinstance(connection, Connection):
+        raw: object = connection.connection.dbapi_connection
+        if not isinstance(raw, psycopg.Connection):
+            raise InvalidPlan(f"Connection {type(raw).__name__} is not psycopg 3; submit with a psycopg 3 connection.")
+        _enqueue(raw, tenant, request)
+        return
+    with connection.cursor() as cursor:
+        # The caller's user is not bound by our row-level security unless it acts as our role; either way this binds
+        # no longer than the caller's transaction.
+        cursor.execute("SELECT set_config('chargehand.tenant', %s, true)", [str(tenant)])
+        cursor.execute(
+            "INSERT INTO chargehand.submissions (run, tenant, request) VALUES (%s, %s, %s)",
+            [request.run_id, tenant, request.model_dump_json()],
+        )

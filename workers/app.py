@@ -1,0 +1,127 @@
+"""The worker process: `celery -A chargehand.workers.app worker -P threads -Q chargehand.research`.
+
+Everything it needs is composed here once, when the worker is ready to consume; which pool it is follows from its queue.
+"""
+
+import importlib
+import logging
+import os
+import socket
+import threading
+from typing import Any
+from uuid import UUID
+
+from celery import Celery, signals
+from sqlalchemy.orm import Session
+
+from chargehand.memory import keyspace
+from chargehand.memory.artifacts import Artifacts
+from chargehand.memory.database import APP_ROLE, open_engine
+from chargehand.memory.embedder import load_embedder
+from chargehand.orchestrator import broker, endpoints
+from chargehand.orchestrator.connections import Connections
+from chargehand.orchestrator.heartbeat import Heartbeat
+from chargehand.orchestrator.logs import configure_logging
+from chargehand.orchestrator.plan import POOLS
+from chargehand.orchestrator.progress import Progress
+from chargehand.orchestrator.settings import load_settings
+from chargehand.orchestrator.supervisor.admit import SOLO
+from chargehand.workers.executor import Shop
+from chargehand.workers.models.client import open_models
+from chargehand.workers.scripts import answers, index, inventory, render, scan, tests, verify
+from chargehand.workers.scripts.index import run_scope
+from chargehand.workers.scripts.registry import SCRIPTS
+from chargehand.workers.tasks import QuietRejects, register_tasks
+from chargehand.workers.tools.catalogue import registered_tools
+from chargehand.workers.tools.recall import recall_passages
+from chargehand.workers.tools.registry import ToolOutput
+
+log = logging.getLogger(__name__)
+
+# Importing them registers what plans may name.
+BUILT_IN_SCRIPTS = (answers, index, inventory, render, scan, tests, verify)
+
+configure_logging()
+logging.getLogger("celery.worker.request").addFilter(QuietRejects())
+settings = load_settings()
+for _module in settings.modules:
+    # A user's own scripts and tools register themselves the same way.
+    importlib.import_module(_module)
+app: Celery = broker.make_app(settings, endpoints.redis_url(settings))
+stopping = threading.Event()
+_composed: list[Shop] = []
+
+
+def shop() -> Shop:
+    """What this process works with."""
+    return _composed[0]
+
+
+def recall_from_run(session: Session, tenant: UUID, run_id: UUID, query: str, limit: int) -> ToolOutput:
+    """Passages of the run's index that answer the query, and which memories they were."""
+    found = recall_passages(
+        session, tenant=tenant, scope=run_scope(run_id), query=query, embedder=load_embedder(), limit=limit
+    )
+    return ToolOutput(content=found.text, reads=tuple(f"memory:{memory}@1" for memory in found.memory_ids))
+
+
+def compose(pool: str, slots: int) -> Shop:
+    """Open what a process of this pool needs; nothing is connected before it is used."""
+    database_url, redis_url = endpoints.database_url(settings), endpoints.redis_url(settings)
+    client = keyspace.connect(
+        redis_url, connect_timeout_seconds=settings.connect_timeout_seconds, socket_timeout_seconds=2.0, retries=0
+    )
+    holder = f"{pool}@{socket.gethostname()}:{os.getpid()}"
+    return Shop(
+        settings=settings,
+        connections=Connections(database_url),
+        engine=open_engine(database_url, role=APP_ROLE, connect_timeout_seconds=settings.connect_timeout_seconds),
+        heartbeat=Heartbeat(database_url, holder=holder, pool=pool, slots=slots, lease_seconds=settings.lease_seconds),
+        holder=holder,
+        pool=pool,
+        artifacts=Artifacts(settings.artifacts),
+        workspaces=settings.home / "workspaces",
+        scripts=SCRIPTS,
+        tools=registered_tools(),
+        models=open_models(settings, threads=slots, redis=client),
+        embedder=load_embedder,
+        recall=recall_from_run,
+        progress=Progress(client, key_prefix=settings.key_prefix),
+        ring=lambda run_id: broker.ring_bell(app, settings, run_id),
+        stopping=stopping,
+    )
+
+
+for _pool in (*POOLS, SOLO):
+    register_tasks(app, _pool, shop, stopping)
+
+
+def pool_of(queues: set[str]) -> str:
+    """Which pool a worker that consumes these queues is; raises `SystemExit` when it is none or several."""
+    served = [pool for pool in (*POOLS, SOLO) if broker.queue_name(settings, pool) in queues]
+    if len(served) != 1:
+        names = ", ".join(broker.queue_name(settings, pool) for pool in (*POOLS, SOLO))
+        raise SystemExit(f"A worker serves one pool; start it with -Q and one of: {names} (not {sorted(queues)}).")
+    return served[0]
+
+
+@signals.celeryd_after_setup.connect
+def _compose(instance: Any, **_: Any) -> None:
+    _composed[:] = [compose(pool_of(set(instance.app.amqp.queues.consume_from)), instance.concurrency)]
+
+
+@signals.worker_ready.connect
+def _start(**_: Any) -> None:
+    shop().heartbeat.start()
+
+
+@signals.worker_shutting_down.connect
+def _drain(**_: Any) -> None:
+    stopping.set()
+
+
+@signals.worker_shutdown.connect
+def _stop(**_: Any) -> None:
+    shop().heartbeat.stop()
+    shop().connections.close()
+    shop().engine.dispose()

@@ -1,0 +1,375 @@
+"""One step, from its message to its end: claim, gather, run, record."""
+
+import logging
+import random
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+from uuid import UUID
+
+from pydantic import BaseModel, JsonValue, TypeAdapter
+from sqlalchemy import Engine, text
+from sqlalchemy.orm import Session
+
+from chargehand.memory.artifacts import Artifacts
+from chargehand.memory.database import tenant_session
+from chargehand.memory.embedder import Embedder
+from chargehand.orchestrator.connections import Connections
+from chargehand.orchestrator.errors import ChargehandError, Fenced, LeaseLost, NothingToClaim, StepPaused, Unavailable
+from chargehand.orchestrator.facts import SignalReceived, StepFinished, StepReleased, StepWaiting
+from chargehand.orchestrator.heartbeat import Heartbeat
+from chargehand.orchestrator.progress import Progress
+from chargehand.orchestrator.settings import Settings
+from chargehand.orchestrator.steps import Claim, Ended, HeldStep, claim, new_wait_id
+from chargehand.orchestrator.turns import StepRecorder
+from chargehand.workers.agent import AgentTask, Drained, Failed, Finished, Outcome, Wait, run_agent
+from chargehand.workers.conversation import last_commit
+from chargehand.workers.inputs import Gathered, RunReader
+from chargehand.workers.models.interface import Models
+from chargehand.workers.scripts.registry import Script, ScriptContext, Workspace
+from chargehand.workers.tools.finish import finish_tool
+from chargehand.workers.tools.registry import Tool, ToolContext, ToolOutput
+from chargehand.workers.workspace import Clone, open_workspace
+
+log = logging.getLogger(__name__)
+
+# A result is read by people and by other agents; what is larger belongs into an artifact.
+MAX_RESULT_BYTES = 4_000_000
+RETRY_BASE_SECONDS = 1.0
+RETRY_CAP_SECONDS = 60.0
+
+_JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
+
+Delivery = Literal["go_on", "stop"]
+"""Whether the Celery chain that brought the message goes on to its next link."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shop:
+    """What a worker process has; made once by `workers.app`."""
+
+    settings: Settings
+    connections: Connections
+    engine: Engine
+    heartbeat: Heartbeat
+    holder: str
+    pool: str
+    artifacts: Artifacts
+    workspaces: Path
+    scripts: Mapping[str, Script]
+    tools: Mapping[str, Tool]
+    models: Models
+    embedder: Callable[[], Embedder]
+    recall: Callable[[Session, UUID, UUID, str, int], ToolOutput]
+    """`recall(session, tenant, run, query, limit)`: passages of the run's index."""
+    progress: Progress
+    ring: Callable[[UUID], object]
+    """Ask a supervisor to advance a run now."""
+    stopping: threading.Event
+    """Set on SIGTERM: finish the turn, hand back."""
+
+
+def execute(shop: Shop, *, tenant: UUID, step_id: UUID) -> Delivery:
+    """Run the step if it is this worker's to run; never raises for what a step or its lease can do."""
+    try:
+        held = HeldStep(
+            shop.connections,
+            claim(
+                shop.connections,
+                tenant=tenant,
+                step_id=step_id,
+                holder=shop.holder,
+                lease_seconds=shop.settings.lease_seconds,
+                solo_pool=shop.pool == "solo",
+            ),
+        )
+    except NothingToClaim as nothing:
+        log.info("nothing to claim", extra={"step_id": str(step_id), "why": str(nothing)})
+        return "go_on" if nothing.ended else "stop"
+    attempt = Attempt(shop=shop, held=held)
+    shop.heartbeat.hold(step_id, held.claim.epoch, attempt.lost.set)
+    try:
+        return attempt.run()
+    finally:
+        shop.heartbeat.drop(step_id, held.claim.epoch)
+        attempt.close()
+
+
+@dataclass(kw_only=True, slots=True)
+class Attempt:
+    """One claim of one step while it lasts."""
+
+    shop: Shop
+    held: HeldStep
+    lost: threading.Event = field(default_factory=threading.Event)
+    clones: list[Clone] = field(default_factory=list)
+    artifacts: dict[str, str] = field(default_factory=dict)
+    inherited_commit: str | None = None
+    """What predecessors have made of the workspace; passed on by a step that does not edit."""
+
+    @property
+    def claim(self) -> Claim:
+        """The claim that all writes carry."""
+        return self.held.claim
+
+    def run(self) -> Delivery:
+        """Gather, run, record."""
+        reader = RunReader(self.shop.engine, self.claim.tenant, self.claim.run_id)
+        try:
+            gathered = reader.gather(self.claim.step)
+            if gathered.workspace is not None and gathered.start_commit != gathered.workspace.commit:
+                self.inherited_commit = gathered.start_commit
+            outcome = self._decided_by_signal() or self._outcome(reader, gathered)
+            return self._record(outcome)
+        except Drained:
+            return self._hand_back(StepReleased(reason="drain"))
+        except StepPaused:
+            return self._hand_back(StepReleased(reason="pause"))
+        except Fenced as fenced:
+            log.warning("fenced", extra={**self._fields(), "why": str(fenced)})
+            return "stop"
+        except Unavailable as outage:
+            # Nothing can be recorded now: the lease runs out and the step is taken up where its journal ends.
+            log.warning("outage", extra={**self._fields(), "why": str(outage)})
+            return "stop"
+
+    def close(self) -> None:
+        """Remove what nobody reads any more."""
+        for clone in self.clones:
+            clone.close()
+        self.shop.progress.clear(self.claim.run_id, self.claim.step.key)
+
+    # --- run ----------------------------------------------------------------------------------------------------------
+
+    def _outcome(self, reader: RunReader, gathered: Gathered) -> Outcome:
+        if self.claim.step.kind == "script":
+            return self._run_script(reader, gathered)
+        if self.claim.step.kind == "agent":
+            return self._run_agent(reader, gathered)
+        return Failed(error=f"Steps of kind {self.claim.step.kind!r} are not run by workers of this version.")
+
+    def _run_script(self, reader: RunReader, gathered: Gathered) -> Outcome:
+        step = self.claim.step
+        script = self.shop.scripts.get(step.script or "")
+        if script is None:
+            known = ", ".join(sorted(self.shop.scripts))
+            return Failed(error=f"Step {step.key!r} names unknown script {step.script!r}; known: {known}.")
+        context = ScriptContext(
+            tenant=self.claim.tenant,
+            run_id=self.claim.run_id,
+            step_id=self.claim.step_id,
+            step_key=step.key,
+            goal=gathered.goal,
+            inputs=gathered.inputs,
+            results=reader.result,
+            open_workspace=self._workspace_opener(gathered),
+            put_artifact=self._put_artifact,
+            report_progress=lambda line: self.shop.progress.say(self.claim.run_id, step.key, line),
+            idempotency_key=str(self.claim.step_id),
+            open_session=self._fenced_session,
+            embedder=self.shop.embedder,
+            workspace=gathered.workspace,
+            step_keys=reader.step_keys,
+            account=reader.account,
+        )
+        try:
+            value = script.function(context, **step.arguments)
+            result = _as_json(value)
+        except (Fenced, Unavailable):
+            raise
+        except Exception as error:
+            log.exception("script failed", extra=self._fields())
+            return self._after_failure(f"{type(error).__name__}: {error}")
+        return Finished(result=result, commit=_commit_of(value))
+
+    def _after_failure(self, error: str) -> Outcome:
+        if self.claim.retries >= self.claim.step.retries:
+            return Failed(error=error)
+        seconds = min(RETRY_BASE_SECONDS * 2.0**self.claim.retries, RETRY_CAP_SECONDS)
+        return Wait(reason="retry", question=error, run_after_seconds=random.uniform(0.5, 1.0) * seconds)
+
+    def _run_agent(self, reader: RunReader, gathered: Gathered) -> Outcome:
+        step = self.claim.step
+        role_hash = gathered.role_versions.get(step.role or "")
+        if role_hash is None:
+            return Failed(error=f"Step {step.key!r} has role {step.role!r}, which the run did not pin.")
+        role = reader.role(role_hash)
+        recorder = StepRecorder(self.shop.connections, self.held, lease_seconds=self.shop.settings.lease_seconds)
+        told = "\n".join(f"A person told the run: {message}" for message in gathered.messages)
+        task = AgentTask(
+            goal=gathered.goal,
+            role=role,
+            instruction=f"{step.instruction}\n{told}".strip(),
+            repository=gathered.repository,
+            finish=finish_tool(role.output),
+            context=ToolContext(
+                run_id=self.claim.run_id,
+                step_id=self.claim.step_id,
+                step_key=step.key,
+                arguments=step.arguments,
+                inputs=gathered.inputs,
+                results=reader.result,
+                open_workspace=self._workspace_opener(gathered, resume_from=last_commit(recorder.history)),
+                recall=self._recall,
+                plan=gathered.plan,
+                roles=frozenset(gathered.role_versions),
+                scripts=frozenset(self.shop.scripts),
+            ),
+            max_turns=step.max_turns or role.max_turns or self.shop.settings.max_turns,
+        )
+        return run_agent(
+            task,
+            recorder=recorder,
+            models=self.shop.models,
+            tools=self.shop.tools,
+            should_stop=lambda: self.shop.stopping.is_set() or self.lost.is_set(),
+        )
+
+    def _decided_by_signal(self) -> Outcome | None:
+        """What a person answered to a step that is not an agent's; an agent's loop reads its own signals."""
+        row = self.shop.connections.run(
+            self.claim.tenant,
+            "SELECT wait_id FROM steps WHERE id = %(step)s",
+            {"step": self.claim.step_id},
+        )
+        if row is None or row["wait_id"] is None:
+            return None
+        signal = self.held.fold_signal(row["wait_id"])
+        if signal is None or self.claim.step.kind == "agent":
+            return None
+        return _obey(signal)
+
+    # --- record -------------------------------------------------------------------------------------------------------
+
+    def _record(self, outcome: Outcome) -> Delivery:
+        match outcome:
+            case Finished():
+                return self._finish(
+                    StepFinished(
+                        outcome="succeeded",
+                        result=outcome.result,
+                        commit=outcome.commit or self.inherited_commit,
+                        artifacts=self.artifacts,
+                        patch=outcome.patch,
+                    )
+                )
+            case Failed():
+                return self._finish(StepFinished(outcome="failed", error=outcome.error, artifacts=self.artifacts))
+            case Wait(reason="retry") if self.claim.step.kind == "script":
+                return self._hand_back(
+                    StepReleased(
+                        reason="retry", detail=outcome.question, run_after_seconds=outcome.run_after_seconds or 0.0
+                    )
+                )
+            case Wait():
+                self.held.wait(
+                    StepWaiting(
+                        wait_id=new_wait_id(),
+                        reason=outcome.reason,
+                        question=outcome.question,
+                        options=outcome.options,
+                        evidence=outcome.evidence,
+                    ),
+                    after_seconds=outcome.run_after_seconds,
+                )
+                log.info("step waits", extra={**self._fields(), "reason": outcome.reason})
+                return "stop"
+
+    def _finish(self, fact: StepFinished) -> Delivery:
+        ended: Ended = self.held.finish(fact)
+        log.info("step finished", extra={**self._fields(), "outcome": fact.outcome})
+        if fact.outcome != "succeeded":
+            self.shop.ring(self.claim.run_id)
+            return "stop"
+        # The chain's own next link was queued by the same commit; whatever else may start now is a supervisor's to see.
+        if not ended.next_queued and self.held.a_join_is_open():
+            self.shop.ring(self.claim.run_id)
+        return "go_on"
+
+    def _hand_back(self, fact: StepReleased) -> Delivery:
+        try:
+            self.held.release(fact)
+        except Fenced as fenced:
+            log.info("nothing to hand back", extra={**self._fields(), "why": str(fenced)})
+            return "stop"
+        log.info("step handed back", extra={**self._fields(), "reason": fact.reason})
+        self.shop.ring(self.claim.run_id)
+        return "stop"
+
+    # --- what scripts and tools are given -----------------------------------------------------------------------------
+
+    def _workspace_opener(self, gathered: Gathered, *, resume_from: str | None = None) -> Callable[[], Workspace]:
+        def opened() -> Workspace:
+            if self.clones:
+                return self.clones[0]
+            start = resume_from or gathered.start_commit
+            if gathered.workspace is None or start is None:
+                raise ChargehandError("This run has no workspace; submit it with one.")
+            clone = open_workspace(
+                self.shop.artifacts.repository(self.claim.run_id),
+                self.shop.workspaces,
+                run_id=self.claim.run_id,
+                step_id=self.claim.step_id,
+                epoch=self.claim.epoch,
+                commit=start,
+                base_commit=gathered.workspace.commit,
+            )
+            self.clones.append(clone)
+            return clone
+
+        return opened
+
+    def _put_artifact(self, name: str, content: bytes) -> str:
+        digest = self.shop.artifacts.put(content)
+        self.artifacts[name] = digest
+        return digest
+
+    @contextmanager
+    def _fenced_session(self) -> Iterator[Session]:
+        """One transaction that writes only while this attempt holds the step."""
+        with tenant_session(self.shop.engine, self.claim.tenant) as session:
+            yield session
+            # At the end, so that nothing long holds the lock; in the same transaction, so that it decides.
+            mine = session.execute(
+                text(
+                    "SELECT 1 FROM steps WHERE id = :step AND epoch = :epoch AND status = 'running' FOR NO KEY UPDATE"
+                ),
+                {"step": self.claim.step_id, "epoch": self.claim.epoch},
+            ).one_or_none()
+            if mine is None:
+                raise LeaseLost(f"Step {self.claim.step.key!r} is not this worker's any more; nothing was written.")
+
+    def _recall(self, query: str, limit: int) -> ToolOutput:
+        with tenant_session(self.shop.engine, self.claim.tenant) as session:
+            return self.shop.recall(session, self.claim.tenant, self.claim.run_id, query, limit)
+
+    def _fields(self) -> dict[str, object]:
+        claimed = self.claim
+        return {"run_id": str(claimed.run_id), "step": claimed.step.key, "epoch": claimed.epoch}
+
+
+def _obey(signal: SignalReceived) -> Outcome | None:
+    match signal.choice:
+        case "abort":
+            return Failed(error="A person ended the step.")
+        case "skip":
+            return Finished(result=None)
+        case "override":
+            return Finished(result=signal.body)
+        case _:
+            return None
+
+
+def _as_json(value: object) -> JsonValue:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return _JSON.validate_python(value)
+
+
+def _commit_of(value: object) -> str | None:
+    """A script that moved its workspace says where it ended."""
+    commit = getattr(value, "commit", None)
+    return commit if isinstance(commit, str) and commit else None

@@ -1,0 +1,105 @@
+"""What a step may read of its run: results of other steps, the pinned role, the commit to start from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from pydantic import JsonValue
+from sqlalchemy import Engine, select
+
+from chargehand.memory import journal, procedural
+from chargehand.memory.database import tenant_session
+from chargehand.memory.procedural import Role
+from chargehand.memory.tables import RUN_STREAM
+from chargehand.orchestrator import views
+from chargehand.orchestrator.errors import NotFound
+from chargehand.orchestrator.facts import RunTold, StepFinished, WorkspaceRef, parse_fact
+from chargehand.orchestrator.plan import Plan, Step
+from chargehand.orchestrator.tables import RunRow, StepRow
+from chargehand.orchestrator.views import Account
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gathered:
+    """Everything that a step's attempt starts from."""
+
+    goal: str
+    workspace: WorkspaceRef | None
+    inputs: dict[str, JsonValue]
+    """Results of the direct predecessors that succeeded, by key."""
+    repository: JsonValue
+    """The inventory, shared by all agents of the run."""
+    start_commit: str | None
+    """Where the workspace starts: the newest commit among the predecessors, or the user's."""
+    plan: Plan
+    role_versions: dict[str, str]
+    messages: tuple[str, ...]
+    """What people told the run."""
+
+
+class RunReader:
+    """Reads one run, bound to its tenant."""
+
+    def __init__(self, engine: Engine, tenant: UUID, run_id: UUID) -> None:
+        """Nothing is read yet."""
+        self._engine, self._tenant, self._run_id = engine, tenant, run_id
+
+    def gather(self, step: Step) -> Gathered:
+        """What the step's attempt starts from; raises `NotFound` when the run is gone."""
+        with tenant_session(self._engine, self._tenant) as session:
+            run = session.get(RunRow, self._run_id)
+            if run is None:
+                raise NotFound(f"There is no run {self._run_id}; it was removed.")
+            specs = session.scalars(
+                select(StepRow.spec).where(StepRow.run == self._run_id).order_by(StepRow.ordinal)
+            ).all()
+            plan = Plan(steps=tuple(Step.model_validate(spec) for spec in specs))
+            ended = views.results(session, self._run_id, [*step.after, "inventory"])
+            workspace = WorkspaceRef.model_validate(run.workspace) if run.workspace else None
+            told = [
+                parse_fact(entry.body, schema_version=entry.schema_version)
+                for entry in journal.read(session, self._run_id, step=RUN_STREAM, kinds=["run.told"])
+                if entry.body is not None
+            ]
+            inventory = ended.get("inventory")
+            return Gathered(
+                goal=run.goal,
+                workspace=workspace,
+                inputs={key: ended[key].result for key in step.after if _succeeded(ended.get(key))},
+                repository=inventory.result if inventory is not None else None,
+                start_commit=_newest_commit(step, ended, workspace),
+                plan=plan,
+                role_versions=dict(run.role_versions),
+                messages=tuple(fact.message for fact in told if isinstance(fact, RunTold)),
+            )
+
+    def result(self, key: str) -> JsonValue | None:
+        """The result of any step of the run that succeeded, or None."""
+        with tenant_session(self._engine, self._tenant) as session:
+            ended = views.results(session, self._run_id, [key]).get(key)
+        return ended.result if ended is not None and _succeeded(ended) else None
+
+    def role(self, role_hash: str) -> Role:
+        """A role as the run pinned it."""
+        with tenant_session(self._engine, self._tenant) as session:
+            return procedural.role_at(session, tenant=self._tenant, role_hash=role_hash)
+
+    def account(self) -> Account:
+        """What the run has cost so far."""
+        with tenant_session(self._engine, self._tenant) as session:
+            return views.account(session, self._run_id)
+
+    def step_keys(self) -> Sequence[str]:
+        """All steps of the plan as it is now."""
+        with tenant_session(self._engine, self._tenant) as session:
+            return [view.key for view in views.view_steps(session, self._run_id)]
+
+
+def _succeeded(fact: StepFinished | None) -> bool:
+    return fact is not None and fact.outcome == "succeeded"
+
+
+def _newest_commit(step: Step, ended: dict[str, StepFinished], workspace: WorkspaceRef | None) -> str | None:
+    """The commit of the last predecessor, in the order they are named, that ended at one."""
+    commits = [ended[key].commit for key in step.after if key in ended and ended[key].commit is not None]
+    return commits[-1] if commits else workspace.commit if workspace is not None else None
