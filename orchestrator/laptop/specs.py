@@ -22,6 +22,10 @@ POOL_THREADS = 16
 PROBE_TIMEOUT_SECONDS = 2.0
 # Any of them means that a real model is meant.
 MODEL_VARIABLES = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL")
+# What the offline server calls itself; routing and budgets then know that it costs nothing.
+OFFLINE_MODEL = "offline-rules-1"
+# Makes each answer of the offline server take this long, so that something can be killed in the middle.
+OFFLINE_DELAY_VARIABLE = "CHARGEHAND_OFFLINE_DELAY_SECONDS"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,10 +67,13 @@ def process_specs(
     if needs_offline_model(environment):
         url = f"http://127.0.0.1:{ports.offline}"
         common |= {"ANTHROPIC_BASE_URL": url, "ANTHROPIC_API_KEY": "offline"}
+        common |= {f"CHARGEHAND_{tier}_MODEL": OFFLINE_MODEL for tier in ("SMALL", "MEDIUM", "LARGE")}
+        delay_seconds = environment.get(OFFLINE_DELAY_VARIABLE)
+        delay = ("--delay-seconds", delay_seconds) if delay_seconds else ()
         specs.append(
             ProcessSpec(
                 name="offline",
-                argv=(sys.executable, "-m", "chargehand.workers.offline", "--port", str(ports.offline)),
+                argv=(sys.executable, "-m", "chargehand.workers.offline", "--port", str(ports.offline), *delay),
                 environment=common,
                 ready=answers(f"{url}/healthz"),
                 foundation=True,

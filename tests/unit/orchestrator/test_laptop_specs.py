@@ -26,6 +26,13 @@ def test_without_a_model_the_offline_one_starts_first_and_everybody_is_sent_to_i
     for pool in ("research", "coding", "audit"):
         assert specs[pool].environment["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:5002"
         assert specs[pool].environment["ANTHROPIC_API_KEY"] == "offline"
+        for tier in ("SMALL", "MEDIUM", "LARGE"):
+            assert specs[pool].environment[f"CHARGEHAND_{tier}_MODEL"] == "offline-rules-1"
+
+
+def test_the_offline_model_can_be_made_slow_so_that_something_can_be_killed_in_the_middle():
+    specs = specs_for({"CHARGEHAND_OFFLINE_DELAY_SECONDS": "0.5"})
+    assert specs["offline"].argv[-2:] == ("--delay-seconds", "0.5")
 
 
 @pytest.mark.parametrize("name", ["ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL"])
