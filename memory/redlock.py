@@ -141,7 +141,7 @@ def send(client: redis.Redis, command: tuple[str, ...]) -> Connection | RedisErr
     connection = None
     try:
         connection = client.connection_pool.get_connection()
-        connection.send_command(*command)  # type: ignore[no-untyped-call]
+        connection.send_command(*command)
     except RedisError as error:
         discard(client, connection)
         return error
@@ -162,7 +162,7 @@ def receive(client: redis.Redis, connection: Connection) -> object:
 def discard(client: redis.Redis, connection: Connection | None) -> None:
     """Close a connection that failed, so that its late reply is never read as the next command's."""
     if connection is not None:
-        connection.disconnect()  # type: ignore[no-untyped-call]
+        connection.disconnect()
         client.connection_pool.release(connection)
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.settings import MAX_STEPS, MAX_TURNS_CEILING
 
-StepKind = Literal["agent", "script", "gate", "merge"]
+StepKind = Literal["agent", "script", "gate"]
 # all: every predecessor succeeded. settled: every predecessor ended, however. any: the first one succeeded.
 Join = Literal["all", "settled", "any"]
 POOLS = ("research", "coding", "audit")

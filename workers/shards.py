@@ -30,7 +30,9 @@ def only_findings(inputs: Mapping[str, JsonValue], assigned: Collection[str]) ->
     for key, result in inputs.items():
         listed = result.get("findings") if isinstance(result, dict) else None
         if isinstance(result, dict) and isinstance(listed, list):
-            own = [item for item in listed if isinstance(item, dict) and item.get("finding_id") in kept]
+            own: list[JsonValue] = [
+                item for item in listed if isinstance(item, dict) and item.get("finding_id") in kept
+            ]
             narrowed[key] = {**result, "findings": own}
         else:
             narrowed[key] = result

@@ -91,7 +91,10 @@ def compare_tests(before: TestRun, after: TestRun) -> TestDelta:
 
     A batch of changes can repair one test and break another with the same number failing; only ids show that.
     """
-    turned_green, broke, still_failing, vanished = [], [], [], []
+    turned_green: list[str] = []
+    broke: list[str] = []
+    still_failing: list[str] = []
+    vanished: list[str] = []
     for test, old in sorted(before.outcomes.items()):
         new = after.outcomes.get(test)
         if new is None:

@@ -105,6 +105,9 @@ def context(workspace: Tree, open_session: OpenSession, tenant: UUID, embedder: 
             idempotency_key="k",
             open_session=open_session,
             embedder=lambda: embedder,
+            workspace=None,
+            step_keys=tuple,
+            account=lambda: pytest.fail("the index asks for no account"),
         )
 
     return make
