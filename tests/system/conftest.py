@@ -1,0 +1,36 @@
+"""Real processes: one whole laptop for each test process, shared by the tests that do not break it for others."""
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# The chaos package is a program of its own (`make chaos`) and no part of what is installed.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from chaos.machine import Fleet, Machine, machine
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    """A home of this module, with a path short enough for a Unix socket."""
+    folder = Path(tempfile.mkdtemp(prefix="ch-", dir="/tmp"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Fleet:
+    """Which processes the module needs; modules override it."""
+    return Fleet()
+
+
+@pytest.fixture(scope="module")
+def laptop(home: Path, fleet: Fleet) -> Iterator[Machine]:
+    """The module's laptop."""
+    with machine(home, fleet) as running:
+        yield running
