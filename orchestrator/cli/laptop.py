@@ -1,0 +1,80 @@
+"""`chargehand up`: everything on this machine until Ctrl-C."""
+
+import os
+import signal
+from collections.abc import Mapping
+
+import typer
+from rich.text import Text
+
+from chargehand.orchestrator.cli.terminal import AsJson, answers, notes, plain, print_json
+from chargehand.orchestrator.laptop import Laptop, up
+from chargehand.orchestrator.laptop.flower_password import password_file
+from chargehand.orchestrator.laptop.specs import MODEL_VARIABLES, needs_offline_model
+from chargehand.orchestrator.schema import migrate
+from chargehand.orchestrator.settings import Settings, load_settings
+
+app = typer.Typer()
+
+
+@app.command("up")
+def up_command(as_json: AsJson = False) -> None:
+    """Start databases, supervisor, pools and Flower on this machine until Ctrl-C.
+
+    Servers that CHARGEHAND_DATABASE_URL and CHARGEHAND_REDIS_URL name are used instead of embedded ones.
+    """
+    settings = load_settings()
+    try:
+        with up(settings, migrate=migrate, progress=say) as laptop:
+            if as_json:
+                print_json(facts_of(laptop, settings))
+            else:
+                _welcome(laptop, settings)
+            while True:
+                signal.pause()
+    except KeyboardInterrupt:
+        # The intended end: everything is down, and nothing went wrong.
+        return
+
+
+def say(line: str) -> None:
+    """What is being started, died or stopped."""
+    notes().print(Text.assemble(("· ", "dim"), (plain(line), "dim")), soft_wrap=True)
+
+
+def facts_of(laptop: Laptop, settings: Settings) -> Mapping[str, object]:
+    """What a program needs to know of what is up; no URL here carries a password."""
+    state = laptop.state
+    return {
+        "home": settings.home,
+        "pid": state.pid,
+        "flower_url": state.flower_url,
+        "flower_user": settings.flower_user,
+        "flower_password_file": None if settings.flower_password.get_secret_value() else password_file(settings),
+        "offline_model": needs_offline_model(os.environ),
+        "processes": state.pids,
+    }
+
+
+def model_line(environment: Mapping[str, str]) -> str:
+    """What answers the agents, in words."""
+    if needs_offline_model(environment):
+        return f"offline rules, no language model ({MODEL_VARIABLES[0]} or {MODEL_VARIABLES[2]} would name one)"
+    return environment.get("ANTHROPIC_BASE_URL") or "Anthropic's API"
+
+
+def _welcome(laptop: Laptop, settings: Settings) -> None:
+    console = answers()
+    state = laptop.state
+    made = not settings.flower_password.get_secret_value()
+    password = f"password in {password_file(settings)}" if made else "password as in CHARGEHAND_FLOWER_PASSWORD"
+    console.print()
+    console.print(Text(f"Chargehand is up in {settings.home}.", style="bold green"), soft_wrap=True)
+    for name, value in (
+        ("Flower", f"{state.flower_url}  user {settings.flower_user}, {password}"),
+        ("Model", model_line(os.environ)),
+        ("Logs", f"{settings.home / 'logs'}"),
+        ("Try", 'chargehand run "Audit this repository" --workspace PATH'),
+        ("Stop", "Ctrl-C"),
+    ):
+        console.print(Text.assemble((f"  {name:<8}", "dim"), plain(value)), soft_wrap=True)

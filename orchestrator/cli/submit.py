@@ -1,0 +1,172 @@
+"""`chargehand run`: check the request, submit it, watch it, show and write the result."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import redis
+import typer
+from pydantic import ValidationError
+from rich.text import Text
+
+from chargehand.memory import keyspace, procedural
+from chargehand.memory.sources import is_remote, locate
+from chargehand.orchestrator import endpoints
+from chargehand.orchestrator.cli import exits
+from chargehand.orchestrator.cli.following import follow
+from chargehand.orchestrator.cli.results import (
+    check_folder,
+    default_folder,
+    outcome_of,
+    print_detached,
+    print_outcome,
+    write_files,
+)
+from chargehand.orchestrator.cli.screens import opened_screen
+from chargehand.orchestrator.cli.terminal import AsJson, answers, notes, one_line, plain, print_json, short
+from chargehand.orchestrator.client import Client, RunHandle
+from chargehand.orchestrator.errors import InvalidPlan, InvalidWorkspace, Unavailable
+from chargehand.orchestrator.plan import Plan, validate
+from chargehand.orchestrator.requests import check_goal, microusd
+from chargehand.orchestrator.settings import Settings, load_settings
+
+# A plan of 2,000 steps with instructions is a few megabytes; more is another file.
+MAX_PLAN_BYTES = 32_000_000
+
+app = typer.Typer()
+
+
+@app.command()
+def run(
+    goal: Annotated[str, typer.Argument(metavar="[GOAL]", help="What should be done, in your words.")] = "",
+    plan: Annotated[
+        Path | None, typer.Option(metavar="FILE", help='A plan of your own instead: JSON {"steps": [...]}.')
+    ] = None,
+    workspace: Annotated[
+        str | None, typer.Option(metavar="PATH|URL", help="The git repository to work on, at its HEAD.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(metavar="USD", help="Cap of what models may cost, for example 0.50.")
+    ] = None,
+    priority: Annotated[int, typer.Option(help="Higher goes first.")] = 0,
+    idempotency_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="A second run with this key is the first one.")
+    ] = None,
+    deadline: Annotated[
+        float | None, typer.Option(metavar="SECONDS", min=0.001, help="The run ends when this time is over.")
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Print the run's id and do not wait.")] = False,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", min=0, help="Stop watching after this; the run goes on.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the files go; default ./chargehand-<run>.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a goal (or a plan) to the agents and watch them until the result is there.
+
+    Ctrl-C stops the watching, not the run.
+    """
+    settings = load_settings()
+    chosen = checked_plan(plan, settings) if plan is not None else None
+    check_request(goal, chosen, workspace=workspace, budget=budget, settings=settings)
+    if out is not None:
+        check_folder(out)
+    with Client(settings=settings) as client:
+        handle = client.submit(
+            goal,
+            plan=chosen,
+            workspace=workspace,
+            budget_usd=budget,
+            idempotency_key=idempotency_key,
+            priority=priority,
+            deadline_seconds=deadline,
+        )
+        if not broker_answers(settings):
+            notes().print(Text("Accepted; the broker does not answer, and the run starts when it is back."))
+        if detach:
+            if as_json:
+                print_json({"run_id": handle.run_id, "status": handle.status().status})
+            else:
+                answers().print(str(handle.run_id), soft_wrap=True)
+            return
+        watch(client, handle, out=out, timeout_seconds=timeout, as_json=as_json)
+
+
+def check_request(
+    goal: str, plan: Plan | None, *, workspace: str | None, budget: str | None, settings: Settings
+) -> None:
+    """Refuse what is wrong before anything is asked of a server, so that the answer does not depend on one."""
+    if plan is None:
+        check_goal(goal)
+    microusd(budget if budget is not None else settings.default_budget_usd)
+    if workspace is not None:
+        check_workspace(workspace)
+
+
+def check_workspace(workspace: str) -> None:
+    """Raise unless the path leads to a git repository; a URL is asked when it is cloned."""
+    if not workspace.strip():
+        raise InvalidWorkspace("--workspace is empty; give the path or URL of a git repository.")
+    if "\0" in workspace:
+        raise InvalidWorkspace(f"Workspace {one_line(workspace, 100)!r} is no path; give that of a git repository.")
+    if not is_remote(workspace):
+        locate(workspace)
+
+
+def checked_plan(file: Path, settings: Settings) -> Plan:
+    """The plan in a JSON file; raises `InvalidPlan` with the first thing that is wrong."""
+    try:
+        if file.stat().st_size > MAX_PLAN_BYTES:
+            raise InvalidPlan(f"Plan {file} is larger than {MAX_PLAN_BYTES // 1_000_000} MB; split the work.")
+        content = json.loads(file.read_bytes())
+    except OSError as error:
+        raise InvalidPlan(f"Plan {file} cannot be read ({error.strerror}); name a JSON file.") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidPlan(f'Plan {file} is not JSON ({error}); write {{"steps": [...]}}.') from error
+    try:
+        plan = Plan.model_validate(content)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"])) or "the plan"
+        raise InvalidPlan(f"Plan {file}: {place}: {problem['msg']}; correct it there.") from error
+    validate(plan, roles=procedural.load_roles(settings.roles).keys())
+    return plan
+
+
+def broker_answers(settings: Settings) -> bool:
+    """Whether somebody is there to ring for the supervisor."""
+    try:
+        url = endpoints.redis_url(settings)
+        with keyspace.connect(url, connect_timeout_seconds=1.0, socket_timeout_seconds=1.0, retries=0) as client:
+            return bool(client.ping())
+    except (Unavailable, redis.RedisError):
+        return False
+
+
+def watch(client: Client, handle: RunHandle, *, out: Path | None, timeout_seconds: float | None, as_json: bool) -> None:
+    """Show the run until it ends, then its result; Ctrl-C detaches. Ends the command unless the run succeeded."""
+    console = notes()
+    hint = "Ctrl-C stops the watching, not the run."
+    try:
+        with opened_screen(console, hint=hint) as screen:
+            follow(client, handle, screen, timeout_seconds=timeout_seconds)
+    except KeyboardInterrupt:
+        print_detached(console, handle.run_id, why="Detached")
+        raise typer.Exit(exits.INTERRUPTED) from None
+    conclude(client, handle, out=out or default_folder(handle.run_id), as_json=as_json)
+
+
+def conclude(client: Client, handle: RunHandle, *, out: Path, as_json: bool) -> None:
+    """Write the files of a run that has ended and show what it came to; ends the command unless it succeeded."""
+    outcome = outcome_of(client, handle, files=write_files(handle, out))
+    if as_json:
+        print_json(outcome)
+    else:
+        print_outcome(answers(), outcome)
+        if outcome.files.get("changes.patch") and outcome.status == "succeeded":
+            hint = f"Apply the changes to your tree with: chargehand apply {short(handle.run_id)}"
+            notes().print(Text(plain(hint), style="dim"), soft_wrap=True)
+    if outcome.status != "succeeded":
+        raise typer.Exit(exits.FAILED)
