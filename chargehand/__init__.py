@@ -1,1 +1,92 @@
-"""Chargehand: a supervisor for agents on Celery, Redis and Postgres."""
+"""Chargehand: a supervisor for agents on Celery, Redis and Postgres.
+
+What programs use; each name is loaded when it is first asked for, so that `import chargehand` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from chargehand.memory.procedural import InvalidRole
+    from chargehand.orchestrator.building import Draft, Line, Plan, gate
+    from chargehand.orchestrator.client import Client, RunHandle
+    from chargehand.orchestrator.errors import (
+        BudgetExceeded,
+        ChargehandError,
+        InvalidBudget,
+        InvalidGoal,
+        InvalidPlan,
+        InvalidSettings,
+        InvalidWorkspace,
+        NotFound,
+        RunCancelled,
+        RunFailed,
+        Unavailable,
+        UserError,
+        WaitTimeout,
+    )
+    from chargehand.orchestrator.plan import Step
+    from chargehand.orchestrator.roles import WrittenRole, role
+    from chargehand.orchestrator.settings import Settings
+    from chargehand.workers.scripts.registry import Script, ScriptContext, script
+    from chargehand.workers.tools.registry import Tool, ToolContext, ToolRetry, tool
+
+__all__ = [
+    "BudgetExceeded",
+    "ChargehandError",
+    "Client",
+    "Draft",
+    "InvalidBudget",
+    "InvalidGoal",
+    "InvalidPlan",
+    "InvalidRole",
+    "InvalidSettings",
+    "InvalidWorkspace",
+    "Line",
+    "NotFound",
+    "Plan",
+    "RunCancelled",
+    "RunFailed",
+    "RunHandle",
+    "Script",
+    "ScriptContext",
+    "Settings",
+    "Step",
+    "Tool",
+    "ToolContext",
+    "ToolRetry",
+    "Unavailable",
+    "UserError",
+    "WaitTimeout",
+    "WrittenRole",
+    "gate",
+    "role",
+    "script",
+    "tool",
+]
+
+_HOMES = {
+    "chargehand.memory.procedural": ("InvalidRole",),
+    "chargehand.orchestrator.building": ("Draft", "Line", "Plan", "gate"),
+    "chargehand.orchestrator.client": ("Client", "RunHandle"),
+    "chargehand.orchestrator.plan": ("Step",),
+    "chargehand.orchestrator.roles": ("WrittenRole", "role"),
+    "chargehand.orchestrator.settings": ("Settings",),
+    "chargehand.workers.scripts.registry": ("Script", "ScriptContext", "script"),
+    "chargehand.workers.tools.registry": ("Tool", "ToolContext", "ToolRetry", "tool"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    """A public name, from its module; what has no other home is an error of the tree."""
+    if name not in __all__:
+        raise AttributeError(f"module 'chargehand' has no attribute {name!r}")
+    value: object = getattr(import_module(_HOME_OF.get(name, "chargehand.orchestrator.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return [*__all__]

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, JsonValue, TypeAdapter
+from pydantic import JsonValue, TypeAdapter
+from pydantic_core import PydanticSerializationError
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
@@ -29,6 +30,7 @@ from chargehand.workers.agent import AgentTask, Drained, Failed, Finished, Outco
 from chargehand.workers.conversation import last_commit
 from chargehand.workers.inputs import Gathered, RunReader
 from chargehand.workers.models.interface import Models
+from chargehand.workers.scripts.parameters import ArgumentsDoNotFit
 from chargehand.workers.scripts.registry import Script, ScriptContext, Workspace
 from chargehand.workers.tools.finish import finish_tool
 from chargehand.workers.tools.registry import Tool, ToolContext, ToolOutput
@@ -42,6 +44,7 @@ RETRY_BASE_SECONDS = 1.0
 RETRY_CAP_SECONDS = 60.0
 
 _JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
+_ANYTHING: TypeAdapter[object] = TypeAdapter(object)
 
 Delivery = Literal["go_on", "stop"]
 """Whether the Celery chain that brought the message goes on to its next link."""
@@ -59,7 +62,7 @@ class Shop:
     pool: str
     artifacts: Artifacts
     workspaces: Path
-    scripts: Mapping[str, Script]
+    scripts: Mapping[str, Script[..., Any]]
     tools: Mapping[str, Tool]
     models: Models
     embedder: Callable[[], Embedder]
@@ -176,14 +179,17 @@ class Attempt:
             account=reader.account,
         )
         try:
-            value = script.function(context, **step.arguments)
+            value = script.run(context, step.arguments)
             result = _as_json(value)
         except (Fenced, Unavailable):
             raise
+        except ArgumentsDoNotFit as error:
+            return Failed(error=str(error))
         except Exception as error:
             log.exception("script failed", extra=self._fields())
             return self._after_failure(f"{type(error).__name__}: {error}")
-        return Finished(result=result, commit=_commit_of(value))
+        # Only who has opened the workspace can have moved it: a user's result may have a `commit` of its own.
+        return Finished(result=result, commit=_commit_of(value) if self.clones else None)
 
     def _after_failure(self, error: str) -> Outcome:
         if self.claim.retries >= self.claim.step.retries:
@@ -197,6 +203,13 @@ class Attempt:
         if role_hash is None:
             return Failed(error=f"Step {step.key!r} has role {step.role!r}, which the run did not pin.")
         role = reader.role(role_hash)
+        try:
+            finish = finish_tool(role.output)
+        except KeyError:
+            return Failed(
+                error=f"Role {role.name!r} ends with {role.output!r}, which this worker does not know; name the module "
+                "that registers it in CHARGEHAND_MODULES."
+            )
         recorder = StepRecorder(self.shop.connections, self.held, lease_seconds=self.shop.settings.lease_seconds)
         told = "\n".join(f"A person told the run: {message}" for message in gathered.messages)
         task = AgentTask(
@@ -204,7 +217,7 @@ class Attempt:
             role=role,
             instruction=f"{step.instruction}\n{told}".strip(),
             repository=gathered.repository,
-            finish=finish_tool(role.output),
+            finish=finish,
             context=ToolContext(
                 run_id=self.claim.run_id,
                 step_id=self.claim.step_id,
@@ -364,9 +377,13 @@ def _obey(signal: SignalReceived) -> Outcome | None:
 
 
 def _as_json(value: object) -> JsonValue:
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    return _JSON.validate_python(value)
+    try:
+        return _JSON.validate_python(_ANYTHING.dump_python(value, mode="json"))
+    except PydanticSerializationError as error:
+        raise TypeError(
+            f"The script gave a {type(value).__name__}, which JSON cannot hold; return a pydantic model, a dataclass "
+            "or JSON values."
+        ) from error
 
 
 def _commit_of(value: object) -> str | None:

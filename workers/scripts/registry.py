@@ -4,18 +4,27 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 from uuid import UUID
 
 from pydantic import JsonValue
-from sqlalchemy.orm import Session
 
-from chargehand.memory.embedder import Embedder
-from chargehand.orchestrator.facts import WorkspaceRef
-from chargehand.orchestrator.views import Account
+from chargehand.orchestrator.building import Draft
+from chargehand.orchestrator.outputs import refuse_namesake
+from chargehand.orchestrator.plan import Pool
+from chargehand.workers.scripts.parameters import Parameters, read_parameters
+
+# Only named here: a program that writes plans need not load a database driver and a model for it.
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from chargehand.memory.embedder import Embedder
+    from chargehand.orchestrator.facts import WorkspaceRef
+    from chargehand.orchestrator.views import Account
 
 Effect = Literal["pure", "idempotent", "effectful"]
-F = TypeVar("F", bound=Callable[..., object])
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Workspace(Protocol):
@@ -65,37 +74,107 @@ class ScriptContext:
     report_progress: Callable[[str], None]
     """One short line for the live tree."""
     idempotency_key: str
-    open_session: Callable[[], AbstractContextManager[Session]]
+    open_session: "Callable[[], AbstractContextManager[Session]]"
     """One transaction bound to the tenant and fenced by this attempt's epoch; commits when the block ends."""
-    embedder: Callable[[], Embedder]
+    embedder: "Callable[[], Embedder]"
     """The process's embedder; the model is loaded on first use."""
-    workspace: WorkspaceRef | None
+    workspace: "WorkspaceRef | None"
     """The user's repository as it was submitted."""
     step_keys: Callable[[], Sequence[str]]
     """All steps of the plan as it is now."""
-    account: Callable[[], Account]
+    account: "Callable[[], Account]"
     """What the run has cost until now."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Script:
-    """A registered script."""
+class Script(Generic[P, R]):
+    """A registered script; calling it calls the function."""
 
     name: str
-    function: Callable[..., object]
-    """Called as `function(context, **arguments)`; gives a pydantic model or a JSON value."""
+    function: Callable[P, R]
+    """Gives a pydantic model, a dataclass or a JSON value."""
     effect: Effect
     timeout_seconds: float
+    pool: Pool
+    retries: int
+    parameters: Parameters
+
+    def __call__(self, *arguments: P.args, **named: P.kwargs) -> R:
+        """Call the function as it was written, for tests and other scripts."""
+        return self.function(*arguments, **named)
+
+    def step(self, *arguments: object, **named: object) -> Draft:
+        """A step of a plan that runs it; a step given as an argument stands for its result.
+
+        What is left out is filled from the steps before it, see `Plan`. Raises `InvalidPlan`.
+        """
+        return Draft(
+            name=self.name,
+            fields={"kind": "script", "script": self.name, "pool": self.pool, "retries": self.retries},
+            arguments=self.parameters.written(arguments, named),
+            parameters=self.parameters.declared,
+            gives=self.parameters.gives,
+        )
+
+    def run(self, context: ScriptContext, arguments: Mapping[str, JsonValue]) -> R:
+        """Call the function with a step's arguments; raises `ArgumentsDoNotFit`, and whatever the function raises."""
+        values: dict[str, Any] = self.parameters.filled(
+            arguments, context=context, idempotency_key=context.idempotency_key, results=context.results
+        )
+        call: Callable[..., R] = self.function
+        return call(**values)
 
 
-SCRIPTS: dict[str, Script] = {}
+SCRIPTS: dict[str, Script[..., Any]] = {}
 
 
-def script(*, name: str, effect: Effect = "pure", timeout_seconds: float = 600.0) -> Callable[[F], F]:
-    """Register `function(context, **arguments)` as the script `name`."""
+@overload
+def script(function: Callable[P, R], /) -> Script[P, R]: ...
 
-    def register(function: F) -> F:
-        SCRIPTS[name] = Script(name=name, function=function, effect=effect, timeout_seconds=timeout_seconds)
-        return function
 
-    return register
+@overload
+def script(
+    *,
+    name: str | None = None,
+    effect: Effect = "pure",
+    timeout_seconds: float = 600.0,
+    pool: Pool = "research",
+    retries: int = 0,
+) -> Callable[[Callable[P, R]], Script[P, R]]: ...
+
+
+def script(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    effect: Effect = "pure",
+    timeout_seconds: float = 600.0,
+    pool: Pool = "research",
+    retries: int = 0,
+) -> Any:
+    """Register a typed function as a script, under its own name or `name`.
+
+    A `ScriptContext` parameter and `idempotency_key: str` are injected; all others are a step's arguments. Raises
+    `TypeError` for a function that cannot be one, and when another script has the name.
+    """
+
+    def register(written: Callable[..., Any]) -> Script[..., Any]:
+        chosen = name or written.__name__
+        known = SCRIPTS.get(chosen)
+        refuse_namesake(
+            "script", chosen, known and known.function, written, remedy='name yours, as in @script(name="shop.load")'
+        )
+        made: Script[..., Any] = Script(
+            name=chosen,
+            function=written,
+            effect=effect,
+            timeout_seconds=timeout_seconds,
+            pool=pool,
+            retries=retries,
+            parameters=read_parameters(written, script=chosen, context_type=ScriptContext),
+        )
+        SCRIPTS[chosen] = made
+        return made
+
+    return register if function is None else register(function)

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field, JsonValue, ValidationError
 
 from chargehand.orchestrator.errors import InvalidPlan
+from chargehand.orchestrator.outputs import OUTPUTS
 from chargehand.orchestrator.plan import Plan, PlanPatch, Step, extend
 from chargehand.workers.findings import Answer, FixAttempt, Frozen, HumanTask, Verdict
 from chargehand.workers.shards import assigned_findings
@@ -160,10 +161,14 @@ FINISH_TOOLS: Mapping[str, Tool] = {tool.name: tool for tool in _OF_ROLE.values(
 def finish_tool(output: type[BaseModel] | str) -> Tool:
     """The finish tool of a role, by what its front matter calls its output, or made from a user's own model.
 
-    Raises `KeyError` for a name that no role of ours has.
+    Raises `KeyError` for a name that no role of ours has and no module has registered.
     """
     if isinstance(output, str):
-        return FINISH_TOOLS[output] if output in FINISH_TOOLS else _OF_ROLE[output]
+        if output in FINISH_TOOLS:
+            return FINISH_TOOLS[output]
+        if output not in OUTPUTS:
+            return _OF_ROLE[output]
+        output = OUTPUTS[output]
 
     def submit_result(result: BaseModel) -> ToolOutput:
         """Finish: hand in the result of your task."""

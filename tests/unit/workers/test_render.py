@@ -150,4 +150,4 @@ def test_documents_are_read_but_links_and_git_are_not(tmp_path: Path) -> None:
 
 
 def test_script_is_registered_under_its_name() -> None:
-    assert SCRIPTS["render"].function is render
+    assert SCRIPTS["render"] is render
