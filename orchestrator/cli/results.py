@@ -9,6 +9,7 @@ from uuid import UUID
 
 from pydantic import JsonValue
 from rich.console import Console
+from rich.padding import Padding
 from rich.text import Text
 
 from chargehand.orchestrator import views
@@ -108,7 +109,8 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
     if outcome.headline:
         console.print(Text(one_line(outcome.headline, 300), style="bold"), soft_wrap=True)
     for line in outcome.verdict_lines:
-        console.print(Text(f"  {one_line(line, 500)}"), soft_wrap=True)
+        # A terminal breaks between words, a file keeps the line whole.
+        console.print(Padding(Text(one_line(line, 500)), (0, 0, 0, 2)), soft_wrap=not console.is_terminal)
     if outcome.status != "succeeded":
         style = STATUS_STYLES.get(outcome.status, "")
         reason = f": {one_line(outcome.reason, 500)}" if outcome.reason else ""
@@ -121,7 +123,7 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
         console.print()
     width = max((len(name) for name in outcome.files), default=0)
     for name, path in outcome.files.items():
-        console.print(Text.assemble((f"  {name:<{width}}  ", "bold"), plain(path)), soft_wrap=True)
+        console.print(Text.assemble((f"  {name:<{width}}  ", "bold"), plain(_near(path))), soft_wrap=True)
     console.print()
     console.print(Text(account_line(outcome.account), style="dim"), soft_wrap=True)
 
@@ -142,6 +144,12 @@ def print_detached(console: Console, run_id: UUID, *, why: str) -> None:
     console.print(Text(f"  watch it:  chargehand status {name} --follow"), soft_wrap=True)
     console.print(Text(f"  its files: chargehand result {name}"), soft_wrap=True)
     console.print(Text(f"  end it:    chargehand cancel {name}"), soft_wrap=True)
+
+
+def _near(path: str) -> str:
+    """The path as one would type it here."""
+    absolute, here = Path(path).absolute(), Path.cwd()
+    return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(absolute)
 
 
 def _has(status: str) -> str:

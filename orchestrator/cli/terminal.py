@@ -29,14 +29,22 @@ STATUS_STYLES = {
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
+class Output(Console):
+    """A console whose closed pipe is the caller's to notice; rich would end the process with exit code 1."""
+
+    def on_broken_pipe(self) -> None:
+        """The reader has seen enough."""
+        raise BrokenPipeError
+
+
 def answers() -> Console:
     """Standard output: what was asked for."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    return Output(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 def notes() -> Console:
     """Standard error: progress, hints, errors."""
-    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else PIPE_WIDTH)
+    return Output(stderr=True, highlight=False, width=None if sys.stderr.isatty() else PIPE_WIDTH)
 
 
 def print_json(value: object) -> None:
