@@ -1,27 +1,39 @@
 """Connections for the statements that run thousands of times a minute: autocommit, prepared, one round trip each."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
 import psycopg
 from psycopg import errors as pg
-from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from chargehand.memory.database import APP_ROLE, session_options
 from chargehand.orchestrator.errors import Unavailable
+from chargehand.orchestrator.prepared import Parameters, PreparedStatements, Row
+
+__all__ = ["Connections", "Parameters", "Row"]
 
 # Eight to sixteen connections serve 200 threads: a turn holds one for half a millisecond.
 POOL_SIZE = 8
 # Deadlocks cannot happen by the lock order; if one does all the same, the statement is simply run again.
 ATTEMPTS = 3
 
-Row = dict[str, Any]
-Parameters = Mapping[str, object]
+# Dead hosts are noticed by the kernel: a thread that waits for libpq has no clock of its own.
+KEEPALIVE = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
+
+_BIND = "SELECT set_config('chargehand.tenant', %(tenant)s, false)"
+
 T = TypeVar("T")
+
+
+class TenantConnection(psycopg.Connection[Row]):
+    """A connection that knows whom its session acts for, and what was prepared on it."""
+
+    bound_to: UUID | None = None
+    statements: PreparedStatements | None = None
 
 
 class Connections:
@@ -38,18 +50,18 @@ class Connections:
     ) -> None:
         """Nothing is connected before the first statement."""
         options = session_options(role=role, generic_plans=True)
-        self._pool: ConnectionPool[psycopg.Connection[Row]] = ConnectionPool(
+        self._pool: ConnectionPool[TenantConnection] = ConnectionPool(
             database_url,
+            connection_class=TenantConnection,
             min_size=0,
             max_size=max_size,
             timeout=timeout_seconds,
             open=False,
             kwargs={
                 "autocommit": True,
-                "row_factory": dict_row,
                 "options": f"{options} -c lock_timeout={round(lock_timeout_seconds * 1000)}ms",
                 "connect_timeout": 3,
-                "prepare_threshold": 1,
+                **KEEPALIVE,
             },
         )
         self._opening = threading.Lock()
@@ -61,22 +73,20 @@ class Connections:
         Raises `Unavailable` when Postgres does not answer. A connection that broke is tried again once only when the
         statement cannot have been sent; otherwise the caller asks what became of it.
         """
-        return self._retried(lambda: self._run(tenant, statement, parameters))
+        rows = self._retried(lambda: self._run(tenant, statement, parameters))
+        return rows[0] if rows else None
 
     def rows(self, tenant: UUID, statement: str, parameters: Parameters) -> list[Row]:
         """All rows of one statement."""
 
-        def fetch() -> list[Row]:
-            with self.connection() as connection, connection.pipeline():
-                self._bind(connection, tenant)
-                cursor = connection.execute(statement, parameters)
-                return cursor.fetchall()
-
-        return self._retried(fetch)
+        return self._retried(lambda: self._run(tenant, statement, parameters))
 
     @contextmanager
-    def connection(self) -> Iterator[psycopg.Connection[Row]]:
-        """One connection of the pool; raises `Unavailable` when there is none within the time-out."""
+    def _connection(self) -> Iterator[TenantConnection]:
+        """One connection of the pool; raises `Unavailable` when there is none within the time-out.
+
+        Private, because its session is still bound to the tenant of the statement before.
+        """
         self._open()
         try:
             connection = self._pool.getconn()
@@ -98,16 +108,18 @@ class Connections:
                 self._pool.open()
                 self._opened = True
 
-    def _run(self, tenant: UUID, statement: str, parameters: Parameters) -> Row | None:
-        with self.connection() as connection, connection.pipeline():
-            self._bind(connection, tenant)
-            cursor = connection.execute(statement, parameters, prepare=True)
-            return cursor.fetchone() if cursor.description else None
-
-    @staticmethod
-    def _bind(connection: psycopg.Connection[Row], tenant: UUID) -> None:
-        # Without a sync between them both statements are one implicit transaction: `true` makes it local to that.
-        connection.execute("SELECT set_config('chargehand.tenant', %s, true)", [str(tenant)], prepare=True)
+    def _run(self, tenant: UUID, statement: str, parameters: Parameters) -> list[Row]:
+        with self._connection() as connection:
+            statements = connection.statements
+            if statements is None:
+                statements = connection.statements = PreparedStatements(connection=connection)
+            # The binding lasts as the session's role does: most connections serve one tenant all day, and to bind each
+            # statement anew costs as much as the statement's own work.
+            if connection.bound_to != tenant:
+                connection.bound_to = None
+                statements.run(_BIND, {"tenant": tenant})
+                connection.bound_to = tenant
+            return statements.run(statement, parameters)
 
     @staticmethod
     def _retried(act: Callable[[], T]) -> T:
@@ -122,8 +134,3 @@ class Connections:
                     raise
                 raise Unavailable(f"Postgres broke off: {str(error).strip()}") from error
         raise AssertionError("unreachable")
-
-
-def text_array(values: Sequence[str]) -> list[str]:
-    """A list for a `text[]` parameter; NUL, which Postgres text cannot hold, becomes visible."""
-    return [value.replace("\x00", "\\u0000") for value in values]

@@ -4,7 +4,6 @@ Every write is conditional on the epoch of the claim: whoever was overtaken writ
 statement (the refused one reads an old snapshot).
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,12 +12,12 @@ from uuid import UUID, uuid4
 
 from psycopg import errors as pg
 
-from chargehand.orchestrator.connections import Connections, Row, text_array
+from chargehand.orchestrator.connections import Connections, Row
 from chargehand.orchestrator.errors import LeaseLost, NothingToClaim, StepCancelled, StepPaused, Unavailable
 from chargehand.orchestrator.facts import (
     SCHEMA_VERSION,
-    Fact,
     SignalReceived,
+    StepFact,
     StepFinished,
     StepReleased,
     StepWaiting,
@@ -229,12 +228,14 @@ class HeldStep:
         row = self._connections.run(self.claim.tenant, _JOIN_IS_OPEN, {"step": self.claim.step_id})
         return bool(row is not None and row["open"])
 
-    def commit(self, statement: str, parameters: dict[str, Any], facts: Sequence[Fact]) -> Row:
+    def commit(self, statement: str, parameters: dict[str, Any], facts: Sequence[StepFact]) -> Row:
         """Run a statement that appends `facts` to the step's stream, or raise the reason why it wrote nothing.
+
+        It finds them as `kind_1`, `body_1`, `kind_2`, … and, where it takes one fact only, as `body`.
 
         A commit whose reply was lost is recognised by its rows: my epoch, my bodies.
         """
-        bodies = text_array([fact.model_dump_json() for fact in facts])
+        bodies = [fact.model_dump_json() for fact in facts]
         values = {
             **parameters,
             "step": self.claim.step_id,
@@ -243,9 +244,8 @@ class HeldStep:
             "seq": self.seq,
             "version": SCHEMA_VERSION,
             "body": bodies[0] if bodies else None,
-            "bodies": bodies,
-            "kinds": [json.loads(body)["kind"] for body in bodies],
-            "count": len(bodies),
+            **{f"body_{position}": body for position, body in enumerate(bodies, start=1)},
+            **{f"kind_{position}": fact.kind for position, fact in enumerate(facts, start=1)},
         }
         try:
             row = self._connections.run(self.claim.tenant, statement, values)
