@@ -57,8 +57,10 @@ class RunAnchor(Base):
 
 # The trigger, not the writer, links the chain: whoever may insert cannot insert a row that does not follow.
 JOURNAL_DDL: tuple[str, ...] = (
+    # It runs in both commits of every turn. A `SET search_path` would cost as much as all the rest of it, so every name
+    # of it is qualified instead; operators are found in pg_catalog first, and nobody but the owner may make others.
     f"""
-CREATE FUNCTION {SCHEMA}.journal_link() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, {SCHEMA} AS $$
+CREATE FUNCTION {SCHEMA}.journal_link() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE previous bytea := ''::bytea;
 BEGIN
     IF NEW.seq > 1 THEN
@@ -69,11 +71,12 @@ BEGIN
                 USING ERRCODE = 'integrity_constraint_violation';
         END IF;
     END IF;
-    NEW.at := clock_timestamp();
-    NEW.salt := uuid_send(gen_random_uuid());
-    NEW.body_hash := sha256(NEW.salt || convert_to(NEW.body, 'UTF8'));
-    NEW.hash := sha256(previous || NEW.body_hash || convert_to(concat_ws('|', NEW.tenant, NEW.run, NEW.step, NEW.seq,
-        NEW.kind, NEW.schema_version, NEW.epoch, (extract(epoch FROM NEW.at) * 1000000)::bigint), 'UTF8'));
+    NEW.at := pg_catalog.clock_timestamp();
+    NEW.salt := pg_catalog.uuid_send(pg_catalog.gen_random_uuid());
+    NEW.body_hash := pg_catalog.sha256(NEW.salt || pg_catalog.convert_to(NEW.body, 'UTF8'));
+    NEW.hash := pg_catalog.sha256(previous || NEW.body_hash || pg_catalog.convert_to(pg_catalog.concat_ws('|',
+        NEW.tenant, NEW.run, NEW.step, NEW.seq, NEW.kind, NEW.schema_version, NEW.epoch,
+        (extract(epoch FROM NEW.at) * 1000000)::pg_catalog.int8), 'UTF8'));
     RETURN NEW;
 END $$
 """,

@@ -75,8 +75,9 @@ class StepRow(Base):
         _one_of("status", STEP_STATUSES),
         Index("uq_steps_key", "run", "key", unique=True),
         Index("ix_steps_run_ordinal", "run", "ordinal"),
-        Index("ix_steps_live", "status", "pool", postgresql_where=sql("status IN ('ready', 'queued')")),
-        Index("ix_steps_leased", "lease_until", postgresql_where=sql("status = 'running'")),
+        # Not on `lease_until`, though expired leases are looked for: every turn renews its lease, and an update that
+        # changes an indexed column writes to all indexes.
+        Index("ix_steps_live", "status", "pool", postgresql_where=sql("status IN ('ready', 'queued', 'running')")),
         Index("ix_steps_waiting", "run_after", postgresql_where=sql("status = 'waiting'")),
         HOT,
     )
@@ -214,7 +215,7 @@ RETURNS SETOF uuid LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_c
     WITH held AS (
         SELECT s.id FROM {SCHEMA}.steps s
         JOIN unnest(step_ids, epochs) AS mine(id, epoch) ON s.id = mine.id AND s.epoch = mine.epoch
-        WHERE s.status = 'running' ORDER BY s.id FOR NO KEY UPDATE OF s
+        WHERE s.status = 'running' ORDER BY s.run, s.ordinal FOR NO KEY UPDATE OF s
     )
     UPDATE {SCHEMA}.steps s SET lease_until = clock_timestamp() + make_interval(secs => lease_seconds)
     FROM held WHERE s.id = held.id RETURNING s.id

@@ -329,20 +329,12 @@ def upgrade() -> None:
         postgresql_with={"fillfactor": "70"},
     )
     op.create_index(
-        "ix_steps_leased",
-        "steps",
-        ["lease_until"],
-        unique=False,
-        schema="chargehand",
-        postgresql_where=sa.text("status = 'running'"),
-    )
-    op.create_index(
         "ix_steps_live",
         "steps",
         ["status", "pool"],
         unique=False,
         schema="chargehand",
-        postgresql_where=sa.text("status IN ('ready', 'queued')"),
+        postgresql_where=sa.text("status IN ('ready', 'queued', 'running')"),
     )
     op.create_index("ix_steps_run_ordinal", "steps", ["run", "ordinal"], unique=False, schema="chargehand")
     op.create_index(
