@@ -76,11 +76,13 @@ def remember(
     tenant: UUID,
     scope: str,
     items: Sequence[MemoryItem],
-    embedder: Embedder,
+    embedder: Embedder | None,
     guard: Guard | None = None,
 ) -> tuple[UUID, ...]:
     """Keep the items and give their ids, in order; what is known already is neither embedded nor written again.
 
+    A text that this tenant has embedded before, in whatever scope, keeps its vector. Without an embedder the items are
+    found by their words only.
     Embedding takes up to 50 ms an item and the transaction is open meanwhile: give at most some dozens.
     A memory that was superseded stays superseded when it is remembered again.
     """
@@ -235,7 +237,7 @@ def write(
     tenant: UUID,
     scope: str,
     items: Sequence[MemoryItem],
-    embedder: Embedder,
+    embedder: Embedder | None,
     guard: Guard | None,
     revive: bool = False,
 ) -> tuple[UUID, ...]:
@@ -243,15 +245,8 @@ def write(
     ids = tuple(memory_id(tenant=tenant, scope=scope, item=item) for item in items)
     if not ids:
         return ()
-    known = set(
-        session.scalars(
-            select(Embedding.memory).where(
-                Embedding.tenant == tenant, Embedding.model_id == embedder.model_id, Embedding.memory.in_(ids)
-            )
-        )
-    )
-    new = {key: item for key, item in sorted(zip(ids, items, strict=True)) if key not in known}
-    vectors = embedder.embed([embedded_text(item) for item in new.values()])
+    new = _unknown(session, tenant=tenant, ids=ids, items=items, embedder=embedder)
+    vectors = _vectors(session, tenant=tenant, items=new, embedder=embedder) if embedder is not None else {}
     if guard is not None:
         guard(session)
     if new:
@@ -274,17 +269,12 @@ def write(
                 for key, item in new.items()
             ],
         )
+    if vectors and embedder is not None:
         session.execute(
             insert(Embedding).on_conflict_do_nothing(index_elements=["tenant", "memory", "model_id"]),
             [
-                {
-                    "tenant": tenant,
-                    "memory": key,
-                    "model_id": embedder.model_id,
-                    "scope": scope,
-                    "vector": vector.tolist(),
-                }
-                for key, vector in zip(new, vectors, strict=True)
+                {"tenant": tenant, "memory": key, "model_id": embedder.model_id, "scope": scope, "vector": vector}
+                for key, vector in vectors.items()
             ],
         )
     if revive:
@@ -295,6 +285,45 @@ def write(
             .execution_options(synchronize_session=False)
         )
     return ids
+
+
+def _unknown(
+    session: Session, *, tenant: UUID, ids: Sequence[UUID], items: Sequence[MemoryItem], embedder: Embedder | None
+) -> dict[UUID, MemoryItem]:
+    """The items that are not kept yet (or not with this model's vector), in the order of their ids."""
+    query = select(Memory.id).where(Memory.tenant == tenant, Memory.id.in_(ids))
+    if embedder is not None:
+        query = select(Embedding.memory).where(
+            Embedding.tenant == tenant, Embedding.model_id == embedder.model_id, Embedding.memory.in_(ids)
+        )
+    known = set(session.scalars(query))
+    return {key: item for key, item in sorted(zip(ids, items, strict=True)) if key not in known}
+
+
+def _vectors(
+    session: Session, *, tenant: UUID, items: Mapping[UUID, MemoryItem], embedder: Embedder
+) -> dict[UUID, list[float]]:
+    """A vector for each item: an earlier scope's where the very same text has one, otherwise a new one.
+
+    A second audit of a repository embeds only what has changed, which is most of its time.
+    """
+    if not items:
+        return {}
+    rows = session.execute(
+        select(Memory.source, Memory.text, Embedding.vector)
+        .join(Embedding, (Embedding.tenant == Memory.tenant) & (Embedding.memory == Memory.id))
+        .where(
+            Memory.tenant == tenant,
+            Memory.source.in_({item.source for item in items.values()}),
+            Memory.text.in_({item.text for item in items.values()}),
+            Embedding.model_id == embedder.model_id,
+        )
+    )
+    earlier = {(source, passage): vector for source, passage, vector in rows}
+    unseen = {key: item for key, item in items.items() if (item.source, item.text) not in earlier}
+    fresh = embedder.embed([embedded_text(item) for item in unseen.values()])
+    made = {key: vector.tolist() for key, vector in zip(unseen, fresh, strict=True)}
+    return {key: made[key] if key in made else earlier[item.source, item.text] for key, item in items.items()}
 
 
 def nearest(

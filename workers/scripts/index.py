@@ -18,8 +18,10 @@ from chargehand.workers.scripts.registry import ScriptContext, script
 MAX_FILE_BYTES = 1024 * 1024
 # Nobody writes such lines; minified code would fill passages that no model can read.
 MAX_LINE_CHARACTERS = 2_000
-# At some 50 ms each: the embedding of a large repository ends within the script's time.
-MAX_PASSAGES = 6_000
+# What is more is not one question's repository; words alone cost a millisecond each.
+MAX_PASSAGES = 20_000
+# Embedding costs some 30 ms a passage: after this long the rest is found by its words only, and the report says so.
+MAX_EMBEDDING_SECONDS = 30.0
 # One transaction embeds this many; it must end well within `idle_in_transaction_session_timeout`.
 BATCH = 32
 # Between two lines in the live tree.
@@ -57,6 +59,8 @@ class IndexReport(Frozen):
     files: int
     """Files with at least one passage."""
     passages: int
+    embedded: int
+    """Those that are found by their meaning too, not only by their words."""
     skipped: dict[str, int] = Field(default_factory=dict)
     """Number of files left out, by reason."""
     scope: str
@@ -66,15 +70,29 @@ class IndexReport(Frozen):
 
 
 @script(name="index", effect="idempotent")
-def index(context: ScriptContext, *, max_passages: int = MAX_PASSAGES) -> IndexReport:
+def index(
+    context: ScriptContext,
+    *,
+    max_passages: int = MAX_PASSAGES,
+    max_embedding_seconds: float = MAX_EMBEDDING_SECONDS,
+) -> IndexReport:
     """Remember every text file of the base commit in passages; run again, it embeds only what is missing."""
     started = time.monotonic()
     scope, embedder = run_scope(context.run_id), context.embedder()
     items, files, skipped = collect(context, max_passages=max_passages)
-    reported = started
+    reported, embedded = started, 0
     for start in range(0, len(items), BATCH):
+        batch = items[start : start + BATCH]
+        in_time = time.monotonic() - started < max_embedding_seconds
         with context.open_session() as session:
-            remember(session, tenant=context.tenant, scope=scope, items=items[start : start + BATCH], embedder=embedder)
+            remember(
+                session,
+                tenant=context.tenant,
+                scope=scope,
+                items=batch,
+                embedder=embedder if in_time else None,
+            )
+        embedded += len(batch) if in_time else 0
         if time.monotonic() - reported >= PROGRESS_SECONDS:
             reported = time.monotonic()
             context.report_progress(f"indexed {min(start + BATCH, len(items))} of {len(items)} passages")
@@ -82,6 +100,7 @@ def index(context: ScriptContext, *, max_passages: int = MAX_PASSAGES) -> IndexR
     return IndexReport(
         files=files,
         passages=len(items),
+        embedded=embedded,
         skipped=dict(sorted(skipped.items())),
         scope=scope,
         model_id=embedder.model_id,

@@ -1,8 +1,9 @@
 """The scripts `index` and `check_answers` on a real repository, and what a researcher then finds."""
 
+import dataclasses
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from pydantic import JsonValue
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from chargehand.memory.embedder import Embedder
+from chargehand.memory.embedder import DIMENSIONS, MODEL_ID, Embedder, Vector
+from chargehand.memory.semantic import recall
 from chargehand.workers.scripts.answers import check_answers
 from chargehand.workers.scripts.index import index, run_scope
 from chargehand.workers.scripts.registry import SCRIPTS, ScriptContext
@@ -47,6 +49,17 @@ FILES: dict[bytes, bytes] = {
     b"empty.py": b"",
     b"poetry.lock": b"[[package]]\n",
 }
+
+
+class Unwilling:
+    """An embedder that must not be asked."""
+
+    model_id = MODEL_ID
+    dimensions = DIMENSIONS
+
+    def embed(self, texts: Sequence[str]) -> list[Vector]:
+        assert not texts
+        return []
 
 
 @dataclass
@@ -144,6 +157,25 @@ def test_indexing_again_adds_nothing(context: Callable[..., ScriptContext], open
     assert first.passages == second.passages
     with open_session() as session:
         assert session.scalar(text("SELECT count(*) FROM memories")) == first.passages
+
+
+def test_what_there_is_no_time_to_embed_is_still_found_by_its_words(
+    context: Callable[..., ScriptContext], open_session: OpenSession, tenant: UUID, embedder: Embedder
+) -> None:
+    report = index(context(), max_embedding_seconds=0.0)
+    assert (report.embedded, report.passages > 0) == (0, True)
+    with open_session() as session:
+        found = recall(session, tenant=tenant, scope=report.scope, query="label rendered", embedder=embedder)
+    assert found
+    assert {passage.similarity for passage in found} == {None}
+
+
+def test_another_run_of_the_same_text_embeds_nothing_again(
+    context: Callable[..., ScriptContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index(context())
+    second = dataclasses.replace(context(), run_id=uuid4(), embedder=Unwilling)
+    assert index(second).embedded == index(context()).passages
 
 
 def test_a_full_index_says_what_is_missing(context: Callable[..., ScriptContext]) -> None:
