@@ -3,9 +3,12 @@
 import importlib
 import json
 import os
+import re
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +16,7 @@ from typing import Any
 import pytest
 
 from chargehand import Client, Plan, RunFailed, Settings, gate, role
+from chargehand.orchestrator.facts import ToolFinished
 from chargehand.orchestrator.laptop.ground import free_port
 from chargehand.orchestrator.laptop.processes import Processes
 from chargehand.orchestrator.laptop.services import Endpoints, Valkey
@@ -95,9 +99,13 @@ def refunds(program: Path) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def client(
-    database_url: str, valkey: Valkey, program: Path, tmp_path_factory: pytest.TempPathFactory
+    database_url: str,
+    valkey: Valkey,
+    program: Path,
+    scripted_model: str,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Client]:
-    """A client of a supervisor, one pool and the offline model, all of them processes."""
+    """A client of a supervisor and two pools; research asks the offline model, audit the scripted one."""
     home = tmp_path_factory.mktemp("home")
     settings = Settings(
         home=home,
@@ -112,10 +120,12 @@ def client(
     environment["PYTHONPATH"] = os.pathsep.join([str(program), str(EXAMPLES)])
     endpoints = Endpoints(database_url=database_url, redis_url=valkey.url)
     ports = Ports(flower=free_port(), offline=free_port())
+    own = {"CHARGEHAND_MODULES": json.dumps(["refunds", "shop"])}
+    scripted = {"audit": {"ANTHROPIC_BASE_URL": scripted_model}}
     specs = [
-        replace(spec, environment={**spec.environment, "CHARGEHAND_MODULES": json.dumps(["refunds", "shop"])})
+        replace(spec, environment={**spec.environment, **own, **scripted.get(spec.name, {})})
         for spec in process_specs(settings, endpoints, ports=ports, environment=environment)
-        if spec.name in {"offline", "supervisor", "research"}
+        if spec.name in {"offline", "supervisor", "research", "audit"}
     ]
     (home / "logs").mkdir()
     processes = Processes(logs=home / "logs", cwd=home, progress=print)
@@ -125,6 +135,53 @@ def client(
             yield client
     finally:
         processes.stop(grace_seconds=5)
+
+
+class ScriptedModel(BaseHTTPRequestHandler):
+    """A server of Messages that calls a program's tool first and then ends with what the tool gave."""
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        results = [
+            block
+            for message in request["messages"]
+            for block in message["content"]
+            if isinstance(block, dict) and block["type"] == "tool_result"
+        ]
+        call = (
+            {"name": "submit_result", "input": {"decision": "refuse", "reason": results[0]["content"]}}
+            if results
+            else {"name": "open_ticket", "input": {"title": "Two notes"}}
+        )
+        message = {
+            "id": f"msg_{len(results)}",
+            "type": "message",
+            "role": "assistant",
+            "model": request["model"],
+            "content": [{"type": "tool_use", "id": f"toolu_{len(results)}", **call}],
+            "stop_reason": "tool_use",
+            "stop_sequence": None,
+            "usage": {"input_tokens": 10, "output_tokens": 10},
+        }
+        body = json.dumps(message).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture(scope="module")
+def scripted_model() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), ScriptedModel) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
 
 
 def failure(client: Client, plan: Plan, **submitted: Any) -> str:
@@ -169,6 +226,24 @@ def test_a_rejected_gate_keeps_what_comes_after_it_from_running(
     with pytest.raises(RunFailed):
         run.wait(timeout_seconds=RUN_SECONDS)
     assert {step.key: step.status for step in run.steps()}["pay"] not in {"succeeded", "failed", "running"}
+
+
+def test_a_programs_tool_is_called_with_a_key_of_its_own(client: Client, refunds: ModuleType, tmp_path: Path) -> None:
+    text = (EXAMPLES / "roles" / "refund_triager.md").read_text()
+    (tmp_path / "auditor.md").write_text(
+        text.replace("name: refund_triager", "name: refund_auditor").replace("pool: research", "pool: audit")
+    )
+    auditor = role(tmp_path / "auditor.md", output=refunds.Verdict, tools=[refunds.open_ticket])
+
+    run = client.submit(plan=Plan(auditor.step("Look closely")), roles=[auditor])
+    verdict = run.wait(timeout_seconds=RUN_SECONDS)
+
+    called = next(event.fact for event in run.events(follow=False) if isinstance(event.fact, ToolFinished))
+    assert (called.tool, called.outcome) == ("open_ticket", "ok")
+    assert re.fullmatch(r'{"number":"Two notes-[0-9a-f]{8}"}', called.content)
+    assert isinstance(verdict, dict)
+    assert verdict["decision"] == "refuse"
+    assert called.content in str(verdict["reason"])
 
 
 def test_results_are_handed_on_in_the_types_of_the_parameters(client: Client, shop: ModuleType) -> None:
