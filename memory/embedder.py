@@ -3,17 +3,17 @@
 import ctypes
 import hashlib
 import importlib.util
+import time
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Timer
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from tokenizers import Tokenizer
 
 # Names the vectors of this model in `embeddings`; another model's vectors are not comparable with them.
@@ -26,10 +26,16 @@ MAX_TOKENS = 128
 MAX_BATCH = 8
 # Two halve the time of a batch on two cores; more would starve the worker's other threads.
 MODEL_THREADS = 2
+# The model of an idle process goes: 95 of its 165 MB return to the system, and to read it again takes .4 s.
+IDLE_SECONDS = 20.0
 
 # `onnxruntime` does not declare its types.
 InferenceSession = Any
-Vector = npt.NDArray[np.float32]
+if TYPE_CHECKING:
+    Vector = npt.NDArray[np.float32]
+else:
+    # Every process imports this module and one of them embeds: the others do not carry numpy (12 MB each).
+    Vector = Any
 
 
 class Embedder(Protocol):
@@ -55,17 +61,19 @@ class EmbeddingModelMissing(RuntimeError):
 
 
 class MiniLM:
-    """all-MiniLM-L6-v2 as int8 ONNX: loads on first use (.3 s) and is safe to share between threads.
+    """all-MiniLM-L6-v2 as int8 ONNX: loads on first use (.4 s) and is safe to share between threads.
 
     Calls take turns: the model already uses every core it may. After a batch the memory goes back to the system
-    (about 110 MB stay, the weights and the runtime; with the default arena it would be 450).
+    (with the default arena the process would keep 450 MB), and after `idle_seconds` without a call the model does too.
     """
 
     model_id = MODEL_ID
     dimensions = DIMENSIONS
 
-    def __init__(self, *, threads: int = MODEL_THREADS) -> None:
+    def __init__(self, *, threads: int = MODEL_THREADS, idle_seconds: float = IDLE_SECONDS) -> None:
         self._threads = threads
+        self._idle_seconds = idle_seconds
+        self._used_at = 0.0
         self._lock = Lock()
         self._loaded: tuple[Tokenizer, InferenceSession] | None = None
 
@@ -77,6 +85,7 @@ class MiniLM:
             if self._loaded is None:
                 self._loaded = load_model(threads=self._threads)
                 return_memory()
+                self._look_again_in(self._idle_seconds)
             tokenizer, session = self._loaded
             # Texts of like length share a batch, so that little is computed on padding.
             order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
@@ -87,7 +96,27 @@ class MiniLM:
                     vectors[index] = vector
             if len(texts) > 1:
                 return_memory()
+            self._used_at = time.monotonic()
         return [vector for vector in vectors if vector is not None]
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the model is in memory now."""
+        return self._loaded is not None
+
+    def _look_again_in(self, seconds: float) -> None:
+        timer = Timer(seconds, self._drop_if_idle)
+        timer.name, timer.daemon = "embedder-idle", True
+        timer.start()
+
+    def _drop_if_idle(self) -> None:
+        with self._lock:
+            left = self._used_at + self._idle_seconds - time.monotonic()
+            if left > 0:
+                self._look_again_in(left)
+                return
+            self._loaded = None
+            return_memory()
 
 
 @cache
@@ -98,6 +127,7 @@ def load_embedder() -> Embedder:
 
 def run(tokenizer: "Tokenizer", session: InferenceSession, texts: Sequence[str]) -> Vector:
     """Unit vectors of one batch: the mean of the token vectors, normalised."""
+    np = import_module("numpy")
     encodings = tokenizer.encode_batch(list(texts))
     ids = np.array([encoding.ids for encoding in encodings], dtype=np.int64)
     mask = np.array([encoding.attention_mask for encoding in encodings], dtype=np.int64)

