@@ -12,6 +12,7 @@ from uuid import UUID
 from chargehand.memory import journal
 from chargehand.orchestrator import views
 from chargehand.orchestrator.cli.following import Look
+from chargehand.orchestrator.cli.terminal import plural
 from chargehand.orchestrator.client import Client, RunHandle
 from chargehand.orchestrator.facts import (
     ModelRequested,
@@ -69,7 +70,8 @@ class Killer:
         lease_seconds = self._client.settings.lease_seconds
         return (
             f"SIGKILL to the {self.killed.pool} worker (pid {self.killed.pid}), which held {self.killed.step} with "
-            f"{self.killed.answers_recorded} answers in its journal; its leases run out within {lease_seconds:g} s"
+            f"{plural(self.killed.answers_recorded, 'answer')} in its journal; its leases run out within "
+            f"{lease_seconds:g} s"
         )
 
     def _answers(self, step_id: UUID) -> int:
@@ -92,9 +94,10 @@ class Resumption:
     @property
     def resumed_words(self) -> str:
         """Where it went on, for people."""
-        if self.resumed_at_turn is None:
-            return "it needed no further answer"
-        return f"resumed at turn {self.resumed_at_turn}"
+        if self.resumed_at_turn is not None:
+            return f"resumed at turn {self.resumed_at_turn}"
+        # A script asks no model: it begins anew.
+        return "ended without a further answer" if self.answers_before else "ran again"
 
 
 def judge_resumptions(handle: RunHandle) -> tuple[Resumption, ...]:

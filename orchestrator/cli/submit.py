@@ -1,6 +1,7 @@
 """`chargehand run`: check the request, submit it, watch it, show and write the result."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +28,7 @@ from chargehand.orchestrator.cli.terminal import AsJson, answers, notes, one_lin
 from chargehand.orchestrator.client import Client, RunHandle
 from chargehand.orchestrator.errors import InvalidPlan, InvalidWorkspace, Unavailable
 from chargehand.orchestrator.plan import Plan, validate
-from chargehand.orchestrator.requests import check_goal, microusd
+from chargehand.orchestrator.requests import MAX_GOAL_BYTES, check_goal, microusd
 from chargehand.orchestrator.settings import Settings, load_settings
 
 # A plan of 2,000 steps with instructions is a few megabytes; more is another file.
@@ -38,7 +39,10 @@ app = typer.Typer()
 
 @app.command()
 def run(
-    goal: Annotated[str, typer.Argument(metavar="[GOAL]", help="What should be done, in your words.")] = "",
+    goal: Annotated[
+        str,
+        typer.Argument(metavar="[GOAL]", help="What should be done, in your words; - reads it from standard input."),
+    ] = "",
     plan: Annotated[
         Path | None, typer.Option(metavar="FILE", help='A plan of your own instead: JSON {"steps": [...]}.')
     ] = None,
@@ -69,6 +73,9 @@ def run(
     Ctrl-C stops the watching, not the run.
     """
     settings = load_settings()
+    if goal == "-":
+        # Reading somewhat more than is allowed is enough to refuse it.
+        goal = sys.stdin.buffer.read(MAX_GOAL_BYTES * 2).decode("utf-8", "surrogateescape")
     chosen = checked_plan(plan, settings) if plan is not None else None
     check_request(goal, chosen, workspace=workspace, budget=budget, settings=settings)
     if out is not None:

@@ -102,7 +102,9 @@ def test_two_thousand_steps_in_a_line_or_in_a_star_are_drawn():
 
 
 def test_a_running_step_shows_what_it_is_doing_and_for_how_long():
-    running = step("scan", status="running", epoch=1, started_at=START + timedelta(seconds=2), title="Run the analysers")
+    running = step(
+        "scan", status="running", epoch=1, started_at=START + timedelta(seconds=2), title="Run the analysers"
+    )
     shown = drawn(look(running, progress={"scan": "bandit: 12 of 40 files"}))
     assert "● scan" in shown
     assert "10 s" in shown

@@ -1,0 +1,62 @@
+"""What `doctor` thinks of servers, from what they say of themselves."""
+
+import pytest
+
+from chargehand.orchestrator.cli.diagnosis import diagnose, judge_connections, judge_pgvector, judge_policy
+from chargehand.orchestrator.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("installed", "available", "state"),
+    [
+        ("0.8.5", "0.8.5", "ok"),
+        ("0.9.0", "0.9.0", "ok"),
+        ("", "0.8.5", "ok"),
+        ("0.8.2", "0.8.5", "wrong"),
+        ("", "0.8.4", "wrong"),
+        ("", "", "wrong"),
+    ],
+)
+def test_pgvector_must_have_the_fixes_that_matter(installed, available, state):
+    assert judge_pgvector(installed, available=available).state == state
+
+
+def test_all_processes_must_fit_under_the_limit_of_connections():
+    assert judge_connections(300).state == "ok"
+    few = judge_connections(40)
+    assert few.state == "wrong"
+    assert few.remedy.startswith("raise max_connections to ")
+    needed = int(few.remedy.split()[3])
+    assert judge_connections(needed).state == "ok"
+    assert judge_connections(needed - 1).state == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("policy", "state"), [("noeviction", "ok"), ("volatile-ttl", "ok"), ("allkeys-lru", "wrong"), ("", "ok")]
+)
+def test_a_server_that_drops_keys_is_refused(policy, state):
+    assert judge_policy("Valkey 9", policy).state == state
+
+
+def test_a_machine_where_nothing_runs_gets_every_check_and_the_remedy(tmp_path):
+    found = {finding.name: finding for finding in diagnose(Settings(home=tmp_path))}
+    assert found["Postgres"].state == found["Redis"].state == "wrong"
+    assert "chargehand up" in found["Postgres"].what
+    assert found["git"].state == found["Roles"].state == "ok"
+    assert {"Python", "Disk", "Sandbox", "Model"} <= found.keys()
+
+
+def test_a_server_that_refuses_is_wrong_and_not_an_error(tmp_path):
+    settings = Settings(
+        home=tmp_path, database_url="postgresql://nobody@127.0.0.1:1/none", redis_url="redis://127.0.0.1:1/0"
+    )
+    found = {finding.name: finding for finding in diagnose(settings)}
+    assert found["Postgres"].what.startswith("does not answer")
+    assert found["Redis"].state == "wrong"
+
+
+def test_a_folder_of_roles_that_cannot_be_used_is_named(tmp_path):
+    (tmp_path / "broken.md").write_text("no front matter")
+    found = {finding.name: finding for finding in diagnose(Settings(home=tmp_path, roles_dir=tmp_path))}
+    assert found["Roles"].state == "wrong"
+    assert "broken.md" in found["Roles"].what
