@@ -29,6 +29,8 @@ BATCH = 100
 # A message that nobody claims is sent again after 1, 2, 4 … times `unclaimed_seconds`, at most this many times that.
 MAX_BACKOFF = 32
 HUMAN_OPTIONS = ("retry", "skip", "abort")
+# A step's deadline counts from its first claim.
+STARTED = ("running", "waiting", "ready", "queued")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +101,8 @@ def _recover_step(session: Session, row: StepRow, settings: Settings, *, solo_po
     crashes = row.crashes + 1
     # One poison step takes a whole process down, and with it its neighbours: only what crashes alone is to blame.
     guilty = crashes >= settings.max_crashes * 2 if row.solo else crashes > settings.max_crashes and not solo_pool_lives
-    solo = row.solo or crashes > settings.max_crashes
+    # Without a solo pool nobody could claim it again, not even to carry out what the person decides.
+    solo = row.solo or (crashes > settings.max_crashes and solo_pool_lives)
     runs.record_in_step(session, row, [StepRecovered(crashes=crashes, solo=solo)])
     row.crashes, row.solo = crashes, solo
     row.lease_until = row.holder = None
@@ -213,7 +216,7 @@ def emit_again(engine: Engine, settings: Settings, *, queue_length: Callable[[st
 
 
 def end_overdue(engine: Engine) -> int:
-    """Cancel runs and fail waiting or queued steps whose deadline has passed."""
+    """Fail runs, and steps that have started, whose deadline has passed."""
     with Session(engine) as session, session.begin():
         overdue = session.scalars(
             select(RunRow)
@@ -223,7 +226,27 @@ def end_overdue(engine: Engine) -> int:
         ).all()
         for run in overdue:
             runs.end_run(session, run, outcome="failed", reason="its deadline has passed")
-        return len(overdue)
+        return len(overdue) + _fail_overdue_steps(session)
+
+
+def _fail_overdue_steps(session: Session) -> int:
+    rows = session.scalars(
+        select(StepRow)
+        .where(StepRow.deadline_at < func.clock_timestamp(), StepRow.status.in_(STARTED))
+        .order_by(StepRow.run, StepRow.ordinal)
+        .limit(BATCH)
+        .with_for_update(skip_locked=True, key_share=True)
+    ).all()
+    for row in rows:
+        # Its worker, if it has one, learns at its next write that the step is over.
+        runs.record_in_step(session, row, [StepFinished(outcome="failed", error="its deadline has passed")])
+        row.status, row.wait_id, row.wait_reason, row.halt = "failed", None, None, None
+        row.lease_until = row.holder = None
+        row.finished_at = func.clock_timestamp()
+        _unchain_followers(session, row)
+        session.flush()
+        runs.ring(session, row.tenant, row.run)
+    return len(rows)
 
 
 def old_rings(engine: Engine, settings: Settings) -> Sequence[UUID]:
