@@ -91,7 +91,8 @@ def make_app(settings: Settings, url: str) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_hijack_root_logger=False,
         worker_send_task_events=True,
-        task_send_sent_event=True,
+        # It carries the task's name where the others carry its label: Flower's groups would depend on which comes last.
+        task_send_sent_event=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_connection_timeout=settings.connect_timeout_seconds,
