@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from chaos.counter import Counter, Effect, Knock
-
 from chargehand.orchestrator import views
 from chargehand.orchestrator.client import RunHandle
 from chargehand.orchestrator.plan import Plan, Step
@@ -58,10 +57,11 @@ def judge(seen: Seen) -> list[str]:
 def _effects(seen: Seen, counted: Iterable[Step]) -> list[str]:
     status = {step.key: step.status for step in seen.steps}
     times = Tally(effect.step for effect in seen.effects)
-    found = []
-    for step in counted:
-        if status[step.key] == "succeeded" and times[step.key] != 1:
-            found.append(f"step {step.key!r} succeeded and took effect {times[step.key]} times")
+    found = [
+        f"step {step.key!r} succeeded and took effect {times[step.key]} times"
+        for step in counted
+        if status[step.key] == "succeeded" and times[step.key] != 1
+    ]
     keys: dict[str, set[str]] = {}
     for knock in seen.knocks:
         keys.setdefault(knock.step, set()).add(knock.key)

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,10 +12,11 @@ from typing import Any
 from unittest import mock
 
 import redis
+from sqlalchemy import text
+
 from chaos.checker import objections
 from chaos.counter import Counter
 from chaos.scripts import COUNTER_VARIABLE
-
 from chargehand.orchestrator import broker, schema
 from chargehand.orchestrator.canvas import Link
 from chargehand.orchestrator.client import Client, RunHandle
@@ -29,7 +30,10 @@ from chargehand.orchestrator.tables import RUN_ENDINGS
 # Short, so that a test sees a lease expire; three times the pause that a busy machine makes.
 LEASE_SECONDS = 3.0
 OFFLINE_MODEL = "offline-rules-1"
+# The account of calls that the offline model keeps, not we.
+CALLS = "calls.jsonl"
 LOOK_SECONDS = 0.05
+TWIN = "-2"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,28 +44,29 @@ class Fleet:
     twins: Collection[str] = ()
     """Processes that run twice; the second is called `NAME-2`."""
     threads: Mapping[str, int] = field(default_factory=dict)
-    model: Sequence[str] | None = None
-    """Arguments of the offline model; None: no agent runs."""
+    call_seconds: float | None = None
+    """How long the offline model takes for an answer; None: no agent runs."""
     flower: bool = False
 
     def specs(self, settings: Settings, endpoints: Any, **rest: Any) -> tuple[ProcessSpec, ...]:
         """The processes as `chargehand up` would start them, less what is not needed."""
         chosen: list[ProcessSpec] = []
         for spec in process_specs(settings, endpoints, **rest):
-            if (spec.name == "flower" and not self.flower) or (spec.name == "offline" and self.model is None):
+            if (spec.name == "flower" and not self.flower) or (spec.name == "offline" and self.call_seconds is None):
                 continue
             if spec.name in POOLS and spec.name not in self.pools:
                 continue
             if spec.name == "offline":
-                spec = replace(spec, argv=(*spec.argv, *(self.model or ())))
+                ledger = str(settings.home / CALLS)
+                spec = replace(spec, argv=(*spec.argv, "--delay-seconds", str(self.call_seconds), "--ledger", ledger))
             if spec.name in self.threads:
                 argv = list(spec.argv)
                 argv[argv.index("-c") + 1] = str(self.threads[spec.name])
                 spec = replace(spec, argv=tuple(argv))
             chosen.append(spec)
             if spec.name in self.twins:
-                argv = tuple(f"{spec.name}-2@%h" if part == f"{spec.name}@%h" else part for part in spec.argv)
-                chosen.append(replace(spec, name=f"{spec.name}-2", argv=argv))
+                argv = tuple(f"{spec.name}{TWIN}@%h" if part == f"{spec.name}@%h" else part for part in spec.argv)
+                chosen.append(replace(spec, name=f"{spec.name}{TWIN}", argv=argv))
         return tuple(chosen)
 
 
@@ -74,6 +79,8 @@ class Machine:
     client: Client
     counter: Counter
     said: list[str]
+    specs: list[ProcessSpec]
+    """What was started."""
 
     def pid(self, name: str) -> int:
         """The process of that name; raises `KeyError` while it is dead."""
@@ -84,6 +91,19 @@ class Machine:
         pid = self.pid(name)
         os.kill(pid, number)
         return pid
+
+    def is_whole(self) -> bool:
+        """Whether every pool's process has been heard of since it was started."""
+        with self.client.session() as session:
+            heard = {int(holder.rpartition(":")[2]) for (holder,) in session.execute(text("SELECT holder FROM pools"))}
+        pids = self.laptop.processes.pids()
+        return (
+            all(pid in heard for name, pid in pids.items() if name.removesuffix(TWIN) in POOLS) and not self.missing()
+        )
+
+    def missing(self) -> set[str]:
+        """Processes that are dead now."""
+        return {spec.name for spec in self.specs} - self.laptop.processes.pids().keys()
 
     def log(self, name: str) -> str:
         """Everything that the processes of that name have logged."""
@@ -117,6 +137,16 @@ class Machine:
             if step.finished_at is None
         )
 
+    def calls(self) -> list[dict[str, Any]]:
+        """Every call that reached the offline model, oldest first."""
+        ledger = self.settings.home / CALLS
+        return [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.exists() else []
+
+    def holder(self, run: RunHandle, key: str) -> str:
+        """Name of the process that runs the step."""
+        holder = next(step.holder for step in run.steps() if step.key == key) or ""
+        return next(name for name, pid in self.laptop.processes.pids().items() if holder.endswith(f":{pid}"))
+
     def statuses(self, run: RunHandle) -> dict[str, str]:
         """step key → status."""
         return {step.key: step.status for step in run.steps()}
@@ -127,7 +157,6 @@ class Machine:
 
     def objections(self, run: RunHandle, plan: Plan, *, status: str = "succeeded") -> list[str]:
         """What the checker says of a run that has ended."""
-        # The last step's ring may still be on its way to anchor it; an ended run is closed by the same commit or soon.
         return objections(run, plan, self.counter, status=status)
 
     def send_again(self, run: RunHandle, key: str) -> None:
@@ -135,9 +164,7 @@ class Machine:
         step = next(step for step in run.steps() if step.key == key)
         link = Link(step_id=step.step_id, pool=step.pool, label=f"{step.pool}/{step.label}")
         app = self.client._app()
-        broker.step_signature(
-            app, self.settings, tenant=self.client.tenant, run_id=run.run_id, link=link
-        ).apply_async()
+        broker.step_signature(app, self.settings, tenant=self.client.tenant, run_id=run.run_id, link=link).apply_async()
 
 
 @contextmanager
@@ -156,6 +183,12 @@ def machine(home: Path, fleet: Fleet | None = None, **changes: Any) -> Iterator[
     settings = Settings(**values)
     counter = Counter(home / "counter.sqlite")
     said: list[str] = []
+    started: list[ProcessSpec] = []
+
+    def specs(*given: Any, **rest: Any) -> tuple[ProcessSpec, ...]:
+        started.extend(fleet.specs(*given, **rest))
+        return tuple(started)
+
     with ExitStack() as stack:
         # A machine that is killed every two seconds is not broken: it starts again at once.
         stack.enter_context(mock.patch.object(processes, "BACKOFF_LAST_SECONDS", processes.BACKOFF_FIRST_SECONDS))
@@ -165,12 +198,12 @@ def machine(home: Path, fleet: Fleet | None = None, **changes: Any) -> Iterator[
                 migrate=schema.migrate,
                 progress=said.append,
                 environment=environment(counter.path),
-                specs=fleet.specs,
+                specs=specs,
             )
         )
         endpoints = laptop.services.endpoints
         client = stack.enter_context(Client(endpoints.database_url, endpoints.redis_url, settings=settings))
-        yield Machine(settings=settings, laptop=laptop, client=client, counter=counter, said=said)
+        yield Machine(settings=settings, laptop=laptop, client=client, counter=counter, said=said, specs=started)
 
 
 def environment(counter: Path) -> dict[str, str]:

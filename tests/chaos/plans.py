@@ -2,12 +2,29 @@
 
 import random
 
+from pydantic import JsonValue
+
+from chargehand.memory.procedural import parse_role
 from chargehand.orchestrator.plan import POOLS, Plan, Pool, Step
 
 # Three predecessors make lines, joins and fans in about equal parts.
 MOST_PREDECESSORS = 3
 # A step depends on one of those just before it: the graph is long as well as wide.
 REACH = 12
+
+READER = parse_role(
+    """---
+name: reader
+description: Reads a file about a question; needs no embedder.
+pool: audit
+tier: small
+tools: [read_file, search_text]
+output: submit_answer
+---
+Answer the question from the repository.
+""",
+    origin="the role of the system tests",
+)
 
 
 def counted(key: str, *after: str, pool: Pool = "audit", seconds: float = 0.0) -> Step:
@@ -18,6 +35,12 @@ def counted(key: str, *after: str, pool: Pool = "audit", seconds: float = 0.0) -
 def held(key: str, *after: str, door: str, pool: Pool = "audit") -> Step:
     """A step that counts when the test opens its door."""
     return Step(key=key, kind="script", script="hold", pool=pool, after=after, arguments={"door": door})
+
+
+def reader(key: str, *after: str) -> Step:
+    """An agent step of some turns; submit it with `roles=[READER]` and a workspace."""
+    question: JsonValue = "Where is the password of the shop checked?"
+    return Step(key=key, kind="agent", role="reader", pool="audit", after=after, arguments={"question": question})
 
 
 def random_plan(chance: random.Random, steps: int, *, seconds: float = 0.2) -> Plan:

@@ -5,9 +5,9 @@ import signal
 import time
 from pathlib import Path
 
-from chaos.counter import Counter
 from pydantic import JsonValue
 
+from chaos.counter import Counter
 from chargehand.workers.scripts.registry import ScriptContext, script
 
 COUNTER_VARIABLE = "CHAOS_COUNTER"

@@ -1,6 +1,7 @@
 """Real processes: one whole laptop for each test process, shared by the tests that do not break it for others."""
 
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -34,3 +35,14 @@ def laptop(home: Path, fleet: Fleet) -> Iterator[Machine]:
     """The module's laptop."""
     with machine(home, fleet) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def workspace(home: Path) -> Path:
+    """A git repository with a little to read."""
+    folder = home / "workspace"
+    folder.mkdir()
+    (folder / "login.py").write_text("def check_password(shop, password):\n    return shop.password == password\n")
+    commit = "git init -q && git add -A && git -c user.name=t -c user.email=t@localhost commit -qm x"
+    subprocess.run(commit, shell=True, cwd=folder, check=True)
+    return folder
