@@ -16,15 +16,11 @@ import redis
 from chargehand.memory import keyspace, procedural
 from chargehand.memory.procedural import InvalidRole
 from chargehand.orchestrator import endpoints
+from chargehand.orchestrator.connections import POOL_SIZE
 from chargehand.orchestrator.errors import Unavailable, UserError
 from chargehand.orchestrator.laptop import running_laptop
 from chargehand.orchestrator.laptop.ground import FREE_DISK_BYTES
-from chargehand.orchestrator.laptop.specs import (
-    POOL_THREADS,
-    POOLS,
-    SUPERVISOR_THREADS,
-    needs_offline_model,
-)
+from chargehand.orchestrator.laptop.specs import POOLS, needs_offline_model
 from chargehand.orchestrator.schema import differences
 from chargehand.orchestrator.settings import Settings
 
@@ -33,9 +29,9 @@ State = Literal["ok", "warning", "wrong"]
 PGVECTOR_AT_LEAST = (0, 8, 5)
 # Virtual generated columns, uuidv7() and the planner that the figures were measured with.
 POSTGRES_AT_LEAST = 18
-# Of each worker process: its pool, its heartbeat, and a spare one for a reconnect.
-CONNECTIONS_BESIDE_THE_POOL = 2
-POOL_CONNECTIONS = 16
+# Of each process: the engine's five and as many in a rush, and its heartbeat or advisory connection.
+ENGINE_CONNECTIONS = 10
+HEARTBEAT_CONNECTIONS = 1
 # For psql, backups and you.
 CONNECTIONS_FOR_PEOPLE = 10
 SANDBOX_TIMEOUT_SECONDS = 10.0
@@ -139,8 +135,8 @@ def judge_pgvector(installed: str, *, available: str) -> Finding:
 
 def judge_connections(limit: int) -> Finding:
     """Whether one supervisor and one process a pool fit under `max_connections`."""
-    processes = {"supervisor": SUPERVISOR_THREADS, **dict.fromkeys(POOLS, POOL_THREADS)}
-    of_processes = sum(min(threads, POOL_CONNECTIONS) + CONNECTIONS_BESIDE_THE_POOL for threads in processes.values())
+    beside = ENGINE_CONNECTIONS + HEARTBEAT_CONNECTIONS
+    of_processes = beside + len(POOLS) * (beside + POOL_SIZE)
     needed = of_processes + CONNECTIONS_FOR_PEOPLE
     what = f"max_connections {limit}; a supervisor and {len(POOLS)} pools may use {of_processes}"
     if limit < needed:

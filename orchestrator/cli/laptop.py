@@ -12,7 +12,7 @@ from chargehand.orchestrator.laptop import Laptop, up
 from chargehand.orchestrator.laptop.flower_password import password_file
 from chargehand.orchestrator.laptop.specs import MODEL_VARIABLES, needs_offline_model
 from chargehand.orchestrator.schema import migrate
-from chargehand.orchestrator.settings import Settings, load_settings
+from chargehand.orchestrator.settings import Settings, default_home, load_settings
 
 app = typer.Typer()
 
@@ -70,7 +70,10 @@ def _welcome(laptop: Laptop, settings: Settings) -> None:
     password = f"password in {password_file(settings)}" if made else "password as in CHARGEHAND_FLOWER_PASSWORD"
     console.print()
     console.print(Text(f"Chargehand is up in {settings.home}.", style="bold green"), soft_wrap=True)
+    # Other terminals look in the default place unless they are told.
+    elsewhere = [("Home", f"export CHARGEHAND_HOME={settings.home}   (in other terminals)")]
     for name, value in (
+        *(elsewhere if settings.home != default_home() else ()),
         ("Flower", f"{state.flower_url}  user {settings.flower_user}, {password}"),
         ("Model", model_line(os.environ)),
         ("Logs", f"{settings.home / 'logs'}"),
