@@ -6,6 +6,7 @@ from queueing behind one row.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from uuid import UUID
 
 from chargehand.orchestrator.breaker import Observed
@@ -14,7 +15,6 @@ from chargehand.orchestrator.errors import BudgetBusy, BudgetExceeded, LeaseLost
 from chargehand.orchestrator.facts import (
     BreakerTripped,
     CallAbandoned,
-    Fact,
     ModelFailed,
     ModelRequested,
     ModelResponded,
@@ -31,18 +31,18 @@ TURNS_PER_ALLOTMENT = 16
 # A loop shows in the newest failures; older ones would only be read again and again.
 MOST_FAILURES = 200
 
-# `{guard}` and `{change}` differ, the shape does not: own row first, then what feeds on it.
+# `{guard}` and `{change}` differ, the shape does not: own row first, then what feeds on it. `{{count}}` and `{{rows}}`
+# are filled in by `_for_facts`.
 _TURN = """
 WITH own AS (
-    UPDATE steps SET head_seq = head_seq + %(count)s,
+    UPDATE steps SET head_seq = head_seq + {{count}},
         lease_until = greatest(lease_until, clock_timestamp() + make_interval(secs => %(lease)s)), {change}
     WHERE id = %(step)s AND epoch = %(epoch)s AND status = 'running' AND head_seq = %(seq)s {guard}
     RETURNING tenant, run, id, epoch, head_seq
 ), facts AS (
     INSERT INTO journal (tenant, run, step, seq, kind, schema_version, epoch, body)
     SELECT own.tenant, own.run, own.id, %(seq)s + fact.position, fact.kind, %(version)s, own.epoch, fact.body
-    FROM own, unnest(%(kinds)s::text[], %(bodies)s::text[]) WITH ORDINALITY AS fact(kind, body, position)
-    ORDER BY fact.position
+    FROM own, (VALUES {{rows}}) AS fact(position, kind, body)
 )
 SELECT head_seq FROM own
 """
@@ -50,17 +50,16 @@ _REQUEST = _TURN.format(
     change="reserved_microusd = reserved_microusd + %(need)s, turns = turns + 1",
     guard="AND halt IS NULL AND allotment_microusd - spent_microusd - reserved_microusd >= %(need)s",
 )
-_SETTLE = _TURN.format(
-    # An answer is progress: the crashes before it are forgiven.
-    change="reserved_microusd = reserved_microusd - %(reserved)s, "
-    "spent_microusd = spent_microusd + %(cost)s, crashes = 0",
-    guard="",
-)
+_CHARGED = "reserved_microusd = reserved_microusd - %(reserved)s, spent_microusd = spent_microusd + %(cost)s"
+# An answer is progress: the crashes before it are forgiven. Giving up a dead attempt's call is none, or a call that
+# kills its worker would be made for ever.
+_SETTLE = _TURN.format(change=f"{_CHARGED}, crashes = 0", guard="")
+_CHARGE = _TURN.format(change=_CHARGED, guard="")
 _NOTE = _TURN.format(change="crashes = crashes", guard="")
 
 _SHORT = """
 SELECT allotment_microusd - spent_microusd - reserved_microusd < %(need)s AS short
-FROM steps WHERE id = %(step)s AND epoch = %(epoch)s AND status = 'running' AND halt IS NULL
+FROM steps WHERE id = %(step)s AND epoch = %(epoch)s AND status = 'running' AND head_seq = %(seq)s
 """
 _DRAW = """
 WITH own AS (
@@ -93,6 +92,16 @@ ORDER BY at DESC LIMIT %(most)s
 """
 
 
+@cache
+def _for_facts(statement: str, count: int) -> str:
+    """The statement for this many facts.
+
+    A row of parameters each: an array of long texts is slow to escape, and one fact, the usual number, needs no sort.
+    """
+    rows = ", ".join(f"({index}, %(kind_{index})s::text, %(body_{index})s::text)" for index in range(1, count + 1))
+    return statement.format(count=count, rows=rows)
+
+
 class StepRecorder:
     """Records what an agent does, under the epoch of its claim; any write may raise `Fenced`."""
 
@@ -102,7 +111,6 @@ class StepRecorder:
         self._held = held
         self._lease_seconds = lease_seconds
         self._reserved: dict[UUID, int] = {}
-        self._written: list[tuple[int, Fact]] = []
         rows = connections.rows(
             held.claim.tenant,
             _HISTORY,
@@ -127,14 +135,18 @@ class StepRecorder:
         Raises `BudgetExceeded` when the call can never fit, `BudgetBusy` when open reservations stand in its way.
         """
         need = requested.reserved_microusd
-        facts: list[Fact] = [*finished, requested]
-        try:
-            self._commit(_REQUEST, facts, need=need)
-        except LeaseLost:
-            if not self._is_short(need):
-                raise
-            self._draw(need)
-            self._commit(_REQUEST, facts, need=need)
+        facts: list[StepFact] = [*finished, requested]
+        while True:
+            try:
+                self._commit(_REQUEST, facts, need=need)
+                break
+            except LeaseLost:
+                is_short = self._is_short(need)
+                if is_short is None:
+                    raise
+                if is_short:
+                    self._draw(need)
+                # Otherwise a pause was lifted between the refusal and the question: nothing is in the way any more.
         self._reserved[requested.call_id] = need
 
     def respond(self, fact: ModelResponded | ModelFailed) -> None:
@@ -145,7 +157,7 @@ class StepRecorder:
     def abandon(self, fact: CallAbandoned) -> None:
         """A call of an earlier epoch whose outcome nobody knows: it stays charged as reserved."""
         reserved = self._reserved.pop(fact.call_id)
-        self._commit(_SETTLE, [fact], reserved=reserved, cost=fact.charged_microusd)
+        self._commit(_CHARGE, [fact], reserved=reserved, cost=fact.charged_microusd)
 
     def tool_started(self, fact: ToolStarted) -> None:
         """An effect is about to happen."""
@@ -177,16 +189,23 @@ class StepRecorder:
                 observed.append(Observed(step=str(row["step"]), seq=row["seq"], fact=fact))
         return observed
 
-    def _commit(self, statement: str, facts: Sequence[Fact], **parameters: int) -> None:
-        self._held.commit(statement, {**parameters, "lease": self._lease_seconds}, facts)
+    def _commit(self, statement: str, facts: Sequence[StepFact], **parameters: int) -> None:
+        values = {**parameters, "lease": self._lease_seconds}
+        self._held.commit(_for_facts(statement, len(facts)), values, facts)
 
-    def _is_short(self, need: int) -> bool:
+    def _is_short(self, need: int) -> bool | None:
+        # None: the step is not this worker's any more.
         row = self._connections.run(
             self._held.claim.tenant,
             _SHORT,
-            {"need": need, "step": self._held.claim.step_id, "epoch": self._held.claim.epoch},
+            {
+                "need": need,
+                "step": self._held.claim.step_id,
+                "epoch": self._held.claim.epoch,
+                "seq": self._held.seq,
+            },
         )
-        return bool(row is not None and row["short"])
+        return None if row is None else bool(row["short"])
 
     def _draw(self, need: int) -> None:
         claim = self._held.claim
