@@ -93,8 +93,12 @@ class Heartbeat:
             _RENEW, [[lease.step_id for lease in held], [lease.epoch for lease in held], self._lease_seconds]
         )
         renewed = {row[0] for row in rows}
+        # Epochs only grow: when this very process has claimed a step again, its earlier claim is over.
+        newest: dict[UUID, int] = {}
         for lease in held:
-            if lease.step_id not in renewed:
+            newest[lease.step_id] = max(lease.epoch, newest.get(lease.step_id, 0))
+        for lease in held:
+            if lease.step_id not in renewed or lease.epoch < newest[lease.step_id]:
                 with self._guard:
                     on_lost = self._held.pop(lease, None)
                 # A step that ended between the look and the renewal was dropped meanwhile and is not lost.

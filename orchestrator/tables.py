@@ -208,7 +208,8 @@ class SubmissionRow(Base):
 
 _READ_WRITE = "SELECT, INSERT, UPDATE"
 ORCHESTRATOR_DDL: tuple[str, ...] = (
-    # One process renews all its leases across tenants in one statement, and learns which it still holds.
+    # One process renews all its leases across tenants in one statement, and learns which it still holds. It locks them
+    # in the order in which a pause does.
     f"""
 CREATE FUNCTION {SCHEMA}.renew_leases(step_ids uuid[], epochs integer[], lease_seconds double precision)
 RETURNS SETOF uuid LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, {SCHEMA}, pg_temp AS $$

@@ -1,4 +1,4 @@
-"""A run's core on a real database, used as production does: workers as the application's role, supervisors as theirs."""
+"""A run's core on a real database, as in production: workers act as the application's role, supervisors as theirs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from chargehand.memory import journal
@@ -195,9 +195,3 @@ def threads() -> Iterator[ThreadPoolExecutor]:
     """Threads for what happens at the same time."""
     with ThreadPoolExecutor(max_workers=8) as pool:
         yield pool
-
-
-@pytest.fixture
-def app_engine(house: House) -> Engine:
-    """Connections as the role of clients and workers."""
-    return house.app

@@ -1,5 +1,6 @@
 """A claim: one winner, and the fence moves with it."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -98,29 +99,26 @@ def test_every_write_of_a_zombie_is_refused(house: "House", write: str) -> None:
     house.expire(run_id, "a")
     house.claim(run_id, "a")
     before = house.row(run_id, "a")
+    request = ModelRequested(
+        call_id=uuid4(),
+        turn=1,
+        model="m",
+        tier="small",
+        routed_because="test",
+        prompt_hash="0",
+        max_tokens=1,
+        reserved_microusd=5,
+    )
+    started = ToolStarted(tool_use_id="1", tool="t", effect="pure", key="k", timeout_seconds=1)
+    writes: dict[str, Callable[[], object]] = {
+        "finish": lambda: zombie.finish(DONE),
+        "release": lambda: zombie.release(StepReleased(reason="drain")),
+        "request": lambda: recorder.request([], request),
+        "note": lambda: recorder.tool_started(started),
+    }
 
     with pytest.raises(LeaseLost):
-        match write:
-            case "finish":
-                zombie.finish(DONE)
-            case "release":
-                zombie.release(StepReleased(reason="drain"))
-            case "request":
-                recorder.request(
-                    [],
-                    ModelRequested(
-                        call_id=uuid4(),
-                        turn=1,
-                        model="m",
-                        tier="small",
-                        routed_because="test",
-                        prompt_hash="0",
-                        max_tokens=1,
-                        reserved_microusd=5,
-                    ),
-                )
-            case _:
-                recorder.tool_started(ToolStarted(tool_use_id="1", tool="t", effect="pure", key="k", timeout_seconds=1))
+        writes[write]()
 
     after = house.row(run_id, "a")
     assert (after.head_seq, after.status, after.reserved_microusd) == (before.head_seq, "running", 0)
