@@ -27,6 +27,7 @@ from chargehand.memory.git import StorageFull
 from chargehand.memory.procedural import Role
 from chargehand.memory.tables import RUN_STREAM
 from chargehand.orchestrator import broker, endpoints, runs, views
+from chargehand.orchestrator.building import Plan as WrittenPlan
 from chargehand.orchestrator.errors import (
     InvalidPlan,
     InvalidWorkspace,
@@ -113,7 +114,8 @@ class Client:
         """
         goal = check_goal(goal) if plan is None else goal.strip()
         chosen = plan or goal_plan(with_workspace=workspace is not None)
-        brought = {role.name: role for role in roles}
+        written = chosen.roles if isinstance(chosen, WrittenPlan) else ()
+        brought = {role.name: role for role in (*written, *roles)}
         validate(chosen, roles=procedural.load_roles(self.settings.roles).keys() | brought.keys())
         budget = microusd(budget_usd if budget_usd is not None else self.settings.default_budget_usd)
         run_id = runs.new_run_id()

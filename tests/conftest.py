@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
 
+import hypothesis
 import psycopg
 import pytest
 import redis
@@ -15,6 +16,10 @@ import redis
 from chargehand.orchestrator.laptop.services import Postgres, Valkey
 
 POLL_SECONDS = 0.02
+
+# Two busy cores make single examples slow: a test's own time-out says when it hangs.
+hypothesis.settings.register_profile("chargehand", deadline=None)
+hypothesis.settings.load_profile("chargehand")
 
 
 class WaitUntil(Protocol):

@@ -38,7 +38,7 @@ from chargehand.workers.workspace import Clone, open_workspace
 
 log = logging.getLogger(__name__)
 
-# A result is read by people and by other agents; what is larger belongs into an artifact.
+# A result lives in the journal and is read by people and agents; what is larger belongs into an artifact.
 MAX_RESULT_BYTES = 4_000_000
 RETRY_BASE_SECONDS = 1.0
 RETRY_CAP_SECONDS = 60.0
@@ -112,6 +112,8 @@ class Attempt:
     artifacts: dict[str, str] = field(default_factory=dict)
     inherited_commit: str | None = None
     """What predecessors have made of the workspace; passed on by a step that does not edit."""
+    may_repeat: bool = False
+    """A person said that an effect of unknown outcome may happen again."""
 
     @property
     def claim(self) -> Claim:
@@ -160,6 +162,14 @@ class Attempt:
         if script is None:
             known = ", ".join(sorted(self.shop.scripts))
             return Failed(error=f"Step {step.key!r} names unknown script {step.script!r}; known: {known}.")
+        if script.effect == "effectful" and self.claim.crashes > 0 and not self.may_repeat:
+            return Wait(
+                reason="human",
+                question=f"The worker died while script {script.name!r} ran, and it cannot be told whether its effect "
+                "happened. retry: run it again; skip: go on without a result; override: give the result; abort: fail.",
+                options=("retry", "skip", "override", "abort"),
+                evidence=(f"{self.claim.step_id}:{self.claim.seq}",),
+            )
         context = ScriptContext(
             tenant=self.claim.tenant,
             run_id=self.claim.run_id,
@@ -253,6 +263,7 @@ class Attempt:
         signal = self.held.fold_signal(row["wait_id"])
         if signal is None or self.claim.step.kind == "agent":
             return None
+        self.may_repeat = signal.choice == "retry"
         return _obey(signal)
 
     # --- record -------------------------------------------------------------------------------------------------------
@@ -378,6 +389,12 @@ def _obey(signal: SignalReceived) -> Outcome | None:
 
 def _as_json(value: object) -> JsonValue:
     try:
+        size = len(_ANYTHING.dump_json(value))
+        if size > MAX_RESULT_BYTES:
+            raise TypeError(
+                f"The script's result has {size:,} bytes, at most {MAX_RESULT_BYTES:,} are kept; "
+                "keep it with context.put_artifact and return its name."
+            )
         return _JSON.validate_python(_ANYTHING.dump_python(value, mode="json"))
     except PydanticSerializationError as error:
         raise TypeError(

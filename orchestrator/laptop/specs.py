@@ -1,5 +1,6 @@
 """Which processes `chargehand up` runs, as values: a pure function of settings, endpoints and the environment."""
 
+import json
 import sys
 import urllib.error
 import urllib.request
@@ -98,11 +99,13 @@ def needs_offline_model(environment: Mapping[str, str]) -> bool:
 def settings_environment(settings: Settings) -> dict[str, str]:
     """The variables that give another process these settings: of all that were set, here or by the environment."""
     values = {name: getattr(settings, name) for name in settings.model_fields_set}
-    return {
-        f"CHARGEHAND_{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-        for name, value in values.items()
-        if value is not None
-    }
+    return {f"CHARGEHAND_{name.upper()}": _as_variable(value) for name, value in values.items() if value is not None}
+
+
+def _as_variable(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return json.dumps(value) if isinstance(value, tuple) else str(value)
 
 
 def flower_url(ports: Ports) -> str:

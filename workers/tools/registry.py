@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationEr
 
 from chargehand.orchestrator.errors import Fenced, Unavailable
 from chargehand.orchestrator.facts import ToolFinished
+from chargehand.orchestrator.outputs import refuse_namesake
 from chargehand.orchestrator.plan import Plan, PlanPatch
 from chargehand.workers.models.interface import Block, tool_definition
 from chargehand.workers.scripts.registry import Effect, Workspace
@@ -150,6 +151,8 @@ def tool(
             output_cap_bytes=output_cap_bytes,
             input_model=input_model,
         )
+        known = TOOLS[made.name].function if made.name in TOOLS else None
+        refuse_namesake("tool", made.name, known, function, remedy="give one another name")
         TOOLS[made.name] = made
         return made
 
