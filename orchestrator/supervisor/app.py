@@ -11,7 +11,7 @@ from uuid import UUID
 import redis
 from celery import Celery, signals
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from chargehand.memory import keyspace
 from chargehand.memory.database import SUPERVISOR_ROLE, open_engine
@@ -57,7 +57,13 @@ class Supervisor:
         """One round: find what was lost, advance what nobody answered, admit what waits."""
         found = watch(self._engine, self._settings, queue_length=self._queue_length)
         for run_id in found.runs:
-            advance(self._engine, run_id, audit_key=self._audit_key)
+            try:
+                advance(self._engine, run_id, audit_key=self._audit_key)
+            except OperationalError:
+                raise
+            except Exception:
+                # A run that this version cannot read must not stop the others; its ring stays.
+                log.exception("run not advanced", extra={"run_id": str(run_id)})
         self.admit()
 
     def watch_forever(self, stop: threading.Event) -> None:
@@ -71,6 +77,9 @@ class Supervisor:
                     forget_dead_pools(self._engine)
             except DBAPIError as error:
                 log.warning("watch round failed", extra={"error": str(error.orig).strip()})
+            except Exception:
+                # Without this loop nothing that was lost is ever found again: it goes on whatever happens.
+                log.exception("watch round failed")
 
     def _queue_length(self, pool: str) -> int:
         try:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import Engine, delete, func, select, text, update
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from chargehand.memory import procedural
 from chargehand.memory.database import bind_tenant
 from chargehand.orchestrator import runs
-from chargehand.orchestrator.errors import ChargehandError
 from chargehand.orchestrator.facts import StepFinished, StepRecovered, StepWaiting
 from chargehand.orchestrator.requests import RunRequest
 from chargehand.orchestrator.settings import Settings
@@ -68,17 +68,19 @@ def accept_submissions(engine: Engine, settings: Settings) -> list[UUID]:
             if row is None:
                 return accepted
             bind_tenant(session, row.tenant)
-            request = RunRequest.model_validate_json(row.request)
             session.delete(row)
             savepoint = session.begin_nested()
             try:
+                request = RunRequest.model_validate_json(row.request)
                 installed = procedural.load_roles(settings.roles).values()
                 accepted.append(runs.accept(session, row.tenant, request, installed))
                 savepoint.commit()
-            except ChargehandError as error:
-                # The caller checked it too; what fails here all the same must not block what waits behind it.
+            except OperationalError:
+                raise
+            except Exception:
+                # The caller's client checked it too; what fails here all the same must not block what waits behind it.
                 savepoint.rollback()
-                log.error("submission refused", extra={"run_id": str(request.run_id), "error": str(error)})
+                log.exception("submission refused", extra={"run_id": str(row.run)})
 
 
 def recover(engine: Engine, settings: Settings) -> int:
