@@ -152,6 +152,7 @@ def _run(
             print_detached(console, handle.run_id, why="Detached")
             raise typer.Exit(exits.INTERRUPTED) from None
         handle.cancel("the demo was interrupted")
+        console.print(Text("Interrupted: the run is cancelled, and what the demo started is stopped."), soft_wrap=True)
         raise
     outcome = outcome_of(client, handle, files=write_files(handle, folder))
     return Told(

@@ -110,7 +110,8 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
         console.print(Text(one_line(outcome.headline, 300), style="bold"), soft_wrap=True)
     for line in outcome.verdict_lines:
         # A terminal breaks between words, a file keeps the line whole.
-        console.print(Padding(Text(one_line(line, 500)), (0, 0, 0, 2)), soft_wrap=not console.is_terminal)
+        indented = Padding(Text(one_line(line, 500)), (0, 0, 0, 2), expand=False)
+        console.print(indented, soft_wrap=not console.is_terminal)
     if outcome.status != "succeeded":
         style = STATUS_STYLES.get(outcome.status, "")
         reason = f": {one_line(outcome.reason, 500)}" if outcome.reason else ""

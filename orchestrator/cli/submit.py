@@ -16,6 +16,7 @@ from chargehand.orchestrator import endpoints
 from chargehand.orchestrator.cli import exits
 from chargehand.orchestrator.cli.following import follow
 from chargehand.orchestrator.cli.results import (
+    PATCH,
     check_folder,
     default_folder,
     outcome_of,
@@ -172,7 +173,8 @@ def conclude(client: Client, handle: RunHandle, *, out: Path, as_json: bool) -> 
         print_json(outcome)
     else:
         print_outcome(answers(), outcome)
-        if outcome.files.get("changes.patch") and outcome.status == "succeeded":
+        patch = outcome.files.get(PATCH)
+        if patch is not None and Path(patch).stat().st_size > 0:
             hint = f"Apply the changes to your tree with: chargehand apply {short(handle.run_id)}"
             notes().print(Text(plain(hint), style="dim"), soft_wrap=True)
     if outcome.status != "succeeded":
