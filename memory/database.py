@@ -55,7 +55,8 @@ def session_options(*, role: str | None, generic_plans: bool = False) -> str:
     options = {
         "search_path": f"{SCHEMA},public",
         "lock_timeout": "5s",
-        "idle_in_transaction_session_timeout": "30s",
+        # Nothing of a supervisor waits inside a transaction: one that does so was frozen, and others need its locks.
+        "idle_in_transaction_session_timeout": "5s" if role == SUPERVISOR_ROLE else "30s",
         "timezone": "UTC",
     }
     if role is not None:
