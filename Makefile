@@ -60,7 +60,7 @@ bench: setup ## Measure against the floor and the peers, one JSON line a figure
 	@$(BIN)/python -m benchmarks
 
 chaos: setup ## Kill processes and services under load: SEED=1 STEPS=200
-	@$(BIN)/python -m benchmarks.chaos --seed $(SEED) --steps $(STEPS)
+	@PYTHONPATH=tests $(BIN)/python -m chaos --seed $(SEED) --steps $(STEPS)
 
 lock: ## Resolve requirements.lock anew from pyproject.toml in a clean environment
 	rm -rf build/lock

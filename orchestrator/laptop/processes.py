@@ -86,6 +86,10 @@ class Processes:
         """Process ids by name, of those that run now."""
         return {name: child.process.pid for name, child in self._children.items() if child.process.poll() is None}
 
+    def ready(self) -> set[str]:
+        """Names of those that run and have said since their start that they are ready."""
+        return {name for name, child in self._children.items() if child.is_ready()}
+
     def stop(self, grace_seconds: float = STOP_GRACE_SECONDS) -> None:
         """End all in reverse order: SIGTERM, then after the grace SIGKILL to whatever is left of each group."""
         self._stopping.set()
