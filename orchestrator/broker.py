@@ -28,7 +28,8 @@ SUPERVISOR = "supervisor"
 PUBLISH_RETRY = {"max_retries": 2, "interval_start": 0.05, "interval_step": 0.2, "interval_max": 0.5}
 # Nobody trusts a result: they live as long as a chord may count, not longer.
 RESULT_EXPIRES_SECONDS = 3600
-PUBLISH_ERRORS = (KombuError, CeleryError, OSError)
+# Celery's result backend gives up with a plain RuntimeError.
+PUBLISH_ERRORS = (KombuError, CeleryError, OSError, RuntimeError)
 
 
 def task_name(pool: str) -> str:
@@ -132,6 +133,8 @@ def step_signature(app: Celery, settings: Settings, *, tenant: UUID, run_id: UUI
         immutable=True,
         options={
             "queue": queue_name(settings, link.pool),
+            # A chord counts its header all the same (celery 5.7; `tests/integration/test_broker.py` looks at it).
+            "ignore_result": True,
             "shadow": link.label,
             # Flower searches these: `kwargs:run_id=…` finds all tasks of a run.
             "kwargsrepr": repr({"run_id": str(run_id), "step_id": str(link.step_id), "role": link.label}),
@@ -147,6 +150,8 @@ def advance_signature(app: Celery, settings: Settings, run_id: UUID) -> Signatur
         immutable=True,
         options={
             "queue": queue_name(settings, SUPERVISOR),
+            # Nobody reads it; with a result Celery subscribes to one first, and waits 19 s for a Redis that is down.
+            "ignore_result": True,
             "shadow": "supervisor/advance",
             "kwargsrepr": repr({"run_id": str(run_id), "role": "supervisor"}),
         },

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 def register_tasks(app: Celery, pool: str, shop: Callable[[], Shop], stopping: threading.Event) -> None:
     """Let `app` run the steps of `pool`; `shop` is asked for when the first message comes."""
 
-    @app.task(name=broker.task_name(pool), acks_late=True)
+    @app.task(name=broker.task_name(pool), acks_late=True, shared=False)
     def run_step(tenant: str, run_id: str, step_id: str) -> None:
         """Claim a step and run it, or find nothing to do."""
         del run_id

@@ -108,7 +108,7 @@ app, supervisor = _compose()
 _stop = threading.Event()
 
 
-@app.task(name=broker.ADVANCE)
+@app.task(name=broker.ADVANCE, shared=False)
 def answer_bell(run_id: str) -> None:
     """Advance one run."""
     supervisor.answer(UUID(run_id))
