@@ -73,8 +73,8 @@ class StepRow(Base):
     __tablename__ = "steps"
     __table_args__ = (
         _one_of("status", STEP_STATUSES),
+        # Also finds the steps of a run; to sort at most 2,000 by ordinal costs less than an index that turns maintain.
         Index("uq_steps_key", "run", "key", unique=True),
-        Index("ix_steps_run_ordinal", "run", "ordinal"),
         # Not on `lease_until`, though expired leases are looked for: every turn renews its lease, and an update that
         # changes an indexed column writes to all indexes.
         Index("ix_steps_live", "status", "pool", postgresql_where=sql("status IN ('ready', 'queued', 'running')")),

@@ -336,7 +336,6 @@ def upgrade() -> None:
         schema="chargehand",
         postgresql_where=sa.text("status IN ('ready', 'queued', 'running')"),
     )
-    op.create_index("ix_steps_run_ordinal", "steps", ["run", "ordinal"], unique=False, schema="chargehand")
     op.create_index(
         "ix_steps_waiting",
         "steps",
