@@ -23,6 +23,9 @@ DEFAULT_MAX_TURNS = 15
 # A role is a page of instructions; more is somebody's data.
 MAX_ROLE_BYTES = 64 * 1024
 
+# Path, time of change and size of a role's file → its commit.
+_COMMITS: dict[tuple[Path, int, int], str] = {}
+
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 
 
@@ -160,7 +163,14 @@ def read_text(path: Path) -> str:
 
 
 def commit_of(path: Path) -> str | None:
-    """The commit that last touched the file, if it is tracked and unchanged since; None without git."""
+    """The commit that last touched the file, if it is tracked and unchanged since; None without git.
+
+    Git is asked once for each version of a file that it knows: a submission reads every role, twice.
+    """
+    stat = path.stat()
+    version = (path, stat.st_mtime_ns, stat.st_size)
+    if version in _COMMITS:
+        return _COMMITS[version]
     try:
         unchanged = git(path, "diff", "--quiet", "HEAD", "--", path.name)
         last = git(path, "log", "-1", "--format=%H", "--", path.name)
@@ -168,7 +178,10 @@ def commit_of(path: Path) -> str | None:
         return None
     if unchanged.returncode != 0 or last.returncode != 0:
         return None
-    return last.stdout.strip() or None
+    commit = last.stdout.strip() or None
+    if commit is not None:
+        _COMMITS[version] = commit
+    return commit
 
 
 def git(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
