@@ -160,5 +160,8 @@ def extend(plan: Plan, patch: PlanPatch, *, roles: Set[str] | None = None, max_s
     for key in dropped:
         if key not in plan.by_key:
             raise InvalidPlan(f"The patch drops unknown step {key!r}; name a step of the plan.")
+    for step in patch.add:
+        if step.key in dropped:
+            raise InvalidPlan(f"The patch drops step {step.key!r} and adds it again; give the new step a new key.")
     kept = tuple(step for step in plan.steps if step.key not in dropped)
     return Plan.of((*kept, *patch.add), roles=roles, max_steps=max_steps)

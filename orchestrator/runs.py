@@ -112,8 +112,12 @@ def accept(session: Session, tenant: UUID, request: RunRequest, installed: Itera
 
 
 def _same_request(session: Session, tenant: UUID, request: RunRequest) -> UUID:
-    same = or_(RunRow.id == request.run_id, RunRow.idempotency_key == request.idempotency_key)
-    existing = session.execute(select(RunRow.id).where(RunRow.tenant == tenant, same)).scalar_one_or_none()
+    same = RunRow.id == request.run_id
+    if request.idempotency_key is not None:
+        # Compared with no key, every run without one would be the same.
+        same = or_(same, RunRow.idempotency_key == request.idempotency_key)
+    query = select(RunRow.id).where(RunRow.tenant == tenant, same).order_by(RunRow.created_at).limit(1)
+    existing = session.execute(query).scalar_one_or_none()
     if existing is None:
         # The other transaction that holds the key has rolled back meanwhile, or another tenant has this id.
         raise UserError(f"Run {request.run_id} could not be made; submit it again.")
@@ -297,8 +301,8 @@ def pause(session: Session, tenant: UUID, run_id: UUID, *, reason: str = "") -> 
     for row in live_steps(session, run_id):
         if row.status == "running":
             row.halt = "pause"
-        elif row.status in {"queued", "chained"}:
-            # A late message finds nothing to claim.
+        elif row.status in {"ready", "queued", "chained"}:
+            # A late message finds nothing to claim, and an admission that has chosen meanwhile nothing to queue.
             row.status, row.chain = "pending", None
     run.status = "paused"
     session.flush()

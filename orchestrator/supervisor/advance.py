@@ -121,7 +121,8 @@ def _make_ready(session: Session, run: RunRow, rows: Sequence[StepRow], ready: f
         session.execute(
             update(StepRow)
             .where(StepRow.id.in_(workable), StepRow.status.in_(["pending", "chained"]))
-            .values(status="ready", chain=None, next_in_chain=None, run_after=None)
+            # `run_after` stays: a retry that is not due is not hastened by a pause.
+            .values(status="ready", chain=None, next_in_chain=None)
             .execution_options(synchronize_session=False)
         )
     return bool(workable) or any(row.status == "ready" for row in rows)
