@@ -59,7 +59,7 @@ class Nemesis:
 
     def _kill_for_ever(self) -> None:
         while not self._stopping.wait(self.pause_seconds * self.chance.uniform(0.5, 1.5)):
-            strike = self.chance.choices((self._kill, self._empty, self._freeze), weights=(8, 1, 1))[0]
+            strike = self.chance.choices((self._kill, self._empty, self._freeze), weights=(6, 2, 2))[0]
             strike()
 
     def _kill(self) -> None:
