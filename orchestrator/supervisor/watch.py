@@ -104,7 +104,7 @@ def _recover_step(session: Session, row: StepRow, settings: Settings, *, solo_po
     # One poison step takes a whole process down, and with it its neighbours: only what crashes alone is to blame.
     guilty = crashes >= settings.max_crashes * 2 if row.solo else crashes > settings.max_crashes and not solo_pool_lives
     # Without a solo pool nobody could claim it again, not even to carry out what the person decides.
-    solo = row.solo or (crashes > settings.max_crashes and solo_pool_lives)
+    solo = row.solo or (crashes >= settings.max_crashes and solo_pool_lives)
     runs.record_in_step(session, row, [StepRecovered(crashes=crashes, solo=solo)])
     row.crashes, row.solo = crashes, solo
     row.lease_until = row.holder = None
