@@ -1,7 +1,7 @@
 """Who goes next: fill the pools' free places with ready steps of all runs, as chains and chords."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 from chargehand.orchestrator import admission, canvas
 from chargehand.orchestrator.admission import Candidate
 from chargehand.orchestrator.canvas import Emission, Node
-from chargehand.orchestrator.plan import POOLS, Step
+from chargehand.orchestrator.plan import POOLS
+from chargehand.orchestrator.supervisor.outline import Outline, outline
 from chargehand.orchestrator.tables import EdgeRow, RunRow, StepRow
 
 # A pool that has not been heard of for this many of its heartbeats is gone.
@@ -98,20 +99,18 @@ def _choose(session: Session, pool: str, slots: int) -> list[Candidate]:
 
 
 def _emit(session: Session, run_id: UUID, candidates: Sequence[Candidate]) -> Admitted:
-    rows = {
-        row.id: row for row in session.scalars(select(StepRow).where(StepRow.run == run_id).order_by(StepRow.ordinal))
-    }
-    graph = _graph(session, run_id, rows)
-    admitted = sorted((candidate.step_id for candidate in candidates), key=lambda step: rows[step].ordinal)
+    outlines = outline(session, run_id)
+    graph = _graph(session, run_id, outlines.values())
+    admitted = sorted((candidate.step_id for candidate in candidates), key=lambda step: outlines[step].ordinal)
     followable = {
-        row.id for row in rows.values() if row.status == "pending" and row.spec["kind"] != "gate" and not row.solo
+        one.step_id for one in outlines.values() if one.status == "pending" and one.kind != "gate" and not one.solo
     }
     emissions = canvas.compose(graph, admitted, followable=followable)
-    kept = _queue(session, emissions)
-    return Admitted(tenant=candidates[0].tenant, run_id=run_id, emissions=kept)
+    _queue(session, emissions, outlines)
+    return Admitted(tenant=candidates[0].tenant, run_id=run_id, emissions=tuple(emissions))
 
 
-def _graph(session: Session, run_id: UUID, rows: dict[UUID, StepRow]) -> dict[UUID, Node]:
+def _graph(session: Session, run_id: UUID, outlines: Iterable[Outline]) -> dict[UUID, Node]:
     before: dict[UUID, list[UUID]] = defaultdict(list)
     after: dict[UUID, list[UUID]] = defaultdict(list)
     for predecessor, successor in session.execute(
@@ -120,31 +119,37 @@ def _graph(session: Session, run_id: UUID, rows: dict[UUID, StepRow]) -> dict[UU
         before[successor].append(predecessor)
         after[predecessor].append(successor)
     return {
-        row.id: Node(
-            step_id=row.id,
-            pool=SOLO if row.solo else row.pool,
-            label=label_of(Step.model_validate(row.spec)),
-            before=tuple(before[row.id]),
-            after=tuple(after[row.id]),
+        one.step_id: Node(
+            step_id=one.step_id,
+            pool=SOLO if one.solo else one.pool,
+            label=label_of(one),
+            before=tuple(before[one.step_id]),
+            after=tuple(after[one.step_id]),
         )
-        for row in rows.values()
+        for one in outlines
     }
 
 
-def label_of(step: Step) -> str:
+def label_of(one: Outline) -> str:
     """What people see of a step in Flower: `audit/triager`, `coding/tests`."""
-    return f"{step.pool}/{step.role or step.script or step.kind}"
+    return f"{one.pool}/{one.name or one.kind}"
 
 
-def _queue(session: Session, emissions: Sequence[Emission]) -> tuple[Emission, ...]:
-    """Write what is emitted: heads *queued*, followers *chained*, each knowing the next; in plan order of locks."""
-    heads: list[dict[str, Any]] = []
-    followers: list[dict[str, Any]] = []
+def _queue(session: Session, emissions: Sequence[Emission], outlines: Mapping[UUID, Outline]) -> None:
+    """Write what is emitted: heads *queued*, followers *chained*, each knowing the next; locked in plan order."""
+    rows: list[dict[str, Any]] = []
     for chain in canvas.chains_of(emissions):
         identity = uuid4() if len(chain.links) > 1 else None
         for position, link in enumerate(chain.links):
-            following = chain.links[position + 1].step_id if position + 1 < len(chain.links) else None
-            (followers if position else heads).append({"step": link.step_id, "chain": identity, "next": following})
+            rows.append(
+                {
+                    "step": link.step_id,
+                    "chain": identity,
+                    "next": chain.links[position + 1].step_id if position + 1 < len(chain.links) else None,
+                    "was": "pending" if position else "ready",
+                    "now": "chained" if position else "queued",
+                }
+            )
     statement = (
         update(StepRow)
         .where(StepRow.id == bindparam("step"), StepRow.status == bindparam("was"))
@@ -156,9 +161,4 @@ def _queue(session: Session, emissions: Sequence[Emission]) -> tuple[Emission, .
             emissions=StepRow.emissions + 1,
         )
     )
-    connection = session.connection()
-    if heads:
-        connection.execute(statement, [{**row, "was": "ready", "now": "queued"} for row in heads])
-    if followers:
-        connection.execute(statement, [{**row, "was": "pending", "now": "chained"} for row in followers])
-    return tuple(emissions)
+    session.connection().execute(statement, sorted(rows, key=lambda row: outlines[row["step"]].ordinal))

@@ -1,7 +1,6 @@
 """One round of a run: what its finished steps make possible, decided by the reducer, written under the run's lock."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Engine, delete, func, select, text, update
@@ -22,11 +21,14 @@ from chargehand.orchestrator.facts import (
     parse_fact,
 )
 from chargehand.orchestrator.plan import Step
+from chargehand.orchestrator.supervisor.outline import Outline, outline
 from chargehand.orchestrator.tables import RUN_ENDINGS, STEP_ENDINGS, EdgeRow, RingRow, RunRow, StepRow
 from chargehand.orchestrator.transitions import StepState, settle
 
 # How far a step is on its way to a worker is not the reducer's concern.
 _OPEN = frozenset({"pending", "ready", "queued", "chained"})
+# The reason of a failed run names this many steps.
+ERRORS_SHOWN = 3
 
 
 def advance(engine: Engine, run_id: UUID, *, audit_key: bytes) -> bool:
@@ -41,9 +43,12 @@ def advance(engine: Engine, run_id: UUID, *, audit_key: bytes) -> bool:
         if run is None:
             return False
         # Before anything is read: a ring that comes while we read is not ours to delete.
-        session.execute(delete(RingRow).where(RingRow.run == run_id))
+        rings = session.execute(delete(RingRow).where(RingRow.run == run_id).returning(RingRow.id)).all()
+        if not rings:
+            # A thousand steps that end together ring a thousand times: the first round has seen them all.
+            return False
         _apply_patches(session, run)
-        rows = _read_steps(session, run_id)
+        rows = list(outline(session, run_id).values())
         if run.status in RUN_ENDINGS:
             _anchor_steps(session, run, rows)
             _close(session, run, rows, audit_key=audit_key)
@@ -51,7 +56,7 @@ def advance(engine: Engine, run_id: UUID, *, audit_key: bytes) -> bool:
         found = settle(_states(session, run_id, rows))
         facts: list[Fact] = []
         if found.skipped:
-            ended = tuple(row.id for row in rows if row.id in found.skipped)
+            ended = tuple(row.step_id for row in rows if row.step_id in found.skipped)
             session.execute(
                 update(StepRow)
                 .where(StepRow.id.in_(ended))
@@ -71,51 +76,55 @@ def advance(engine: Engine, run_id: UUID, *, audit_key: bytes) -> bool:
             return False
         if run.status != "running":
             return False
-        return _make_ready(session, run, rows, found.ready)
+        return _make_ready(session, rows, found.ready)
 
 
-def _read_steps(session: Session, run_id: UUID) -> Sequence[StepRow]:
-    query = select(StepRow).where(StepRow.run == run_id).order_by(StepRow.ordinal)
-    return session.scalars(query.execution_options(populate_existing=True)).all()
+def has_rings(engine: Engine, run_id: UUID) -> bool:
+    """Whether the run rang again; asked after a round has committed, so that who came too early is not forgotten."""
+    with engine.connect() as connection:
+        return bool(connection.execute(select(RingRow.id).where(RingRow.run == run_id).limit(1)).first())
 
 
-def _states(session: Session, run_id: UUID, rows: Sequence[StepRow]) -> Mapping[UUID, StepState]:
+def _states(session: Session, run_id: UUID, rows: Sequence[Outline]) -> Mapping[UUID, StepState]:
     before: dict[UUID, list[UUID]] = {}
     for predecessor, successor in session.execute(
         select(EdgeRow.predecessor, EdgeRow.successor).where(EdgeRow.run == run_id)
     ):
         before.setdefault(successor, []).append(predecessor)
+    errors = _errors(session, run_id, [row.step_id for row in rows if row.status == "failed"][:ERRORS_SHOWN])
     return {
-        row.id: StepState(
-            step_id=row.id,
+        row.step_id: StepState(
+            step_id=row.step_id,
             key=row.key,
-            after=tuple(before.get(row.id, ())),
-            join=row.spec.get("join", "all"),
+            after=tuple(before.get(row.step_id, ())),
+            join=row.join,
             status="open" if row.status in _OPEN else row.status,  # type: ignore[arg-type]
             epoch=row.epoch,
-            error=_error(session, row) if row.status == "failed" else "",
+            error=errors.get(row.step_id, ""),
         )
         for row in rows
     }
 
 
-def _error(session: Session, row: StepRow) -> str:
-    fact = _last_fact(session, row)
-    return fact.error if isinstance(fact, StepFinished) else ""
+def _errors(session: Session, run_id: UUID, failed: Sequence[UUID]) -> dict[UUID, str]:
+    facts = {step: _end_of(session, run_id, step) for step in failed}
+    return {step: fact.error for step, fact in facts.items() if fact is not None}
 
 
-def _last_fact(session: Session, row: StepRow) -> Any:
-    entries = journal.read(session, row.run, step=row.id, kinds=["step.finished"])
-    body = entries[-1].body if entries else None
-    return parse_fact(body, schema_version=entries[-1].schema_version) if body is not None else None
+def _end_of(session: Session, run_id: UUID, step: UUID) -> StepFinished | None:
+    entries = journal.read(session, run_id, step=step, kinds=["step.finished"])
+    if not entries or entries[-1].body is None:
+        return None
+    fact = parse_fact(entries[-1].body, schema_version=entries[-1].schema_version)
+    return fact if isinstance(fact, StepFinished) else None
 
 
-def _make_ready(session: Session, run: RunRow, rows: Sequence[StepRow], ready: frozenset[UUID]) -> bool:
-    pending = [row for row in rows if row.id in ready and row.status in {"pending", "chained"}]
-    gates = [row for row in pending if row.spec["kind"] == "gate"]
-    workable = [row.id for row in pending if row.spec["kind"] != "gate"]
-    for gate in gates:
-        _open_gate(session, gate)
+def _make_ready(session: Session, rows: Sequence[Outline], ready: frozenset[UUID]) -> bool:
+    pending = [row for row in rows if row.step_id in ready and row.status in {"pending", "chained"}]
+    workable = [row.step_id for row in pending if row.kind != "gate"]
+    for row in pending:
+        if row.kind == "gate":
+            _open_gate(session, session.get_one(StepRow, row.step_id, with_for_update={"key_share": True}))
     if workable:
         # A chained step whose turn has come lost its chain: its message, if it still comes, finds it ready, not queued.
         session.execute(
@@ -130,7 +139,8 @@ def _make_ready(session: Session, run: RunRow, rows: Sequence[StepRow], ready: f
 
 def _open_gate(session: Session, row: StepRow) -> None:
     step = Step.model_validate(row.spec)
-    wait_id = journal_wait_id(row)
+    # A gate waits once, so its own id is enough.
+    wait_id = row.id
     runs.record_in_step(
         session,
         row,
@@ -148,11 +158,6 @@ def _open_gate(session: Session, row: StepRow) -> None:
     session.flush()
 
 
-def journal_wait_id(row: StepRow) -> UUID:
-    """The wait id of a gate: a gate waits once, so its own id is enough."""
-    return row.id
-
-
 def _apply_patches(session: Session, run: RunRow) -> None:
     """Append what finished planners decided; a patch that does not fit fails the run."""
     planners = session.scalars(
@@ -162,9 +167,9 @@ def _apply_patches(session: Session, run: RunRow) -> None:
         .order_by(StepRow.ordinal)
     ).all()
     for row in planners:
-        fact = _last_fact(session, row)
+        fact = _end_of(session, run.id, row.id)
         row.patched = True
-        if not isinstance(fact, StepFinished) or fact.patch is None or run.status in RUN_ENDINGS:
+        if fact is None or fact.patch is None or run.status in RUN_ENDINGS:
             continue
         savepoint = session.begin_nested()
         try:
@@ -176,7 +181,7 @@ def _apply_patches(session: Session, run: RunRow) -> None:
     session.flush()
 
 
-def _anchor_steps(session: Session, run: RunRow, rows: Sequence[StepRow]) -> None:
+def _anchor_steps(session: Session, run: RunRow, rows: Sequence[Outline]) -> None:
     ended = [row for row in rows if row.status in STEP_ENDINGS and not row.anchored and row.head_seq > 0]
     if not ended:
         return
@@ -185,18 +190,21 @@ def _anchor_steps(session: Session, run: RunRow, rows: Sequence[StepRow]) -> Non
             "SELECT j.step, j.seq, j.hash FROM journal j JOIN steps s ON s.id = j.step AND j.seq = s.head_seq "
             "WHERE j.run = :run AND s.id = ANY(:steps) ORDER BY s.ordinal"
         ),
-        {"run": run.id, "steps": [row.id for row in ended]},
+        {"run": run.id, "steps": [row.step_id for row in ended]},
     ).all()
     anchors = tuple(StepAnchor(step=step, seq=seq, hash=digest.hex()) for step, seq, digest in heads)
     runs.record(session, run.tenant, run.id, [StepsAnchored(anchors=anchors)])
-    for row in ended:
-        row.anchored = True
-    session.flush()
+    session.execute(
+        update(StepRow)
+        .where(StepRow.id.in_([row.step_id for row in ended]))
+        .values(anchored=True)
+        .execution_options(synchronize_session=False)
+    )
 
 
-def _charge_open_reservations(session: Session, run: RunRow, rows: Sequence[StepRow]) -> None:
+def _charge_open_reservations(session: Session, run: RunRow, rows: Sequence[Outline]) -> None:
     charged = {
-        row.id: row.reserved_microusd for row in rows if row.status in STEP_ENDINGS and row.reserved_microusd > 0
+        row.step_id: row.reserved_microusd for row in rows if row.status in STEP_ENDINGS and row.reserved_microusd > 0
     }
     if not charged:
         return
@@ -209,7 +217,7 @@ def _charge_open_reservations(session: Session, run: RunRow, rows: Sequence[Step
     runs.record(session, run.tenant, run.id, [ReservationsCharged(charged_microusd=charged)])
 
 
-def _close(session: Session, run: RunRow, rows: Sequence[StepRow], *, audit_key: bytes) -> None:
+def _close(session: Session, run: RunRow, rows: Sequence[Outline], *, audit_key: bytes) -> None:
     """What is left of a run that a person ended: money in flight, and its place in the tenant's chain."""
     _charge_open_reservations(session, run, rows)
     anchored = session.execute(

@@ -20,7 +20,7 @@ from chargehand.orchestrator.auditkey import audit_key
 from chargehand.orchestrator.logs import configure_logging
 from chargehand.orchestrator.settings import Settings, load_settings
 from chargehand.orchestrator.supervisor.admit import admit
-from chargehand.orchestrator.supervisor.advance import advance
+from chargehand.orchestrator.supervisor.advance import advance, has_rings
 from chargehand.orchestrator.supervisor.watch import forget_dead_pools, watch
 
 log = logging.getLogger(__name__)
@@ -41,9 +41,13 @@ class Supervisor:
         self._audit_key = audit_key(settings)
 
     def answer(self, run_id: UUID) -> None:
-        """Advance the run, then admit what may start."""
-        if advance(self._engine, run_id, audit_key=self._audit_key):
-            self.admit()
+        """Advance the run and admit what may start, until it rings no more."""
+        while True:
+            if advance(self._engine, run_id, audit_key=self._audit_key):
+                self.admit()
+            # Whoever rang while this round held the run found it locked and left.
+            if not has_rings(self._engine, run_id):
+                return
 
     def admit(self) -> int:
         """Queue and publish what the pools can take; gives the number of messages' chains."""
