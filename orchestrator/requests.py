@@ -1,5 +1,6 @@
 """What a caller may ask for, checked before anything is written."""
 
+import re
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Self
@@ -14,6 +15,8 @@ from chargehand.orchestrator.plan import Plan, Step
 # A goal is an instruction; what is longer is a document and belongs into the workspace.
 MAX_GOAL_BYTES = 100_000
 MICROUSD = 1_000_000
+# Surrogates other than those by which Python carries the bytes of a broken argument (U+DC80 to U+DCFF).
+_LONE_SURROGATE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
 class RunRequest(BaseModel):
@@ -57,16 +60,17 @@ def microusd(budget_usd: str | Decimal) -> int:
 
 def check_goal(goal: str) -> str:
     """The goal without surrounding blanks; raises `InvalidGoal`."""
-    goal = goal.strip()
+    # What is not text (a lone surrogate of a broken terminal) could not be stored as JSON.
+    goal = _LONE_SURROGATE.sub("\ufffd", goal).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    goal = goal.replace("\x00", "").strip()
     if not goal:
         raise InvalidGoal("The goal is empty; say what should be done.")
-    size = len(goal.encode("utf-8", "surrogateescape"))
+    size = len(goal.encode())
     if size > MAX_GOAL_BYTES:
         raise InvalidGoal(
             f"The goal has {size:,} bytes; at most {MAX_GOAL_BYTES:,} are allowed: put long texts into the workspace."
         )
-    # What is not text (a lone surrogate of a broken terminal) could not be stored as JSON.
-    return goal.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\x00", "")
+    return goal
 
 
 def goal_plan(*, with_workspace: bool) -> Plan:
