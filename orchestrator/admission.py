@@ -8,6 +8,8 @@ from uuid import UUID
 
 # Messages wait in a broker at most about as long as a step takes: fairness is decided here, not in a queue.
 WINDOW_PER_SLOT = 2
+# Share of the window at which it is filled again; all slots are still busy then.
+REFILL_BELOW = 0.75
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,8 +25,13 @@ class Candidate:
 
 
 def places(*, slots: int, under_way: int) -> int:
-    """How many more steps a pool takes: twice its slots, less what is queued or running there."""
-    return max(0, WINDOW_PER_SLOT * slots - under_way)
+    """How many more steps a pool takes: twice its slots, less what is queued or running there.
+
+    None while three quarters of these places are taken: a pool is refilled by many steps at a time, because each
+    admission reads the whole plan, and nobody waits meanwhile.
+    """
+    window = WINDOW_PER_SLOT * slots
+    return 0 if under_way > REFILL_BELOW * window else window - under_way
 
 
 def choose(candidates: Iterable[Candidate], *, limit: int, under_way: Mapping[UUID, int]) -> list[Candidate]:

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from pydantic import JsonValue
 from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
 
 from chargehand.memory import journal, procedural
 from chargehand.memory.database import tenant_session
@@ -31,7 +32,8 @@ class Gathered:
     """The inventory, shared by all agents of the run."""
     start_commit: str | None
     """Where the workspace starts: the newest commit among the predecessors, or the user's."""
-    plan: Plan
+    plan: Plan | None
+    """The whole graph, for an agent that extends it; for each of a thousand scripts it would be most of their time."""
     role_versions: dict[str, str]
     messages: tuple[str, ...]
     """What people told the run."""
@@ -50,10 +52,6 @@ class RunReader:
             run = session.get(RunRow, self._run_id)
             if run is None:
                 raise NotFound(f"There is no run {self._run_id}; it was removed.")
-            specs = session.scalars(
-                select(StepRow.spec).where(StepRow.run == self._run_id).order_by(StepRow.ordinal)
-            ).all()
-            plan = Plan(steps=tuple(Step.model_validate(spec) for spec in specs))
             ended = views.results(session, self._run_id, [*step.after, "inventory"])
             workspace = WorkspaceRef.model_validate(run.workspace) if run.workspace else None
             told = [
@@ -68,7 +66,7 @@ class RunReader:
                 inputs={key: ended[key].result for key in step.after if _succeeded(ended.get(key))},
                 repository=inventory.result if inventory is not None else None,
                 start_commit=_newest_commit(step, ended, workspace),
-                plan=plan,
+                plan=_plan(session, self._run_id) if step.kind == "agent" else None,
                 role_versions=dict(run.role_versions),
                 messages=tuple(fact.message for fact in told if isinstance(fact, RunTold)),
             )
@@ -93,6 +91,11 @@ class RunReader:
         """All steps of the plan as it is now."""
         with tenant_session(self._engine, self._tenant) as session:
             return [view.key for view in views.view_steps(session, self._run_id)]
+
+
+def _plan(session: Session, run_id: UUID) -> Plan:
+    specs = session.scalars(select(StepRow.spec).where(StepRow.run == run_id).order_by(StepRow.ordinal))
+    return Plan(steps=tuple(Step.model_validate(spec) for spec in specs))
 
 
 def _succeeded(fact: StepFinished | None) -> bool:
