@@ -1,6 +1,5 @@
 """Advance: rings come with the change, joins are Postgres's, ends are anchored."""
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
