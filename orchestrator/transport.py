@@ -6,7 +6,7 @@
 - What this process holds unacknowledged is kept invisible to others by a heartbeat (`refresh_unacked`), so that a short
   visibility time-out is safe for a long step.
 
-It leans on internals of kombu 5.7; `tests/system/test_broker_outage.py` and the pin in `pyproject.toml` guard that.
+It leans on internals of kombu 5.7; `tests/system/test_kill_nine.py` and the pin in `pyproject.toml` guard that.
 """
 
 import time

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from chargehand.memory import journal
 from chargehand.memory.journal import Objection
-from chargehand.memory.tables import RUN_STREAM, JournalRow
+from chargehand.memory.tables import RUN_STREAM, JournalRow, RunAnchor
 from chargehand.orchestrator.errors import NotFound
 from chargehand.orchestrator.facts import (
     AnyFact,
@@ -25,7 +25,7 @@ from chargehand.orchestrator.facts import (
 )
 from chargehand.orchestrator.plan import Step, step_id
 from chargehand.orchestrator.supervisor.admit import live_slots
-from chargehand.orchestrator.tables import BudgetRow, EdgeRow, PoolRow, RunRow, StepRow
+from chargehand.orchestrator.tables import RUN_ENDINGS, BudgetRow, EdgeRow, PoolRow, RingRow, RunRow, StepRow
 from chargehand.orchestrator.transitions import Recorded, RunState, fold
 
 
@@ -406,6 +406,10 @@ def verify_run(session: Session, run_id: UUID) -> Verification:
             if isinstance(fact, StepsAnchored):
                 anchors.update((anchor.step, (anchor.seq, anchor.hash)) for anchor in fact.anchors)
     objections = journal.verify_run(session, run_id, heads=heads, anchors=anchors)
+    if run.status in RUN_ENDINGS and not _is_anchored_or_about_to_be(session, run_id):
+        objections.append(
+            Objection(run=run_id, step=None, seq=run.head_seq, what="the run has ended and its anchor is gone")
+        )
     _, head = journal.head(session, run_id, RUN_STREAM)
     return Verification(
         run_id=run_id,
@@ -413,6 +417,18 @@ def verify_run(session: Session, run_id: UUID) -> Verification:
         streams=len({entry.step for entry in entries}),
         head_hash=head.hex(),
         objections=tuple(objections),
+    )
+
+
+def _is_anchored_or_about_to_be(session: Session, run_id: UUID) -> bool:
+    # An advance that has not come yet leaves its ring.
+    return bool(
+        session.scalar(
+            select(
+                select(RunAnchor.run).where(RunAnchor.run == run_id).exists()
+                | select(RingRow.id).where(RingRow.run == run_id).exists()
+            )
+        )
     )
 
 

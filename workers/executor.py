@@ -127,8 +127,7 @@ class Attempt:
             gathered = reader.gather(self.claim.step)
             if gathered.workspace is not None and gathered.start_commit != gathered.workspace.commit:
                 self.inherited_commit = gathered.start_commit
-            outcome = self._decided_by_signal() or self._outcome(reader, gathered)
-            return self._record(outcome)
+            return self._record(self._attempted(reader, gathered))
         except Drained:
             return self._hand_back(StepReleased(reason="drain"))
         except StepPaused:
@@ -140,6 +139,16 @@ class Attempt:
             # Nothing can be recorded now: the lease runs out and the step is taken up where its journal ends.
             log.warning("outage", extra={**self._fields(), "why": str(outage)})
             return "stop"
+
+    def _attempted(self, reader: RunReader, gathered: Gathered) -> Outcome:
+        """The outcome; a mistake of ours fails the step with its reason instead of passing for a crash."""
+        try:
+            return self._decided_by_signal() or self._outcome(reader, gathered)
+        except (Fenced, Unavailable, Drained):
+            raise
+        except Exception as error:
+            log.exception("step broke", extra=self._fields())
+            return Failed(error=f"{type(error).__name__}: {error}")
 
     def close(self) -> None:
         """Remove what nobody reads any more."""

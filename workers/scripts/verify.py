@@ -278,7 +278,9 @@ def _tasks(
     if more > 0:
         rest = ", ".join(delta.still_failing[MAX_HUMAN_TASKS : MAX_HUMAN_TASKS + 20])
         failing.append(HumanTask(subject=f"{more} further tests fail, before and after", evidence=rest))
-    return (*given, *unexplained, *failing)
+    # An agent that saw the same test fail has nothing to add to what pytest said of it.
+    asked = [task for task in given if not any(test in task.subject for test in delta.still_failing)]
+    return (*asked, *unexplained, *failing)
 
 
 def _result(context: ScriptContext, key: str) -> JsonValue:
