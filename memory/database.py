@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Engine, MetaData, create_engine, text
+import psycopg
+from sqlalchemy import Engine, MetaData, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import DeclarativeBase, Session
 
@@ -13,6 +15,8 @@ SCHEMA = "chargehand"
 APP_ROLE = "chargehand_app"
 # The role of supervisors and of SECURITY DEFINER functions: sees every tenant.
 SUPERVISOR_ROLE = "chargehand_supervisor"
+# Longer than the longest honest one, which embeds a batch on a busy machine or verifies a long journal.
+TRANSACTION_SECONDS = 120
 
 
 class Base(DeclarativeBase):
@@ -40,7 +44,7 @@ def open_engine(
     """
     url = make_url(database_url).set(drivername="postgresql+psycopg")
     options = session_options(role=role)
-    return create_engine(
+    engine = create_engine(
         url,
         pool_size=pool_size,
         max_overflow=pool_size,
@@ -48,6 +52,17 @@ def open_engine(
         pool_timeout=connect_timeout_seconds,
         connect_args={"connect_timeout": max(1, round(connect_timeout_seconds)), "options": options},
     )
+    event.listen(engine, "connect", _limit_transactions)
+    return engine
+
+
+def _limit_transactions(connection: psycopg.Connection[Any], record: object) -> None:
+    """Set `transaction_timeout` where the server has it (Postgres 17); an unknown setting would refuse the session."""
+    del record
+    if connection.info.server_version >= 170000:
+        connection.autocommit = True
+        connection.execute(f"SET transaction_timeout = '{TRANSACTION_SECONDS}s'")
+        connection.autocommit = False
 
 
 def session_options(*, role: str | None, generic_plans: bool = False) -> str:

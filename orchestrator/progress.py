@@ -10,6 +10,8 @@ log = logging.getLogger(__name__)
 # Nobody looks at the progress of a run for longer than this without a new line.
 TTL_SECONDS = 3600
 MAX_LINE = 200
+# Who watches looks several times a second.
+WATCHED_SECONDS = 10
 
 
 class Progress:
@@ -37,11 +39,24 @@ class Progress:
             log.debug("progress not cleared", extra={"error": str(error)})
 
     def lines(self, run_id: UUID) -> dict[str, str]:
-        """step key → newest line; empty when Redis does not answer."""
+        """step key → newest line; empty when Redis does not answer. Whoever reads is watching."""
         try:
-            return dict(self._client.hgetall(self._key(run_id)))  # type: ignore[arg-type]
+            with self._client.pipeline(transaction=False) as pipe:
+                pipe.hgetall(self._key(run_id))
+                pipe.set(self._watched_key(run_id), "1", ex=WATCHED_SECONDS)
+                return dict(pipe.execute()[0])
         except redis.RedisError:
             return {}
 
+    def is_watched(self, run_id: UUID) -> bool:
+        """Whether somebody has looked at the run of late; False when Redis does not answer."""
+        try:
+            return bool(self._client.exists(self._watched_key(run_id)))
+        except redis.RedisError:
+            return False
+
     def _key(self, run_id: UUID) -> str:
         return f"{self._prefix}:progress:{run_id}"
+
+    def _watched_key(self, run_id: UUID) -> str:
+        return f"{self._prefix}:watched:{run_id}"

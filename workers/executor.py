@@ -27,6 +27,7 @@ from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.steps import Claim, Ended, HeldStep, claim, new_wait_id
 from chargehand.orchestrator.turns import StepRecorder
 from chargehand.workers.agent import AgentTask, Drained, Failed, Finished, Outcome, Wait, run_agent
+from chargehand.workers.bounded import CANCELLED
 from chargehand.workers.conversation import last_commit
 from chargehand.workers.inputs import Gathered, RunReader
 from chargehand.workers.models.interface import Models
@@ -142,6 +143,8 @@ class Attempt:
 
     def _attempted(self, reader: RunReader, gathered: Gathered) -> Outcome:
         """The outcome; a mistake of ours fails the step with its reason instead of passing for a crash."""
+        # What runs in a sandbox or under limits meanwhile is killed once the step is not ours any more.
+        inherited = CANCELLED.set(self.lost.is_set)
         try:
             return self._decided_by_signal() or self._outcome(reader, gathered)
         except (Fenced, Unavailable, Drained):
@@ -149,6 +152,8 @@ class Attempt:
         except Exception as error:
             log.exception("step broke", extra=self._fields())
             return Failed(error=f"{type(error).__name__}: {error}")
+        finally:
+            CANCELLED.reset(inherited)
 
     def close(self) -> None:
         """Remove what nobody reads any more."""
@@ -258,7 +263,14 @@ class Attempt:
             models=self.shop.models,
             tools=self.shop.tools,
             should_stop=lambda: self.shop.stopping.is_set() or self.lost.is_set(),
+            # A streamed call costs twice the CPU of a plain one: only where somebody looks.
+            on_delta=self._show_delta if self.shop.progress.is_watched(self.claim.run_id) else None,
         )
+
+    def _show_delta(self, piece: str) -> None:
+        words = " ".join(piece.split())
+        if words:
+            self.shop.progress.say(self.claim.run_id, self.claim.step.key, words)
 
     def _decided_by_signal(self) -> Outcome | None:
         """What a person answered to a step that is not an agent's; an agent's loop reads its own signals."""
