@@ -4,6 +4,7 @@ No leader is elected and no beat ticks: each round takes what `SKIP LOCKED` give
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
@@ -20,7 +21,16 @@ from chargehand.orchestrator.requests import RunRequest
 from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.steps import new_wait_id
 from chargehand.orchestrator.supervisor.admit import POOL_SILENCE_SECONDS, SOLO, live_slots
-from chargehand.orchestrator.tables import RUN_ENDINGS, PoolRow, RingRow, RunRow, SignalRow, StepRow, SubmissionRow
+from chargehand.orchestrator.tables import (
+    RUN_ENDINGS,
+    BudgetRow,
+    PoolRow,
+    RingRow,
+    RunRow,
+    SignalRow,
+    StepRow,
+    SubmissionRow,
+)
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +106,7 @@ def recover(engine: Engine, settings: Settings) -> int:
         solo_pool_lives = bool(rows) and bool(live_slots(session).get(SOLO))
         for row in rows:
             _recover_step(session, row, settings, solo_pool_lives=solo_pool_lives)
+        _return_allotments(session, [row for row in rows if row.status == "waiting"])
         return len(rows)
 
 
@@ -141,6 +152,28 @@ def _unchain_followers(session: Session, row: StepRow) -> None:
             .execution_options(synchronize_session=False)
         )
         row.chain = row.next_in_chain = None
+
+
+def _return_allotments(session: Session, rows: Sequence[StepRow]) -> None:
+    """Give back what these steps have drawn and will not spend now: it blocks the calls of the run's other steps.
+
+    What a call in flight has reserved stays. Called when all steps of the transaction are locked: budgets are last.
+    """
+    returned: dict[UUID, int] = defaultdict(int)
+    for row in rows:
+        rest = row.allotment_microusd - row.spent_microusd - row.reserved_microusd
+        if rest > 0:
+            row.allotment_microusd -= rest
+            row.returned_microusd = rest
+            returned[row.run] += rest
+    session.flush()
+    for run, rest in sorted(returned.items()):
+        session.execute(
+            update(BudgetRow)
+            .where(BudgetRow.run == run)
+            .values(drawn_microusd=BudgetRow.drawn_microusd - rest)
+            .execution_options(synchronize_session=False)
+        )
 
 
 def wake(engine: Engine) -> list[UUID]:
@@ -248,6 +281,7 @@ def _fail_overdue_steps(session: Session) -> int:
         _unchain_followers(session, row)
         session.flush()
         runs.ring(session, row.tenant, row.run)
+    _return_allotments(session, rows)
     return len(rows)
 
 

@@ -1,6 +1,7 @@
 """The watch loop: what was lost comes back through the front door, and what crashes too often goes to a person."""
 
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy.orm import Session
@@ -232,6 +233,56 @@ def test_a_step_past_its_deadline_fails_and_its_run_goes_on_without_it(house: "H
     house.advance(run_id)
     assert house.statuses(run_id) == {"a": "failed", "b": "ready"}
     assert house.drift(run_id) == []
+
+
+def wanted(need: int, *, turn: int = 1) -> ModelRequested:
+    return ModelRequested(
+        call_id=uuid4(),
+        turn=turn,
+        model="m",
+        tier="small",
+        routed_because="test",
+        prompt_hash="0",
+        max_tokens=1,
+        reserved_microusd=need,
+    )
+
+
+def drawing(house: "House", run_id: "UUID", key: str) -> None:
+    """A step that has drawn an allotment of 160, spent 5 of it, and has a call of 10 in flight."""
+    held = house.claim(run_id, key)
+    recorder = StepRecorder(house.connections, held, lease_seconds=60)
+    first, second = (wanted(10, turn=turn) for turn in (1, 2))
+    recorder.request([], first)
+    recorder.respond(
+        ModelResponded(
+            call_id=first.call_id, model="m", content=(), stop_reason="end_turn", usage=Usage(), cost_microusd=5
+        )
+    )
+    recorder.request([], second)
+    assert house.budget(run_id).drawn_microusd == 160
+
+
+def test_a_step_past_its_deadline_returns_what_it_had_drawn(house: "House") -> None:
+    run_id = house.start(script("a", deadline_seconds=3600), script("b"), budget_microusd=165)
+    drawing(house, run_id, "a")
+    house.execute("UPDATE steps SET deadline_at = clock_timestamp() WHERE run = :run AND key = 'a'", {"run": run_id})
+    watch.end_overdue(house.supervisor)
+    assert house.row(run_id, "a").status == "failed"
+    assert house.budget(run_id).drawn_microusd == 15, "what is spent and what is in flight"
+    # Otherwise the neighbour would wait for ever for money that nobody holds.
+    neighbour = StepRecorder(house.connections, house.claim(run_id, "b"), lease_seconds=60)
+    neighbour.request([], wanted(100))
+
+
+def test_a_step_that_crashed_too_often_holds_no_allotment_while_a_person_is_asked(house: "House") -> None:
+    run_id = house.start(script("a"))
+    drawing(house, run_id, "a")
+    house.execute("UPDATE steps SET crashes = 2 WHERE run = :run", {"run": run_id})
+    house.expire(run_id, "a")
+    house.recover()
+    assert house.row(run_id, "a").status == "waiting"
+    assert house.budget(run_id).drawn_microusd == 15
 
 
 def test_rounds_of_two_supervisors_take_different_steps(house: "House") -> None:
