@@ -335,7 +335,13 @@ def tell(session: Session, tenant: UUID, run_id: UUID, message: str) -> None:
 def answer(
     session: Session, tenant: UUID, *, run_id: UUID, step: UUID, wait_id: UUID, choice: str, body: object = None
 ) -> bool:
-    """Answer a waiting step; the first answer wins, a later one gives False. Never writes to the step's stream."""
+    """Answer a waiting step; the first answer wins, a later one gives False. Never writes to the step's stream.
+
+    Raises `NotFound` when the tenant has no such step: ids follow from the run's, and the first answer would win.
+    """
+    own = select(StepRow.id).where(StepRow.id == step, StepRow.run == run_id, StepRow.tenant == tenant)
+    if session.execute(own).scalar_one_or_none() is None:
+        raise NotFound(f"Run {run_id} has no step {step} that could be answered; `chargehand status` lists the runs.")
     sent = session.execute(
         upsert(SignalRow)
         .values(step=step, wait_id=wait_id, run=run_id, tenant=tenant, choice=choice, body=json.loads(json.dumps(body)))

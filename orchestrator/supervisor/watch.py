@@ -183,7 +183,14 @@ def wake(engine: Engine) -> list[UUID]:
     """
     with Session(engine) as session, session.begin():
         answered = (
-            select(SignalRow.step).where(SignalRow.step == StepRow.id, SignalRow.wait_id == StepRow.wait_id).exists()
+            select(SignalRow.step)
+            # A supervisor sees every tenant's rows: only the step's own tenant answers it.
+            .where(
+                SignalRow.step == StepRow.id,
+                SignalRow.wait_id == StepRow.wait_id,
+                SignalRow.tenant == StepRow.tenant,
+            )
+            .exists()
         )
         rows = session.scalars(
             select(StepRow)

@@ -127,6 +127,26 @@ def test_no_verb_of_a_run_reaches_another_tenants(house: "House", foreign: tuple
         house.claim(run_id, "a")
 
 
+def test_nobody_answers_for_another_tenant(house: "House") -> None:
+    owner = uuid4()
+    gate = Step(key="gate", kind="gate")
+    run_id = house.submit(gate, tenant=owner)
+    house.advance(run_id)
+    wait_id = house.row(run_id, "gate").wait_id
+    with house.as_tenant() as session, pytest.raises(NotFound):
+        runs.answer(session, house.tenant, run_id=run_id, step=wait_id, wait_id=wait_id, choice="approve")
+    # Row-level security lets a tenant write a row of its own about another's step; the supervisor takes no such answer.
+    with house.as_tenant() as session:
+        session.execute(
+            text(
+                "INSERT INTO signals (step, wait_id, run, tenant, choice) VALUES (:step, :step, :run, :tenant, 'yes')"
+            ),
+            {"step": wait_id, "run": run_id, "tenant": house.tenant},
+        )
+    house.watch()
+    assert house.statuses(run_id) == {"gate": "waiting"}
+
+
 def test_a_session_that_served_one_tenant_serves_the_next_one_its_own(house: "House") -> None:
     # The pool's connections stay bound between statements: each statement must find its own tenant.
     tenants = [uuid4() for _ in range(3)]
