@@ -220,9 +220,10 @@ def patch(session: Session, run: RunRow, change: PlanPatch, *, by_step: UUID | N
     grown = extend(known, change, roles=run.role_versions.keys())
     for row in rows:
         if row.key in change.drop:
-            if row.status not in {"pending", "ready"}:
+            # A chained step's message, if it comes all the same, finds nothing to claim.
+            if row.status not in {"pending", "ready", "chained"}:
                 raise InvalidPlan(f"Step {row.key!r} is {row.status} and cannot be dropped; cancel it instead.")
-            row.status = "cancelled"
+            row.status, row.chain = "cancelled", None
     run.plan_version += 1
     session.flush()
     if change.add:

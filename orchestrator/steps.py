@@ -119,6 +119,7 @@ WITH own AS (
 ), next AS (
     UPDATE steps f SET status = 'queued', queued_at = clock_timestamp(), emissions = 1 FROM own
     WHERE f.id = own.next_in_chain AND f.status = 'chained' AND f.halt IS NULL AND %(status)s = 'succeeded'
+      AND NOT %(grows)s
     RETURNING f.id
 ), ring AS (
     INSERT INTO rings (tenant, run) SELECT tenant, run FROM own
@@ -132,7 +133,7 @@ SELECT head_seq, (SELECT count(*) FROM next) AS next_queued FROM own
 # Asked in a statement of its own, after the finish has committed: two finishers of one join would miss each other.
 _JOIN_IS_OPEN = """
 SELECT EXISTS (
-    SELECT FROM edges e JOIN steps s ON s.id = e.successor AND s.status = 'pending'
+    SELECT FROM edges e JOIN steps s ON s.id = e.successor AND s.status IN ('pending', 'chained')
     WHERE e.predecessor = %(step)s AND NOT EXISTS (
         SELECT FROM edges o JOIN steps p ON p.id = o.predecessor
         WHERE o.successor = e.successor AND p.status NOT IN ('succeeded', 'failed', 'cancelled', 'skipped'))
@@ -202,8 +203,11 @@ class HeldStep:
         self._connections = connections
 
     def finish(self, fact: StepFinished) -> Ended:
-        """End the step; queue the next link of its chain; ring. All in one commit."""
-        row = self.commit(_FINISH, {"status": fact.outcome}, [fact])
+        """End the step; queue the next link of its chain; ring. All in one commit.
+
+        A step that grows the plan queues nothing: its patch comes first, and may drop the next link.
+        """
+        row = self.commit(_FINISH, {"status": fact.outcome, "grows": fact.patch is not None}, [fact])
         return Ended(seq=row["head_seq"], next_queued=bool(row["next_queued"]))
 
     def wait(self, fact: StepWaiting, *, after_seconds: float | None = None) -> None:

@@ -304,3 +304,22 @@ def test_a_refused_gate_fails_what_waits_behind_it(house: "House") -> None:
     house.advance(run_id)
     assert house.statuses(run_id) == {"g": "failed", "b": "skipped"}
     assert house.run_row(run_id).status == "failed"
+
+
+def test_a_planner_drops_the_step_that_follows_it_in_its_chain(house: "House") -> None:
+    planner = Step(key="plan", kind="script", script="work")
+    run_id = house.start(planner, script("old", "plan"))
+    house.execute(
+        "UPDATE steps SET spec = spec || jsonb_build_object('kind', 'agent', 'role', 'planner') "
+        "WHERE run = :run AND key = 'plan'",
+        {"run": run_id},
+    )
+    house.execute('UPDATE runs SET role_versions = \'{"planner": "0"}\' WHERE id = :run', {"run": run_id})
+    assert house.statuses(run_id) == {"plan": "queued", "old": "chained"}
+    change = PlanPatch(add=(script("new", "plan"),), drop=("old",))
+    ended = house.claim(run_id, "plan").finish(StepFinished(outcome="succeeded", patch=change))
+    assert not ended.next_queued, "what follows may be what the patch drops"
+    house.advance(run_id)
+    assert house.run_row(run_id).status == "running", house.run_row(run_id).reason
+    assert house.statuses(run_id) == {"plan": "succeeded", "old": "cancelled", "new": "ready"}
+    assert house.drift(run_id) == []
