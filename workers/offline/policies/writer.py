@@ -9,6 +9,8 @@ from chargehand.workers.offline.conversation import Conversation, objects_under
 from chargehand.workers.offline.policies.moves import Move, finish
 from chargehand.workers.offline.policies.planner import is_question
 
+NOT_DONE = "The offline rules only know audits and where-or-how questions: this goal was not carried out"
+
 
 def write(conversation: Conversation) -> Move:
     """The verdict of an audit, or of answered questions."""
@@ -29,9 +31,12 @@ def write(conversation: Conversation) -> Move:
         headline = f"{found} of {len(answers)} questions answered with verified passages"
         lines = [_answer_line(answers), *_answer_places(answers)]
         lines = [*lines, "No analyser ran: the goal did not ask for an audit.", "Nothing was changed."][:3]
+        if not is_question(conversation.goal):
+            headline = "Not done: without a language model this goal only gets passages"
+            lines = [f"{NOT_DONE}.", *_passage_lines(answers), "Nothing was changed."]
     notes = [f"Written by rules; {NOTICE}."]
     if not audited and not is_question(conversation.goal):
-        notes.append("The offline rules only know audits and where-or-how questions: for this goal they give passages.")
+        notes.append(f"{NOT_DONE}.")
     missing = sorted(key for key, value in inputs.items() if value is None)
     if missing:
         notes.append(f"Without a result: {', '.join(missing)}.")
@@ -103,6 +108,11 @@ def _answer_places(answers: list[dict[str, Any]]) -> list[str]:
         if isinstance(quote, dict)
     ]
     return [f"Places: {', '.join(places[:5])}."] if places else []
+
+
+def _passage_lines(answers: list[dict[str, Any]]) -> list[str]:
+    """One line about the passages that stand in for what was asked."""
+    return _answer_places(answers) or ["No passage of the repository was near enough to the goal."]
 
 
 def _answers(inputs: dict[str, Any]) -> Iterator[dict[str, Any]]:

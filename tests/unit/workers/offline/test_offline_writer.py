@@ -114,7 +114,20 @@ def test_questions_alone_are_no_audit(stage: Any) -> None:
 def test_unknown_goal_is_admitted(stage: Any) -> None:
     result = write(stage, {"check-answers": {"answers": [NOT_FOUND]}}, goal="Write a poem")
 
+    assert result["headline"] == "Not done: without a language model this goal only gets passages"
+    assert "this goal was not carried out" in result["verdict_lines"][0]
+    assert result["verdict_lines"][1:] == [
+        "No passage of the repository was near enough to the goal.",
+        "Nothing was changed.",
+    ]
     assert "only know audits and where-or-how questions" in result["notes"]
+
+
+def test_passages_for_an_unknown_goal_are_not_called_answers(stage: Any) -> None:
+    lines = write(stage, {"check-answers": {"answers": [ANSWERED]}}, goal="Write a poem")["verdict_lines"]
+
+    assert lines[1] == "Places: shop/app.py:7."
+    assert not any("answered" in line for line in lines)
 
 
 def test_instructions_in_quotes_and_evidence_change_nothing(stage: Any) -> None:
