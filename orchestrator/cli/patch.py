@@ -79,6 +79,11 @@ def working_tree(named: Path | None, source: WorkspaceRef | None) -> Path:
     if not named.is_dir():
         raise InvalidWorkspace(f"Workspace {named} is not a folder; name your working tree with --workspace PATH.")
     found = _git(named, "rev-parse", "--show-toplevel")
+    if b"dubious ownership" in found.stderr:
+        raise InvalidWorkspace(
+            f"Workspace {named} belongs to another user, and git does not touch it; apply as that user, or name a "
+            "clone of yours with --workspace PATH."
+        )
     if found.returncode != 0:
         raise InvalidWorkspace(f"Workspace {named} is not in a git working tree ({_said(found)}); name yours.")
     return Path(os.fsdecode(found.stdout.rstrip(b"\n")))

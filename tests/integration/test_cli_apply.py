@@ -95,6 +95,12 @@ def test_the_tree_is_the_audited_one_unless_another_is_named(tree, tmp_path):
         patch.working_tree(tmp_path, None)
 
 
+def test_a_tree_of_another_user_is_refused_with_the_way_out(tree, monkeypatch):
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    with pytest.raises(InvalidWorkspace, match=r"belongs to another user.*apply as that user.*--workspace PATH"):
+        patch.working_tree(tree, None)
+
+
 def test_the_demo_s_repository_is_the_same_commit_each_time_whatever_the_user_configured(tmp_path, monkeypatch):
     first = git(make_repository(example_folder(), tmp_path / "one"), "rev-parse", "HEAD")
     monkeypatch.setenv("GIT_AUTHOR_NAME", "Somebody")
