@@ -14,9 +14,14 @@ def not_covered(report: ReportInput) -> Iterator[str]:
     """What nobody looked at: always the classes that the analysers cannot see, then what failed or was left out."""
     yield "## Not covered"
     yield ""
-    yield "The analysers cannot see these classes at all. That none is listed above does not mean that there is none:"
-    yield ""
-    yield from (f"- {name}" for name in UNDETECTABLE)
+    if report.analysed:
+        yield (
+            "The analysers cannot see these classes at all. That none is listed above does not mean that there is none:"
+        )
+        yield ""
+        yield from (f"- {name}" for name in UNDETECTABLE)
+    else:
+        yield "Problems of any kind: no analyser was part of this run."
     rest = [*(f"**Failed:** {remark(gap, limit=400)}" for gap in report.gaps), *map(remark, report.not_covered)]
     if report.uncommitted:
         rest.append("Uncommitted changes: the commit was audited, not the working tree")

@@ -89,6 +89,8 @@ class ReportInput:
     verdicts: tuple[Verdict, ...] = ()
     answers: tuple[CheckedAnswer, ...] = ()
     fixes: tuple[FixAttempt, ...] = ()
+    analysed: bool = True
+    """False: no analyser was asked, so that a report without findings says nothing about the code."""
     tests_before: TestRun | None = None
     tests_after: TestRun | None = None
     delta: TestDelta | None = None

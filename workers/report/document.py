@@ -72,13 +72,15 @@ def _top(report: ReportInput) -> Iterator[str]:
     yield ""
     groups = by_verdict(report)
     outcome = Counter(fix.status for fix in report.fixes)
-    for_a_person = len(groups["needs_person"]) + len(report.human_tasks)
     unproven = outcome["not_proven"] + outcome["applied"]
     yield (
         f"- Findings: **{len(groups['confirmed'])}** confirmed · **{len(groups['dismissed'])}** dismissed · "
-        f"**{len(groups['untriaged'])}** not triaged · **{for_a_person}** for a person"
+        f"**{len(groups['untriaged'])}** not triaged · **{len(groups['needs_person'])}** for a person"
     )
-    yield f"- Fixes: **{outcome['kept']}** kept · **{outcome['reverted']}** reverted · **{unproven}** not proven"
+    tasks = f" · **{len(report.human_tasks)}** handed to a person" if report.human_tasks else ""
+    yield (
+        f"- Fixes: **{outcome['kept']}** kept · **{outcome['reverted']}** reverted · **{unproven}** not proven{tasks}"
+    )
     yield f"- Goal: {prose(report.goal, limit=300)}"
     yield f"- Audited: {prose(report.repository)} at commit {code(report.commit[:12] or 'unknown')}{_size(report)}"
     if report.uncommitted:

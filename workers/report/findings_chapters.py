@@ -27,6 +27,9 @@ def findings_table(report: ReportInput) -> Iterator[str]:
     yield "## Findings"
     yield ""
     shown = _open(report)
+    if not shown and not report.analysed:
+        yield "No analyser ran, so this report says nothing about problems in the code."
+        return
     if not shown:
         yield "Nothing was confirmed, and nothing waits for a decision. *Not covered* says what that does not mean."
         return

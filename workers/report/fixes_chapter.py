@@ -9,6 +9,9 @@ from chargehand.workers.report.escaping import code, prose, remark
 from chargehand.workers.report.phrases import some_code
 
 LIST_ITEMS = 30
+CLOSED_IN = (
+    "They ran without a network, and could only write to a copy of the repository; a test that needs more fails."
+)
 
 
 def fixes(report: ReportInput) -> Iterator[str]:
@@ -67,6 +70,8 @@ def _tests(report: ReportInput) -> str:
             ("**no longer there**", delta.vanished),
         )
         lines += [f"- {name}: {some_code(tests, 10)}" for name, tests in named if tests]
+        if delta.broke or delta.still_failing:
+            lines += ["", CLOSED_IN]
     if len(lines) > 1:
         lines.insert(1, "")
     return "\n".join(lines)

@@ -27,6 +27,7 @@ from chargehand.workers.report.contents import (
     RunFacts,
     TaintedInstruction,
 )
+from chargehand.workers.report.phrases import count
 
 # What is data or prose: no analyser would have found code there.
 NOT_CODE = frozenset(
@@ -49,6 +50,7 @@ class InventoryResult(StepResult):
     lines: int = 0
     languages: dict[str, int] = {}
     submodules: tuple[str, ...] = ()
+    links: int = 0
 
 
 class ScanResult(StepResult):
@@ -180,6 +182,7 @@ def gather_report(
         verdicts=verdicts,
         answers=answers.answers if answers else (),
         fixes=fixes,
+        analysed=not reader.planned.isdisjoint(("scan", "secrets")),
         tests_before=before or (proven.before if proven else None),
         tests_after=proven.after if proven else None,
         delta=proven.delta if proven else None,
@@ -252,6 +255,8 @@ def _not_covered(inventory: InventoryResult | None, scans: Iterable[ScanResult])
 
 def _left_out(inventory: InventoryResult) -> tuple[str, ...]:
     lines = [f"Submodule {path}: its files are in another repository" for path in inventory.submodules]
+    if inventory.links:
+        lines.append(f"{count(inventory.links, 'symbolic link')}: none was followed")
     others = sorted(set(inventory.languages) - NOT_CODE - {"Python"})
     if others:
         lines.append(f"Code in {', '.join(others)}: bandit and ruff read Python only; it was searched for secrets")

@@ -341,3 +341,24 @@ def test_only_links_are_those_to_the_weakness_list(text: str) -> None:
     children = [child for token in tokens for child in token.children or []]
     targets = {str(child.attrs["href"]) for child in children if child.type == "link_open"}
     assert targets == {"https://cwe.mitre.org/data/definitions/89.html"}
+
+
+def test_tasks_for_a_person_are_not_counted_as_findings() -> None:
+    text = compose_report(report(human_tasks=(HumanTask(subject="t.py::test_net fails", evidence="refused"),)))
+    assert "**0** not triaged · **0** for a person" in text
+    assert "**0** not proven · **1** handed to a person" in text
+
+
+def test_report_without_an_analyser_says_nothing_about_problems() -> None:
+    text = compose_report(report(analysed=False))
+    assert "No analyser ran, so this report says nothing about problems in the code." in text
+    assert "Nothing was confirmed" not in text
+    assert "LDAP injection" not in text
+
+
+def test_report_with_a_failing_test_says_what_the_tests_could_not_reach() -> None:
+    run = TestRun(command=("python", "-m", "pytest"), runnable=True, outcomes={"t.py::test_net": "failed"})
+    failing = report(tests_before=run, tests_after=run, delta=TestDelta(still_failing=("t.py::test_net",)))
+    assert "They ran without a network" in compose_report(failing)
+    green = report(tests_before=run, tests_after=run, delta=TestDelta(turned_green=("t.py::test_net",)))
+    assert "They ran without a network" not in compose_report(green)

@@ -171,3 +171,13 @@ def test_every_field_that_is_read_is_one_that_the_script_writes(
     read: type[BaseModel], written: type[BaseModel]
 ) -> None:
     assert read.model_fields.keys() <= written.model_fields.keys()
+
+
+def test_symbolic_links_are_left_out_and_said() -> None:
+    report = gather({"inventory": {"files": 4, "languages": {"Python": 8}, "links": 3}})
+    assert report.not_covered == ("3 symbolic links: none was followed",)
+
+
+@pytest.mark.parametrize(("planned", "analysed"), [((), False), (("scan",), True), (("secrets",), True)])
+def test_run_without_an_analyser_is_no_audit(planned: tuple[str, ...], analysed: bool) -> None:
+    assert gather({"inventory": {"files": 4}}, *planned).analysed is analysed
