@@ -35,6 +35,7 @@ from chargehand.orchestrator.errors import (
     RunCancelled,
     RunFailed,
     Unavailable,
+    UserError,
     WaitTimeout,
 )
 from chargehand.orchestrator.facts import WorkspaceRef
@@ -161,7 +162,13 @@ class Client:
             return views.escalations(session, run_id)
 
     def answer(self, escalation: Escalation, choice: str, body: JsonValue = None) -> bool:
-        """Answer a waiting step; False when somebody else was first."""
+        """Answer a waiting step; False when somebody else was first.
+
+        Raises `UserError` for a choice that was not offered: a gate takes whatever does not refuse for an approval.
+        """
+        if escalation.options and choice not in escalation.options:
+            offered = ", ".join(escalation.options)
+            raise UserError(f"{choice!r} is no answer to step {escalation.step_key!r}; choose one of: {offered}.")
         with self.session() as session:
             first = runs.answer(
                 session,
