@@ -301,6 +301,24 @@ def test_what_cannot_run_says_why(make_clone: MakeClone, files: Files, reason: s
 
 
 @pytest.mark.usefixtures("needs_sandbox")
+@pytest.mark.parametrize(
+    ("first", "reason"),
+    [
+        ("", "stopped before any test ended, after 4 s"),
+        ("def test_a():\n    pass\n", "stopped before its end, after 4 s; 1 tests had run"),
+    ],
+)
+def test_a_suite_that_hangs_is_stopped_and_says_when(
+    make_clone: MakeClone, monkeypatch: pytest.MonkeyPatch, first: str, reason: str
+) -> None:
+    monkeypatch.setattr("chargehand.workers.scripts.tests.TEST_TIMEOUT_SECONDS", 4.0)
+    clone = make_clone({"test_a.py": f"{first}def test_b():\n    while True:\n        pass\n"})
+    run = run_tests(clone.path, clone.head_commit)
+    assert not run.runnable
+    assert run.reason == reason
+
+
+@pytest.mark.usefixtures("needs_sandbox")
 def test_options_of_plugins_that_are_missing_do_not_stop_the_tests(make_clone: MakeClone) -> None:
     clone = make_clone(
         {"pytest.ini": "[pytest]\naddopts = --no-such-plugin-option=3\n", "test_a.py": "def test_a(): pass\n"}

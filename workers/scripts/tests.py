@@ -223,7 +223,7 @@ def _judged(command: tuple[str, ...], result: ChildResult, recorded: _Recorded) 
     if not ran:
         reason = _why_not(result, outcomes, "\n".join([*messages.values(), output]))
     elif result.killed:
-        reason = f"stopped before its end ({_spoken(result.killed)}); {len(outcomes)} tests had run"
+        reason = f"stopped before its end, {_spoken(result.killed)}; {len(outcomes)} tests had run"
     return TestRun(
         command=command,
         runnable=ran and not result.killed,
@@ -242,7 +242,7 @@ def _why_not(result: ChildResult, outcomes: dict[str, str], output: str) -> str:
         names = [name for name, _ in Counter(missing).most_common(3)]
         return f"missing {', '.join(names)}"
     if result.killed:
-        return f"stopped before any test ended ({_spoken(result.killed)})"
+        return f"stopped before any test ended, {_spoken(result.killed)}"
     if result.exit_code == 5 or not outcomes:
         last = next((line for line in reversed(output.splitlines()) if line.strip()), "")
         return "no tests found" if result.exit_code == 5 else f"pytest ended with {result.exit_code}: {last[:200]}"
@@ -250,4 +250,4 @@ def _why_not(result: ChildResult, outcomes: dict[str, str], output: str) -> str:
 
 
 def _spoken(killed: str) -> str:
-    return f"longer than {TEST_TIMEOUT_SECONDS:.0f} s" if killed == "time" else f"{killed} limit"
+    return f"after {TEST_TIMEOUT_SECONDS:.0f} s" if killed == "time" else f"at its {killed} limit"
