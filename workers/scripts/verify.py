@@ -22,6 +22,10 @@ MAX_HUMAN_TASKS = 10
 MAX_ROUNDS = 5
 # What ruff says about an unused import: "`parcel_desk.sms` imported but unused".
 _IMPORTED = re.compile(r"`([^`]+)` imported but unused")
+RISKY_IMPORT = (
+    "It removes an import of a module of this repository, which may be there for its effect, and no test imports this "
+    "file"
+)
 
 
 class FixReport(Frozen):
@@ -223,11 +227,7 @@ def _take_out_risky(line: FixLine, after: TestRun) -> bool:
         and any(_root_module(name) in own or name.startswith(".") for name in _IMPORTED.findall(attempt.description))
     ]
     for position in reversed(risky):
-        line.take_out(
-            position,
-            "it removes an import of a module of this repository, which may be there for its effect, and no test "
-            "imports this file",
-        )
+        line.take_out(position, RISKY_IMPORT)
     return bool(risky)
 
 

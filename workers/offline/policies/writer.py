@@ -19,13 +19,17 @@ def write(conversation: Conversation) -> Move:
     counts = Counter(str(verdict.get("verdict")) for verdict in verdicts)
     answers = list(_answers(inputs))
     fixes = _unique(objects_under(inputs, "fixes"), "commit", "rule", "path")
-    statuses = Counter(str(fix.get("status")) for fix in fixes)
+    statuses = Counter(_outcome(fix) for fix in fixes)
     tasks = _unique(objects_under(inputs, "human_tasks"), "subject")
     audited = any(key.startswith("triage") for key in inputs)
 
     if audited:
         headline = _headline(counts, statuses)
-        lines = [_audit_line(counts), _fix_line(statuses, tasks) + _patch_words(inputs), _answer_line(answers)]
+        lines = [
+            _audit_line(counts),
+            _fix_line(statuses, tasks) + _patch_words(inputs) + _test_words(inputs),
+            _answer_line(answers),
+        ]
     else:
         found = sum(bool(answer.get("found")) for answer in answers)
         headline = f"{found} of {len(answers)} questions answered with verified passages"
@@ -73,6 +77,7 @@ def _fix_line(statuses: Counter[str], tasks: list[dict[str, Any]]) -> str:
         for status, label in (
             ("kept", "kept and proven by the tests"),
             ("reverted", "reverted because a test broke"),
+            ("uncovered", "reverted because no test covers it"),
             ("not_proven", "applied but not proven"),
             ("applied", "applied"),
         )
@@ -81,6 +86,21 @@ def _fix_line(statuses: Counter[str], tasks: list[dict[str, Any]]) -> str:
     if tasks:
         parts.append(f"{len(tasks)} handed to a person")
     return f"Fixes: {', '.join(parts)}."
+
+
+def _outcome(fix: dict[str, Any]) -> str:
+    """What became of a fix; one that was taken out before any test could judge it is told apart."""
+    status = str(fix.get("status"))
+    uncovered = status == "reverted" and str(fix.get("evidence")).endswith("no test imports this file")
+    return "uncovered" if uncovered else status
+
+
+def _test_words(inputs: dict[str, Any]) -> str:
+    """That the tests proved nothing, when they could not run."""
+    judged = inputs.get("tests-after")
+    before = judged.get("before") if isinstance(judged, dict) else None
+    unrunnable = isinstance(before, dict) and before.get("runnable") is False
+    return " The tests could not be run." if unrunnable else ""
 
 
 def _patch_words(inputs: dict[str, Any]) -> str:

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from chargehand.workers.scripts.verify import RISKY_IMPORT
+
 QUOTE = {"path": "shop/app.py", "line": 7, "text": "x"}
 ANSWERED = {
     "answer": {"question": "Where?", "found": True, "answer": "There.", "quotes": [QUOTE]},
@@ -91,6 +93,21 @@ def test_unproven_fixes_are_called_so(stage: Any) -> None:
     inputs = {"triage-1": verdicts(confirmed=1), "tests-after": {"fixes": [fix("F632", "not_proven")]}}
 
     assert "1 applied but not proven" in write(stage, inputs)["verdict_lines"][1]
+
+
+def test_fix_that_no_test_covers_is_not_said_to_have_broken_one(stage: Any) -> None:
+    inputs = {
+        "triage-1": verdicts(confirmed=1),
+        "tests-after": {"fixes": [{**fix("F401", "reverted"), "evidence": RISKY_IMPORT}]},
+    }
+
+    assert write(stage, inputs)["verdict_lines"][1] == "Fixes: 1 reverted because no test covers it."
+
+
+def test_tests_that_could_not_run_are_said_at_the_top(stage: Any) -> None:
+    inputs = {"triage-1": verdicts(confirmed=1), "tests-after": {"fixes": [], "before": {"runnable": False}}}
+
+    assert write(stage, inputs)["verdict_lines"][1] == "Fixes: none was applied. The tests could not be run."
 
 
 def test_patch_that_does_not_apply_is_said(stage: Any) -> None:
