@@ -17,12 +17,11 @@ from uuid import UUID
 import psycopg
 from pydantic import JsonValue
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from chargehand.memory import keyspace, procedural
 from chargehand.memory.artifacts import Artifacts, RepositoryUnreadable
-from chargehand.memory.database import APP_ROLE, open_engine, tenant_session
+from chargehand.memory.database import APP_ROLE, open_engine
 from chargehand.memory.git import StorageFull
 from chargehand.memory.procedural import Role
 from chargehand.memory.tables import RUN_STREAM
@@ -42,6 +41,7 @@ from chargehand.orchestrator.facts import WorkspaceRef
 from chargehand.orchestrator.plan import Plan, validate
 from chargehand.orchestrator.progress import Progress
 from chargehand.orchestrator.requests import RunRequest, check_goal, goal_plan, microusd
+from chargehand.orchestrator.sessions import open_session
 from chargehand.orchestrator.settings import Settings, load_settings
 from chargehand.orchestrator.tables import RUN_ENDINGS
 from chargehand.orchestrator.views import Escalation, Event, RunView, StepView
@@ -185,15 +185,8 @@ class Client:
     @contextmanager
     def session(self) -> Iterator[Session]:
         """A transaction bound to the tenant; raises `Unavailable` when Postgres does not answer."""
-        try:
-            with tenant_session(self._engine, self.tenant) as session:
-                yield session
-        except OperationalError as error:
-            raise Unavailable(f"Postgres does not answer: {str(error.orig).strip().splitlines()[0]}") from error
-        except DBAPIError as error:
-            if error.connection_invalidated:
-                raise Unavailable(f"Postgres broke off: {str(error.orig).strip()}") from error
-            raise
+        with open_session(self._engine, self.tenant) as session:
+            yield session
 
     def ring(self, run_id: UUID) -> bool:
         """Tell a supervisor now; False when the broker is down, then it finds out within a second or two."""

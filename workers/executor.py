@@ -16,13 +16,13 @@ from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 from chargehand.memory.artifacts import Artifacts
-from chargehand.memory.database import tenant_session
 from chargehand.memory.embedder import Embedder
 from chargehand.orchestrator.connections import Connections
 from chargehand.orchestrator.errors import ChargehandError, Fenced, LeaseLost, NothingToClaim, StepPaused, Unavailable
 from chargehand.orchestrator.facts import SignalReceived, StepFinished, StepReleased, StepWaiting
 from chargehand.orchestrator.heartbeat import Heartbeat
 from chargehand.orchestrator.progress import Progress
+from chargehand.orchestrator.sessions import open_session
 from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.steps import Claim, Ended, HeldStep, claim, new_wait_id
 from chargehand.orchestrator.turns import StepRecorder
@@ -93,6 +93,10 @@ def execute(shop: Shop, *, tenant: UUID, step_id: UUID) -> Delivery:
     except NothingToClaim as nothing:
         log.info("nothing to claim", extra={"step_id": str(step_id), "why": str(nothing)})
         return "go_on" if nothing.ended else "stop"
+    except Unavailable as outage:
+        # Whether the claim was made or not: its lease, or the message that nobody claimed, brings the step back.
+        log.warning("outage", extra={"step_id": str(step_id), "why": str(outage)})
+        return "stop"
     attempt = Attempt(shop=shop, held=held)
     shop.heartbeat.hold(step_id, held.claim.epoch, attempt.lost.set)
     try:
@@ -375,7 +379,7 @@ class Attempt:
     @contextmanager
     def _fenced_session(self) -> Iterator[Session]:
         """One transaction that writes only while this attempt holds the step."""
-        with tenant_session(self.shop.engine, self.claim.tenant) as session:
+        with open_session(self.shop.engine, self.claim.tenant) as session:
             yield session
             # At the end, so that nothing long holds the lock; in the same transaction, so that it decides.
             mine = session.execute(
@@ -388,7 +392,7 @@ class Attempt:
                 raise LeaseLost(f"Step {self.claim.step.key!r} is not this worker's any more; nothing was written.")
 
     def _recall(self, query: str, limit: int) -> ToolOutput:
-        with tenant_session(self.shop.engine, self.claim.tenant) as session:
+        with open_session(self.shop.engine, self.claim.tenant) as session:
             return self.shop.recall(session, self.claim.tenant, self.claim.run_id, query, limit)
 
     def _fields(self) -> dict[str, object]:

@@ -1,24 +1,21 @@
 """What a step may read of its run: results of other steps, the pinned role, the commit to start from."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from pydantic import JsonValue
 from sqlalchemy import Engine, select
-from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from chargehand.memory import journal, procedural
-from chargehand.memory.database import tenant_session
 from chargehand.memory.procedural import Role
 from chargehand.memory.tables import RUN_STREAM
 from chargehand.orchestrator import views
-from chargehand.orchestrator.errors import NotFound, Unavailable
+from chargehand.orchestrator.errors import NotFound
 from chargehand.orchestrator.facts import RunTold, StepFinished, WorkspaceRef, parse_fact
 from chargehand.orchestrator.plan import Plan, Step
+from chargehand.orchestrator.sessions import open_session
 from chargehand.orchestrator.tables import RunRow, StepRow
 from chargehand.orchestrator.views import Account
 
@@ -49,22 +46,9 @@ class RunReader:
         """Nothing is read yet."""
         self._engine, self._tenant, self._run_id = engine, tenant, run_id
 
-    @contextmanager
-    def _session(self) -> Iterator[Session]:
-        """A transaction of the tenant; raises `Unavailable` where Postgres is away, so that no step fails for it."""
-        try:
-            with tenant_session(self._engine, self._tenant) as session:
-                yield session
-        except (OperationalError, PoolTimeout) as error:
-            raise Unavailable(f"Postgres does not answer: {str(error).strip().splitlines()[0]}") from error
-        except DBAPIError as error:
-            if not error.connection_invalidated:
-                raise
-            raise Unavailable(f"Postgres broke off: {str(error.orig).strip()}") from error
-
     def gather(self, step: Step) -> Gathered:
         """What the step's attempt starts from; raises `NotFound` when the run is gone."""
-        with self._session() as session:
+        with open_session(self._engine, self._tenant) as session:
             run = session.get(RunRow, self._run_id)
             if run is None:
                 raise NotFound(f"There is no run {self._run_id}; it was removed.")
@@ -89,23 +73,23 @@ class RunReader:
 
     def result(self, key: str) -> JsonValue | None:
         """The result of any step of the run that succeeded, or None."""
-        with self._session() as session:
+        with open_session(self._engine, self._tenant) as session:
             ended = views.results(session, self._run_id, [key]).get(key)
         return ended.result if ended is not None and _succeeded(ended) else None
 
     def role(self, role_hash: str) -> Role:
         """A role as the run pinned it."""
-        with self._session() as session:
+        with open_session(self._engine, self._tenant) as session:
             return procedural.role_at(session, tenant=self._tenant, role_hash=role_hash)
 
     def account(self) -> Account:
         """What the run has cost so far."""
-        with self._session() as session:
+        with open_session(self._engine, self._tenant) as session:
             return views.account(session, self._run_id)
 
     def step_keys(self) -> Sequence[str]:
         """All steps of the plan as it is now."""
-        with self._session() as session:
+        with open_session(self._engine, self._tenant) as session:
             return [view.key for view in views.view_steps(session, self._run_id)]
 
 

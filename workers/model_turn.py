@@ -121,8 +121,8 @@ class ModelTurn:
         except BudgetExceeded as error:
             return Wait(
                 reason="human",
-                question=f"The budget is used up: {error} retry after raising it, override the result, skip or abort.",
-                options=("retry", "override", "skip", "abort"),
+                question=f"The budget is used up: {error} Give the result by hand, go on without one, or let it fail.",
+                options=("override", "skip", "abort"),
                 evidence=(self._tape.place(self._tape.newest),) if self._tape.recorded else (),
             )
         try:

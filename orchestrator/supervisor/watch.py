@@ -7,6 +7,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 from uuid import UUID
 
 from sqlalchemy import Engine, delete, func, select, text, update
@@ -34,6 +35,8 @@ from chargehand.orchestrator.tables import (
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 # Rows that one round takes: a backlog is worked off in many short transactions, not in a long one.
 BATCH = 100
 # A message that nobody claims is sent again after 1, 2, 4 … times `unclaimed_seconds`, at most this many times that.
@@ -56,15 +59,27 @@ class Round:
 
 def watch(engine: Engine, settings: Settings, *, queue_length: Callable[[str], int]) -> Round:
     """One round; each part commits on its own. `queue_length` gives the messages waiting for a pool."""
-    accepted = accept_submissions(engine, settings)
-    recovered = recover(engine, settings)
-    woken = wake(engine)
+    none: list[UUID] = []
+    accepted = _isolated(lambda: accept_submissions(engine, settings), none)
+    recovered = _isolated(lambda: recover(engine, settings), 0)
+    woken = _isolated(lambda: wake(engine), none)
     return Round(
         recovered=recovered,
-        unclaimed=emit_again(engine, settings, queue_length=queue_length),
-        overdue=end_overdue(engine),
+        unclaimed=_isolated(lambda: emit_again(engine, settings, queue_length=queue_length), 0),
+        overdue=_isolated(lambda: end_overdue(engine), 0),
         runs=frozenset({*accepted, *woken, *old_rings(engine, settings)}),
     )
+
+
+def _isolated(part: Callable[[], T], nothing: T) -> T:
+    """What the part found; a row that it cannot read must not stop the other parts for the whole fleet."""
+    try:
+        return part()
+    except OperationalError:
+        raise
+    except Exception:
+        log.exception("a part of the watch round failed")
+        return nothing
 
 
 def accept_submissions(engine: Engine, settings: Settings) -> list[UUID]:
