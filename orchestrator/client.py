@@ -43,7 +43,7 @@ from chargehand.orchestrator.progress import Progress
 from chargehand.orchestrator.requests import RunRequest, check_goal, goal_plan, microusd
 from chargehand.orchestrator.sessions import open_session
 from chargehand.orchestrator.settings import Settings, load_settings
-from chargehand.orchestrator.tables import RUN_ENDINGS
+from chargehand.orchestrator.transitions import RUN_ENDINGS
 from chargehand.orchestrator.views import Escalation, Event, RunView, StepView
 
 # How often a follower looks when nothing tells it to.

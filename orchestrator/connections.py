@@ -70,8 +70,8 @@ class Connections:
     def run(self, tenant: UUID, statement: str, parameters: Parameters) -> Row | None:
         """Run one statement as `tenant` in one round trip and one commit; give its first row.
 
-        Raises `Unavailable` when Postgres does not answer. A connection that broke is tried again once only when the
-        statement cannot have been sent; otherwise the caller asks what became of it.
+        Raises `Unavailable` when Postgres does not answer or breaks off: the statement may have been committed all the
+        same, and the caller asks what became of it. A deadlock's victim is run again.
         """
         rows = self._retried(lambda: self._run(tenant, statement, parameters))
         return rows[0] if rows else None

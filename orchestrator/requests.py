@@ -1,9 +1,7 @@
 """What a caller may ask for, checked before anything is written."""
 
 import re
-from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
-from typing import Self
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -35,11 +33,6 @@ class RunRequest(BaseModel):
     conversation_id: str | None = None
     role_texts: dict[str, str] = Field(default_factory=dict)
     """name → text of roles that the caller brings; all others are the installation's."""
-
-    @classmethod
-    def of(cls, *, budget_usd: str | Decimal, **fields: object) -> Self:
-        """The request with its budget in dollars; raises `InvalidBudget`."""
-        return cls.model_validate({**fields, "budget_microusd": microusd(budget_usd)})
 
 
 def microusd(budget_usd: str | Decimal) -> int:
@@ -86,13 +79,3 @@ def goal_plan(*, with_workspace: bool) -> Plan:
         after=("inventory",) if with_workspace else (),
     )
     return Plan.of((look, decompose) if with_workspace else (decompose,))
-
-
-def roles_of(plan: Plan) -> set[str]:
-    """Roles that the plan's agent steps name."""
-    return {step.role for step in plan.steps if step.role is not None}
-
-
-def unknown_roles(plan: Plan, known: Mapping[str, object]) -> list[str]:
-    """Roles of the plan that nobody has defined."""
-    return sorted(roles_of(plan) - known.keys())

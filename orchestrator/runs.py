@@ -33,8 +33,6 @@ from chargehand.orchestrator.facts import (
 from chargehand.orchestrator.plan import Plan, PlanPatch, Step, extend, step_id, validate
 from chargehand.orchestrator.requests import RunRequest
 from chargehand.orchestrator.tables import (
-    RUN_ENDINGS,
-    STEP_ENDINGS,
     BudgetRow,
     EdgeRow,
     RingRow,
@@ -43,6 +41,7 @@ from chargehand.orchestrator.tables import (
     StepRow,
     SubmissionRow,
 )
+from chargehand.orchestrator.transitions import RUN_ENDINGS, STEP_ENDINGS
 
 
 def new_run_id() -> UUID:

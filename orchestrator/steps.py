@@ -23,9 +23,7 @@ from chargehand.orchestrator.facts import (
     StepWaiting,
 )
 from chargehand.orchestrator.plan import Step
-
-# What a claim finds when the step is over; the chain it is a link of goes on.
-ENDED = frozenset({"succeeded", "failed", "cancelled", "skipped"})
+from chargehand.orchestrator.transitions import STEP_ENDINGS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,7 +175,9 @@ def claim(
     if row is None:
         state = connections.run(tenant, _STATE, {"step": step_id})
         status = state["status"] if state is not None else "unknown"
-        raise NothingToClaim(f"Step {step_id} is {status}; this message finds nothing to do.", ended=status in ENDED)
+        raise NothingToClaim(
+            f"Step {step_id} is {status}; this message finds nothing to do.", ended=status in STEP_ENDINGS
+        )
     return Claim(
         tenant=tenant,
         run_id=row["run"],

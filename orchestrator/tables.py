@@ -25,8 +25,6 @@ STEP_STATUSES = (
     "cancelled",
     "skipped",
 )
-STEP_ENDINGS = frozenset({"succeeded", "failed", "cancelled", "skipped"})
-RUN_ENDINGS = frozenset({"succeeded", "failed", "cancelled"})
 
 # Rewritten often: room on the page keeps the updates off the indexes.
 HOT = {"postgresql_with": {"fillfactor": "70"}}

@@ -25,8 +25,8 @@ from chargehand.orchestrator.facts import (
 )
 from chargehand.orchestrator.plan import Step, step_id
 from chargehand.orchestrator.supervisor.admit import live_slots
-from chargehand.orchestrator.tables import RUN_ENDINGS, BudgetRow, EdgeRow, PoolRow, RingRow, RunRow, StepRow
-from chargehand.orchestrator.transitions import Recorded, RunState, fold
+from chargehand.orchestrator.tables import BudgetRow, EdgeRow, PoolRow, RingRow, RunRow, StepRow
+from chargehand.orchestrator.transitions import RUN_ENDINGS, STEP_ENDINGS, Recorded, RunState, fold
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +141,7 @@ def view_run(session: Session, run_id: UUID) -> RunView:
     total, ended, spent = session.execute(
         select(
             func.count(),
-            func.count().filter(StepRow.status.in_(["succeeded", "failed", "cancelled", "skipped"])),
+            func.count().filter(StepRow.status.in_(STEP_ENDINGS)),
             func.coalesce(func.sum(StepRow.spent_microusd), 0),
         ).where(StepRow.run == run_id)
     ).one()
@@ -438,11 +438,10 @@ def explain(session: Session, run_id: UUID) -> list[tuple[str, str]]:
     known = {pool for (pool,) in session.execute(select(PoolRow.pool).distinct())}
     run = view_run(session, run_id)
     reasons: list[tuple[str, str]] = []
-    ended = {"succeeded", "failed", "cancelled", "skipped"}
     steps = view_steps(session, run_id)
     status = {step.key: step.status for step in steps}
     for step in steps:
-        if step.status in ended:
+        if step.status in STEP_ENDINGS:
             continue
         if run.status == "paused":
             why = "the run is paused; `chargehand resume` lets it go on"
@@ -451,7 +450,7 @@ def explain(session: Session, run_id: UUID) -> list[tuple[str, str]]:
         elif step.status == "waiting":
             why = f"waits for {step.wait_reason}"
         elif step.status == "pending" or step.status == "chained":
-            open_before = [key for key in step.after if status.get(key) not in ended]
+            open_before = [key for key in step.after if status.get(key) not in STEP_ENDINGS]
             why = f"waits for {', '.join(open_before)}" if open_before else "its turn comes with the next advance"
         elif step.pool not in slots:
             gone = "no live process any more" if step.pool in known else "never had a process"

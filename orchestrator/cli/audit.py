@@ -29,7 +29,8 @@ from chargehand.orchestrator.cli.terminal import (
 )
 from chargehand.orchestrator.client import Client
 from chargehand.orchestrator.settings import Settings
-from chargehand.orchestrator.tables import RUN_ENDINGS, RunRow
+from chargehand.orchestrator.tables import RunRow
+from chargehand.orchestrator.transitions import RUN_ENDINGS
 from chargehand.orchestrator.views import Verification
 
 # A run that goes on may write between two of our reads; a real objection is still there the next time.

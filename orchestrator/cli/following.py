@@ -12,7 +12,7 @@ from chargehand.orchestrator.cli.terminal import one_line, short
 from chargehand.orchestrator.client import Client, RunHandle
 from chargehand.orchestrator.errors import Unavailable, WaitTimeout
 from chargehand.orchestrator.supervisor.admit import live_slots
-from chargehand.orchestrator.tables import RUN_ENDINGS
+from chargehand.orchestrator.transitions import RUN_ENDINGS
 from chargehand.orchestrator.views import RunView, StepView
 
 # Four looks a second feel alive and cost Postgres about a millisecond each.

@@ -27,7 +27,7 @@ from chargehand.orchestrator.cli.terminal import (
 from chargehand.orchestrator.cli.tree import draw
 from chargehand.orchestrator.client import Client
 from chargehand.orchestrator.errors import WaitTimeout
-from chargehand.orchestrator.tables import RUN_ENDINGS
+from chargehand.orchestrator.transitions import RUN_ENDINGS
 
 OutFolder = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Where the files go; default ./chargehand-<run>.")

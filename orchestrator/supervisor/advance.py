@@ -22,8 +22,8 @@ from chargehand.orchestrator.facts import (
 )
 from chargehand.orchestrator.plan import Step
 from chargehand.orchestrator.supervisor.outline import Outline, outline
-from chargehand.orchestrator.tables import RUN_ENDINGS, STEP_ENDINGS, EdgeRow, RingRow, RunRow, StepRow
-from chargehand.orchestrator.transitions import StepState, settle
+from chargehand.orchestrator.tables import EdgeRow, RingRow, RunRow, StepRow
+from chargehand.orchestrator.transitions import RUN_ENDINGS, STEP_ENDINGS, StepState, settle
 
 # How far a step is on its way to a worker is not the reducer's concern.
 _OPEN = frozenset({"pending", "ready", "queued", "chained"})

@@ -23,7 +23,6 @@ from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.steps import new_wait_id
 from chargehand.orchestrator.supervisor.admit import POOL_SILENCE_SECONDS, SOLO, live_slots
 from chargehand.orchestrator.tables import (
-    RUN_ENDINGS,
     BudgetRow,
     PoolRow,
     RingRow,
@@ -32,6 +31,7 @@ from chargehand.orchestrator.tables import (
     StepRow,
     SubmissionRow,
 )
+from chargehand.orchestrator.transitions import RUN_ENDINGS
 
 log = logging.getLogger(__name__)
 

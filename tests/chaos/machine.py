@@ -25,7 +25,7 @@ from chargehand.orchestrator.laptop import Laptop, processes, up
 from chargehand.orchestrator.laptop.specs import MODEL_VARIABLES, POOLS, ProcessSpec, process_specs
 from chargehand.orchestrator.plan import Plan
 from chargehand.orchestrator.settings import Settings
-from chargehand.orchestrator.tables import RUN_ENDINGS
+from chargehand.orchestrator.transitions import RUN_ENDINGS
 
 # Short, so that a test sees a lease expire; three times the pause that a busy machine makes.
 LEASE_SECONDS = 3.0

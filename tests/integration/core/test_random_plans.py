@@ -23,7 +23,7 @@ from chargehand.orchestrator.plan import POOLS, Step, step_id
 from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.steps import HeldStep
 from chargehand.orchestrator.supervisor.admit import SOLO
-from chargehand.orchestrator.tables import RUN_ENDINGS, STEP_ENDINGS
+from chargehand.orchestrator.transitions import RUN_ENDINGS, STEP_ENDINGS
 from chargehand.orchestrator.turns import StepRecorder
 
 if TYPE_CHECKING:
