@@ -13,7 +13,7 @@ from sqlalchemy import select
 from chargehand.memory import journal
 from chargehand.memory.journal import Objection
 from chargehand.memory.tables import RUN_STREAM, RunAnchor
-from chargehand.orchestrator import views
+from chargehand.orchestrator import verification, views
 from chargehand.orchestrator.auditkey import audit_key, key_file
 from chargehand.orchestrator.cli import exits
 from chargehand.orchestrator.cli.terminal import (
@@ -31,7 +31,7 @@ from chargehand.orchestrator.client import Client
 from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.tables import RunRow
 from chargehand.orchestrator.transitions import RUN_ENDINGS
-from chargehand.orchestrator.views import Verification
+from chargehand.orchestrator.verification import Verification
 
 # A run that goes on may write between two of our reads; a real objection is still there the next time.
 LOOKS_AT_A_LIVE_RUN = 3
@@ -133,7 +133,7 @@ def _verify(client: Client, run_id: UUID) -> Verification:
     for look in range(1, LOOKS_AT_A_LIVE_RUN + 1):
         with client.session() as session:
             ended = views.view_run(session, run_id).status in RUN_ENDINGS
-            verified = views.verify_run(session, run_id)
+            verified = verification.verify_run(session, run_id)
         if not verified.objections or (ended and look > 1) or look == LOOKS_AT_A_LIVE_RUN:
             return verified
         time.sleep(LOOK_AGAIN_SECONDS)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from chaos.counter import Counter, Effect, Knock
-from chargehand.orchestrator import views
+from chargehand.orchestrator import verification, views
 from chargehand.orchestrator.client import RunHandle
 from chargehand.orchestrator.plan import Plan, Step
 from chargehand.orchestrator.views import StepView
@@ -30,8 +30,8 @@ def objections(run: RunHandle, plan: Plan, counter: Counter, *, status: str = "s
     view = run.status()
     found = [] if view.status == status else [f"the run is {view.status} ({view.reason})"]
     with run._client.session() as session:
-        found += views.drift(session, run.run_id)
-        found += [f"{one.stream}: {one.what}" for one in views.verify_run(session, run.run_id).objections]
+        found += verification.drift(session, run.run_id)
+        found += [f"{one.stream}: {one.what}" for one in verification.verify_run(session, run.run_id).objections]
         names = {one.step_id: one.key for one in views.view_steps(session, run.run_id)}
     finished = [
         names[event.step_id]

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from benchmarks import core, turn
 from benchmarks.ground import Ground, make_floor_table
 from chargehand.memory import journal
-from chargehand.orchestrator import views
+from chargehand.orchestrator import verification, views
 from chargehand.orchestrator.laptop import Valkey
 from chargehand.orchestrator.settings import Settings
 
@@ -29,7 +29,7 @@ def test_measured_turns_are_real_ones_whose_journal_verifies(ground: Ground) -> 
     assert len(floor.wall) == len(turns.wall) == len(turns.cpu) == ROUNDS
     with Session(ground.supervisor) as session:
         run_id = views.list_runs(session, limit=1)[0].run_id
-        assert views.verify_run(session, run_id).objections == ()
+        assert verification.verify_run(session, run_id).objections == ()
         step = next(entry.step for entry in journal.read(session, run_id) if entry.kind == "step.claimed")
         kinds = [entry.kind for entry in journal.read(session, run_id, step=step)]
     assert kinds == ["step.claimed", *["model.requested", "model.responded"] * (ROUNDS + 2)]

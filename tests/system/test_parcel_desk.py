@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 from chaos.machine import Fleet, Machine
 
-from chargehand.orchestrator import views
+from chargehand.orchestrator import verification
 from chargehand.orchestrator.cli.demo import GOAL
 from chargehand.orchestrator.cli.demo_workspace import example_folder, make_repository
 
@@ -70,8 +70,8 @@ def job(laptop: Machine, home: Path) -> Job:
     run = laptop.client.submit(GOAL, workspace=repository)
     run.wait(timeout_seconds=RUN_TIMEOUT_SECONDS)
     with laptop.client.session() as session:
-        assert views.drift(session, run.run_id) == []
-        assert views.verify_run(session, run.run_id).objections == ()
+        assert verification.drift(session, run.run_id) == []
+        assert verification.verify_run(session, run.run_id).objections == ()
     return Job(
         repository=repository,
         before=before,

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from chargehand.memory import journal
 from chargehand.memory.database import APP_ROLE, SUPERVISOR_ROLE, open_engine, tenant_session
 from chargehand.memory.tables import RUN_STREAM
-from chargehand.orchestrator import runs, steps, views
+from chargehand.orchestrator import runs, steps, verification
 from chargehand.orchestrator.connections import Connections
 from chargehand.orchestrator.facts import StepFinished
 from chargehand.orchestrator.plan import Plan, Step, step_id
@@ -156,12 +156,12 @@ class House:
 
     def drift(self, run_id: UUID) -> list[str]:
         with Session(self.supervisor) as session:
-            return views.drift(session, run_id)
+            return verification.drift(session, run_id)
 
     def objections(self, run_id: UUID, key: bytes = AUDIT_KEY) -> list[str]:
         """What verification says of the run and of its tenant's chain."""
         with Session(self.supervisor) as session:
-            found = [*views.verify_run(session, run_id).objections]
+            found = [*verification.verify_run(session, run_id).objections]
             tenant = self.run_row(run_id).tenant
             found += journal.verify_anchors(session, tenant, key=key)
         return [one.what for one in found]
