@@ -59,6 +59,8 @@ class Settings(BaseSettings):
     """Default number of model calls of one agent step."""
     max_crashes: int = 2
     """Take-overs without progress before a step runs alone, and again before it goes to a human."""
+    model_timeout_seconds: float = Field(default=600.0, gt=0)
+    """A model call that takes longer is given up and charged as reserved; the lease is renewed meanwhile."""
     default_budget_usd: str = "0.50"
     """Cap of a run that names none."""
 

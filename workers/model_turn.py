@@ -126,7 +126,15 @@ class ModelTurn:
                 evidence=(self._tape.place(self._tape.newest),) if self._tape.recorded else (),
             )
         try:
-            answer = self._models.call(replace(call, model=quote.model, tier=quote.tier, max_tokens=quote.max_tokens))
+            answer = self._models.call(
+                replace(
+                    call,
+                    model=quote.model,
+                    tier=quote.tier,
+                    max_tokens=quote.max_tokens,
+                    request_id=f"{self._task.context.run_id}/{self._task.context.step_id}/{call_id}",
+                )
+            )
         except ModelBusy as busy:
             self._record_failure(call_id, busy, retryable=True, cost_microusd=0)
             return self._fall_back_or_pause(call, quote, busy)

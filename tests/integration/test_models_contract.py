@@ -508,6 +508,21 @@ def test_features_that_a_server_lacks_are_not_sent() -> None:
     assert b"temperature" not in sent[1]
 
 
+def test_server_is_told_which_call_of_the_journal_a_request_is() -> None:
+    sent: list[httpx2.Headers] = []
+
+    def remember(request: httpx2.Request) -> httpx2.Response:
+        sent.append(request.headers)
+        return httpx2.Response(200, json=message())
+
+    models = models_over(foreign(remember))
+    models.call(call(request_id="run/step/call"))
+    models.call(call())
+
+    assert sent[0]["x-client-request-id"] == "run/step/call"
+    assert "x-client-request-id" not in sent[1]
+
+
 def test_reservation_covers_what_claude_would_charge() -> None:
     asked = call(padding=8_000)
     models = models_over(foreign(lambda request: httpx2.Response(200, json=message())))

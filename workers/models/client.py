@@ -62,6 +62,9 @@ BYTES_PER_TOKEN = 3
 # These 429s do not pass by waiting.
 SPENT_CODES = frozenset({"enforced_spend_limit_reached", "contract_spend_limit_reached"})
 
+# Names the call to the server, for its logs and for whoever compares them with the journal; no server has to know it.
+REQUEST_ID_HEADER = "X-Client-Request-Id"
+
 _deadline: contextvars.ContextVar[float] = contextvars.ContextVar("model_call_deadline")
 
 
@@ -238,6 +241,8 @@ class AnthropicModels:
             request["tools"] = adapted(call.tools, self._profile)
             if call.tool_choice is not None and "tool_choice" in self._profile.features:
                 request["tool_choice"] = dict(call.tool_choice)
+        if call.request_id:
+            request["extra_headers"] = {REQUEST_ID_HEADER: call.request_id}
         if self._profile.extra_body:
             request["extra_body"] = dict(self._profile.extra_body)
         return request
@@ -304,6 +309,7 @@ def open_models(settings: Settings, *, threads: int, redis: "Redis | None" = Non
         profile=profile_for(str(client.base_url), os.environ.get("CHARGEHAND_MODEL_PROFILE", "")),
         prices=with_overrides(os.environ.get("CHARGEHAND_MODEL_PRICES", "")),
         limits=limits,
+        total_seconds=settings.model_timeout_seconds,
     )
 
 

@@ -272,6 +272,9 @@ def test_a_conversation_runs_to_its_typed_result() -> None:
     ]
     # Pure results travel with the next request: two commits a turn, and two more for each effect.
     assert journal.commits == 4 * 2 + 2 * 2
+    assert [call.request_id for call in model.calls] == [
+        f"{UUID(int=1)}/{STEP}/{fact.call_id}" for fact in journal.of(ModelRequested)
+    ]
 
 
 @pytest.mark.parametrize("commit", range(1, 13))
