@@ -14,9 +14,10 @@ from celery.canvas import Signature
 from celery.exceptions import CeleryError
 from kombu.entity import Queue
 from kombu.exceptions import KombuError
+from kombu.messaging import Producer
 
 from chargehand.orchestrator import transport
-from chargehand.orchestrator.canvas import Chain, Chord, Emission, Link
+from chargehand.orchestrator.canvas import Chord, Emission, Line, Link, Pack
 from chargehand.orchestrator.endpoints import redis_url
 from chargehand.orchestrator.settings import Settings, load_settings
 
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 ADVANCE = "chargehand.advance"
 SUPERVISOR = "supervisor"
+# Raised when a message means something else; a worker that does not know one leaves its steps to others.
+MESSAGE_VERSION = 1
 # A publish that does not get through at once is left to the watch loop.
 PUBLISH_RETRY = {"max_retries": 2, "interval_start": 0.05, "interval_step": 0.2, "interval_max": 0.5}
 # Nobody trusts a result: they live as long as a chord may count, not longer.
@@ -127,9 +130,22 @@ def make_app(settings: Settings, url: str) -> Celery:
 
 def step_signature(app: Celery, settings: Settings, *, tenant: UUID, run_id: UUID, link: Link) -> Signature:
     """The message that rings for one step: ids only, immutable."""
+    step = str(link.step_id)
+    ids = {"tenant": str(tenant), "run_id": str(run_id), "step_id": step}
+    return _signature(app, settings, link, ids, shown={"run_id": str(run_id), "step_id": step, "role": link.label})
+
+
+def pack_signature(app: Celery, settings: Settings, *, tenant: UUID, run_id: UUID, links: Sequence[Link]) -> Signature:
+    """The message that rings for several steps of one pool."""
+    ids = {"tenant": str(tenant), "run_id": str(run_id), "step_ids": [str(link.step_id) for link in links]}
+    shown = {"run_id": str(run_id), "steps": len(links), "role": links[0].label}
+    return _signature(app, settings, links[0], ids, shown=shown)
+
+
+def _signature(app: Celery, settings: Settings, link: Link, ids: dict[str, Any], *, shown: dict[str, Any]) -> Signature:
     return app.signature(
         task_name(link.pool),
-        kwargs={"tenant": str(tenant), "run_id": str(run_id), "step_id": str(link.step_id)},
+        kwargs={**ids, "version": MESSAGE_VERSION},
         immutable=True,
         options={
             "queue": queue_name(settings, link.pool),
@@ -137,7 +153,7 @@ def step_signature(app: Celery, settings: Settings, *, tenant: UUID, run_id: UUI
             "ignore_result": True,
             "shadow": link.label,
             # Flower searches these: `kwargs:run_id=…` finds all tasks of a run.
-            "kwargsrepr": repr({"run_id": str(run_id), "step_id": str(link.step_id), "role": link.label}),
+            "kwargsrepr": repr(shown),
         },
     )
 
@@ -158,24 +174,42 @@ def advance_signature(app: Celery, settings: Settings, run_id: UUID) -> Signatur
     )
 
 
-def canvas_of(app: Celery, settings: Settings, *, tenant: UUID, run_id: UUID, emission: Emission) -> Signature:
-    """An emission as Celery's canvas."""
+def publish(app: Celery, settings: Settings, *, tenant: UUID, run_id: UUID, emissions: Sequence[Emission]) -> bool:
+    """Send the emissions of a run together; False when the broker did not take them (the watch loop sends them again).
+
+    Whatever was sent of a batch that breaks is delivered, and found by nobody or somebody: a message is only a bell.
+    """
+    try:
+        with app.producer_or_acquire() as producer, producer.batch():
+            for emission in emissions:
+                _send(app, settings, producer, tenant=tenant, run_id=run_id, emission=emission)
+    except PUBLISH_ERRORS as error:
+        log.warning("not published", extra={"run_id": str(run_id), "error": str(error)})
+        return False
+    return True
+
+
+def _send(
+    app: Celery, settings: Settings, producer: Producer, *, tenant: UUID, run_id: UUID, emission: Emission
+) -> None:
     bell = advance_signature(app, settings, run_id)
     if isinstance(emission, Chord):
-        return chord(group(_line(app, settings, tenant, run_id, one) for one in emission.header), bell)
-    return chain(*_links(app, settings, tenant, run_id, emission), bell)
+        header = [_signatures(app, settings, tenant, run_id, line) for line in emission.header]
+        lines = [links[0] if len(links) == 1 else chain(*links) for links in header]
+        # The result object goes at once: nobody waits for it, and at exit it would want a closed backend.
+        chord(group(lines), bell).apply_async(producer=producer)
+        return
+    (first, *others) = [*_signatures(app, settings, tenant, run_id, emission), bell]
+    # What `chain(…).apply_async()` sends, but for the producer, which that loses on its way: the links that follow,
+    # last one first, travel in the message of the first.
+    first.apply_async(producer=producer, chain=[link.clone() for link in reversed(others)])
 
 
-def publish(app: Celery, settings: Settings, *, tenant: UUID, run_id: UUID, emissions: Sequence[Emission]) -> bool:
-    """Send the emissions of a run; False when the broker did not take one (the watch loop sends it again)."""
-    for emission in emissions:
-        try:
-            # The result object goes at once: nobody waits for it, and at exit it would want a closed backend.
-            canvas_of(app, settings, tenant=tenant, run_id=run_id, emission=emission).apply_async()
-        except PUBLISH_ERRORS as error:
-            log.warning("not published", extra={"run_id": str(run_id), "error": str(error)})
-            return False
-    return True
+def _signatures(app: Celery, settings: Settings, tenant: UUID, run_id: UUID, line: Line) -> list[Signature]:
+    """One a link of a chain, one for a whole pack."""
+    if isinstance(line, Pack):
+        return [pack_signature(app, settings, tenant=tenant, run_id=run_id, links=line.links)]
+    return [step_signature(app, settings, tenant=tenant, run_id=run_id, link=link) for link in line.links]
 
 
 def ring_bell(app: Celery, settings: Settings, run_id: UUID) -> bool:
@@ -186,15 +220,6 @@ def ring_bell(app: Celery, settings: Settings, run_id: UUID) -> bool:
         log.warning("bell not rung", extra={"run_id": str(run_id), "error": str(error)})
         return False
     return True
-
-
-def _links(app: Celery, settings: Settings, tenant: UUID, run_id: UUID, one: Chain) -> list[Signature]:
-    return [step_signature(app, settings, tenant=tenant, run_id=run_id, link=link) for link in one.links]
-
-
-def _line(app: Celery, settings: Settings, tenant: UUID, run_id: UUID, one: Chain) -> Signature:
-    links = _links(app, settings, tenant, run_id, one)
-    return links[0] if len(links) == 1 else chain(*links)
 
 
 def _configured_app() -> Celery:

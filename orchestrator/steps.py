@@ -75,6 +75,39 @@ WITH own AS (
 SELECT * FROM own
 """
 
+# Small scripts of one run, all at once; only what nobody holds. In plan order, and past what somebody has locked.
+_CLAIM_MANY = """
+WITH free AS (
+    SELECT id FROM steps
+    WHERE id = ANY(%(steps)s::uuid[]) AND status = 'queued' AND halt IS NULL AND NOT solo
+      AND spec->>'kind' = 'script' AND NOT spec->>'script' = ANY(%(but_not)s::text[])
+    ORDER BY ordinal FOR NO KEY UPDATE SKIP LOCKED
+), own AS (
+    UPDATE steps s SET
+        status = 'running', epoch = epoch + 1, taken_over = false, head_seq = head_seq + 1, emissions = 0,
+        lease_until = clock_timestamp() + make_interval(secs => %(lease)s), holder = %(holder)s,
+        started_at = coalesce(started_at, clock_timestamp()),
+        deadline_at = coalesce(deadline_at,
+            clock_timestamp() + make_interval(secs => (spec->>'deadline_seconds')::double precision))
+    FROM free WHERE s.id = free.id
+    RETURNING tenant, run, s.id, ordinal, spec, epoch, head_seq, crashes, retries, solo, deadline_at, false AS in_chain
+), claimed AS (
+    INSERT INTO journal (tenant, run, step, seq, kind, schema_version, epoch, body)
+    SELECT tenant, run, id, head_seq, 'step.claimed', %(version)s, epoch, json_build_object(
+        'kind', 'step.claimed', 'holder', %(holder)s::text, 'takeover', false, 'crashes', crashes)::text
+    FROM own
+)
+SELECT * FROM own ORDER BY ordinal
+"""
+_GIVE_BACK = """
+WITH mine AS (
+    SELECT id FROM steps WHERE id = ANY(%(steps)s::uuid[]) AND status = 'queued' ORDER BY ordinal FOR NO KEY UPDATE
+), own AS (
+    UPDATE steps s SET status = 'ready', chain = NULL FROM mine WHERE s.id = mine.id RETURNING s.tenant, s.run
+)
+INSERT INTO rings (tenant, run) SELECT DISTINCT tenant, run FROM own
+"""
+
 # `crashes` of a step that hands itself back stays: only progress resets it.
 _LEAVE = """
 WITH own AS (
@@ -128,14 +161,38 @@ WITH own AS (
 SELECT head_seq, (SELECT count(*) FROM next) AS next_queued FROM own
 """
 
+# Scripts that succeeded; they have drawn no money, and nothing follows them in a chain.
+_FINISH_MANY = """
+WITH mine AS (
+    SELECT s.id, given.body
+    FROM unnest(%(steps)s::uuid[], %(epochs)s::integer[], %(seqs)s::bigint[], %(bodies)s::text[])
+        AS given(step, epoch, seq, body)
+    JOIN steps s ON s.id = given.step AND s.epoch = given.epoch AND s.head_seq = given.seq
+    WHERE s.status = 'running' ORDER BY s.ordinal FOR NO KEY UPDATE OF s
+), own AS (
+    UPDATE steps s SET status = 'succeeded', head_seq = head_seq + 1, lease_until = NULL, holder = NULL, halt = NULL,
+        finished_at = clock_timestamp()
+    FROM mine WHERE s.id = mine.id RETURNING tenant, run, s.id, epoch, head_seq, mine.body
+), fact AS (
+    INSERT INTO journal (tenant, run, step, seq, kind, schema_version, epoch, body)
+    SELECT tenant, run, id, head_seq, 'step.finished', %(version)s, epoch, body FROM own
+), ring AS (
+    INSERT INTO rings (tenant, run) SELECT DISTINCT tenant, run FROM own
+)
+SELECT id FROM own
+"""
+
 # Asked in a statement of its own, after the finish has committed: two finishers of one join would miss each other.
-_JOIN_IS_OPEN = """
+# A step that nothing follows may have been the last of its run.
+_JOINS_ARE_OPEN = """
 SELECT EXISTS (
     SELECT FROM edges e JOIN steps s ON s.id = e.successor AND s.status IN ('pending', 'chained')
-    WHERE e.predecessor = %(step)s AND NOT EXISTS (
+    WHERE e.predecessor = ANY(%(steps)s::uuid[]) AND (s.spec->>'join' = 'any' OR NOT EXISTS (
         SELECT FROM edges o JOIN steps p ON p.id = o.predecessor
-        WHERE o.successor = e.successor AND p.status NOT IN ('succeeded', 'failed', 'cancelled', 'skipped'))
-) OR NOT EXISTS (SELECT FROM edges WHERE predecessor = %(step)s) AS open
+        WHERE o.successor = e.successor AND p.status NOT IN ('succeeded', 'failed', 'cancelled', 'skipped')))
+) OR EXISTS (
+    SELECT FROM unnest(%(steps)s::uuid[]) AS own(id) WHERE NOT EXISTS (SELECT FROM edges WHERE predecessor = own.id)
+) AS open
 """
 
 _STATE = "SELECT status, epoch, halt, head_seq FROM steps WHERE id = %(step)s"
@@ -178,6 +235,45 @@ def claim(
         raise NothingToClaim(
             f"Step {step_id} is {status}; this message finds nothing to do.", ended=status in STEP_ENDINGS
         )
+    return _claim(tenant, row)
+
+
+def claim_many(
+    connections: Connections,
+    *,
+    tenant: UUID,
+    step_ids: Sequence[UUID],
+    holder: str,
+    lease_seconds: float,
+    but_not: Sequence[str] = (),
+) -> list[Claim]:
+    """Take those of the steps that are queued scripts, but for scripts of these names; in plan order, maybe none."""
+    rows = connections.rows(
+        tenant,
+        _CLAIM_MANY,
+        {
+            "steps": list(step_ids),
+            "lease": lease_seconds,
+            "holder": holder,
+            "but_not": list(but_not),
+            "version": SCHEMA_VERSION,
+        },
+    )
+    return [_claim(tenant, row) for row in rows]
+
+
+def give_back(connections: Connections, *, tenant: UUID, step_ids: Sequence[UUID]) -> None:
+    """Let queued steps that this worker was told of, and does not claim, be admitted again."""
+    connections.run(tenant, _GIVE_BACK, {"steps": list(step_ids)})
+
+
+def joins_are_open(connections: Connections, *, tenant: UUID, step_ids: Sequence[UUID]) -> bool:
+    """Whether the end of these steps lets a successor start, or the run end; asked after the end has committed."""
+    row = connections.run(tenant, _JOINS_ARE_OPEN, {"steps": list(step_ids)})
+    return bool(row is not None and row["open"])
+
+
+def _claim(tenant: UUID, row: Row) -> Claim:
     return Claim(
         tenant=tenant,
         run_id=row["run"],
@@ -229,8 +325,7 @@ class HeldStep:
 
     def a_join_is_open(self) -> bool:
         """Whether the end of this step lets a successor start, or the run end; asked after the end has committed."""
-        row = self._connections.run(self.claim.tenant, _JOIN_IS_OPEN, {"step": self.claim.step_id})
-        return bool(row is not None and row["open"])
+        return joins_are_open(self._connections, tenant=self.claim.tenant, step_ids=[self.claim.step_id])
 
     def commit(self, statement: str, parameters: dict[str, Any], facts: Sequence[StepFact]) -> Row:
         """Run a statement that appends `facts` to the step's stream, or raise the reason why it wrote nothing.
@@ -312,6 +407,25 @@ class HeldStep:
         if row["halt"] is not None:
             return StepPaused(f"{name} is paused.")
         return LeaseLost(f"{name} is at row {row['head_seq']}, this worker at {self.seq}.")
+
+
+def finish_many(connections: Connections, done: Sequence[tuple[HeldStep, StepFinished]]) -> set[UUID]:
+    """End scripts that succeeded, all of one tenant, in one commit; gives those that were still their worker's.
+
+    Raises `Unavailable` when Postgres breaks off: what was not committed comes back by its lease.
+    """
+    rows = connections.rows(
+        done[0][0].claim.tenant,
+        _FINISH_MANY,
+        {
+            "steps": [held.claim.step_id for held, _ in done],
+            "epochs": [held.claim.epoch for held, _ in done],
+            "seqs": [held.seq for held, _ in done],
+            "bodies": [fact.model_dump_json() for _, fact in done],
+            "version": SCHEMA_VERSION,
+        },
+    )
+    return {row["id"] for row in rows}
 
 
 def new_wait_id() -> UUID:

@@ -9,7 +9,7 @@ in any order that keeps each stream's own, because a fact touches nothing but it
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, Protocol
 from uuid import UUID
 
 from chargehand.orchestrator.errors import IllegalFact
@@ -217,6 +217,20 @@ def _settled(step: StepState, call_id: UUID, cost_microusd: int) -> StepState:
 # --- what follows from a state ----------------------------------------------------------------------------------------
 
 
+class Placed(Protocol):
+    """A step as far as joins are concerned."""
+
+    @property
+    def after(self) -> tuple[UUID, ...]:
+        """Its predecessors."""
+        ...
+
+    @property
+    def join(self) -> Join:
+        """Which of them it waits for."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settlement:
     """What `advance` finds to do in a run."""
@@ -227,43 +241,35 @@ class Settlement:
     """Steps that can never run any more."""
     outcome: Literal["succeeded", "failed"] | None
     """Set when every step has ended."""
-    reason: str = ""
 
 
-def settle(steps: Mapping[UUID, StepState]) -> Settlement:
+def settle(places: Mapping[UUID, Placed], status: Mapping[UUID, str]) -> Settlement:
     """Which steps may run, which never will, and whether the run is over.
 
-    A step waits for *all* its predecessors to succeed, for *any* of them, or (`settled`) for all to end in whatever
-    way. One that cannot be reached any more is skipped, and so is what depends on it. The run succeeds when every
-    step that nothing depends on succeeded.
+    `places` in plan order, which is topological; `status` as a `StepStatus`. A step waits for *all* its predecessors to
+    succeed, for *any* of them, or (`settled`) for all to end in whatever way. One that cannot be reached any more is
+    skipped, and so is what depends on it. The run succeeds when every step that nothing depends on succeeded.
     """
-    status: dict[UUID, str] = {identity: step.status for identity, step in steps.items()}
+    status = dict(status)
     ready: set[UUID] = set()
     skipped: set[UUID] = set()
-    # Plan order is topological, so one pass sees a skip before what depends on it.
-    for identity, step in steps.items():
-        if step.status != "open":
-            continue
-        before = [status[predecessor] for predecessor in step.after]
-        verdict = _judge(step.join, before)
-        if verdict == "run":
-            ready.add(identity)
-        elif verdict == "skip":
-            skipped.add(identity)
-            status[identity] = "skipped"
-    if any(current not in STEP_ENDINGS for current in status.values()):
+    is_over = True
+    # One pass, because the order is topological: it sees a skip before what depends on it.
+    for identity, place in places.items():
+        current = status[identity]
+        if current == "open":
+            verdict = _judge(place.join, [status[predecessor] for predecessor in place.after])
+            if verdict == "run":
+                ready.add(identity)
+            elif verdict == "skip":
+                skipped.add(identity)
+                status[identity] = current = "skipped"
+        is_over = is_over and current in STEP_ENDINGS
+    if not is_over:
         return Settlement(ready=frozenset(ready), skipped=frozenset(skipped), outcome=None)
-    depended_on = {predecessor for step in steps.values() for predecessor in step.after}
-    sinks = [identity for identity in steps if identity not in depended_on]
-    succeeded = all(status[sink] == "succeeded" for sink in sinks)
-    failed = [step for step in steps.values() if step.status == "failed"]
-    reason = "" if succeeded else "; ".join(f"step {step.key!r} failed: {step.error}" for step in failed[:3])
-    return Settlement(
-        ready=frozenset(),
-        skipped=frozenset(skipped),
-        outcome="succeeded" if succeeded else "failed",
-        reason=reason or ("" if succeeded else "not every final step was reached"),
-    )
+    depended_on = {predecessor for place in places.values() for predecessor in place.after}
+    succeeded = all(status[identity] == "succeeded" for identity in places if identity not in depended_on)
+    return Settlement(ready=frozenset(), skipped=frozenset(skipped), outcome="succeeded" if succeeded else "failed")
 
 
 def _judge(join: Join, before: list[str]) -> Literal["run", "skip", "wait"]:

@@ -26,11 +26,11 @@ from chargehand.orchestrator.plan import POOLS
 from chargehand.orchestrator.progress import Progress
 from chargehand.orchestrator.settings import load_settings
 from chargehand.orchestrator.supervisor.admit import SOLO
-from chargehand.workers.executor import Shop
 from chargehand.workers.models.client import open_models
 from chargehand.workers.scripts import answers, index, inventory, render, scan, tests, verify
 from chargehand.workers.scripts.index import run_scope
 from chargehand.workers.scripts.registry import SCRIPTS
+from chargehand.workers.shop import Shop
 from chargehand.workers.tasks import QuietRejects, register_tasks
 from chargehand.workers.tools.catalogue import registered_tools
 from chargehand.workers.tools.recall import recall_passages

@@ -1,79 +1,25 @@
-"""One step, from its message to its end: claim, gather, run, record."""
+"""What a message asks for: claim its step, or the steps of its pack, run them, record them."""
 
 import logging
-import random
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import JsonValue, TypeAdapter
-from pydantic_core import PydanticSerializationError
-from sqlalchemy import Engine, text
-from sqlalchemy.orm import Session
-
-from chargehand.memory.artifacts import Artifacts
-from chargehand.memory.embedder import Embedder
-from chargehand.orchestrator.connections import Connections
-from chargehand.orchestrator.errors import ChargehandError, Fenced, LeaseLost, NothingToClaim, StepPaused, Unavailable
-from chargehand.orchestrator.facts import SignalReceived, StepFinished, StepReleased, StepWaiting
-from chargehand.orchestrator.heartbeat import Heartbeat
-from chargehand.orchestrator.progress import Progress
-from chargehand.orchestrator.sessions import open_session
-from chargehand.orchestrator.settings import Settings
-from chargehand.orchestrator.steps import Claim, Ended, HeldStep, claim, new_wait_id
-from chargehand.orchestrator.turns import StepRecorder
-from chargehand.workers.agent import AgentTask, Drained, Failed, Finished, Outcome, Wait, run_agent
-from chargehand.workers.bounded import CANCELLED
-from chargehand.workers.conversation import last_commit
+from chargehand.orchestrator.errors import NothingToClaim, Unavailable
+from chargehand.orchestrator.facts import StepFinished, StepReleased
+from chargehand.orchestrator.steps import HeldStep, claim, claim_many, finish_many, give_back, joins_are_open
+from chargehand.workers.agent import Finished
+from chargehand.workers.attempt import Attempt, Delivery
 from chargehand.workers.inputs import Gathered, RunReader
-from chargehand.workers.models.interface import Models
-from chargehand.workers.scripts.parameters import ArgumentsDoNotFit
-from chargehand.workers.scripts.registry import Script, ScriptContext, Workspace
-from chargehand.workers.tools.finish import finish_tool
-from chargehand.workers.tools.registry import Tool, ToolContext, ToolOutput
-from chargehand.workers.workspace import Clone, open_workspace
+from chargehand.workers.shop import Shop
 
 log = logging.getLogger(__name__)
 
-# A result lives in the journal and is read by people and agents; what is larger belongs into an artifact.
-MAX_RESULT_BYTES = 4_000_000
-RETRY_BASE_SECONDS = 1.0
-RETRY_CAP_SECONDS = 60.0
-
-_JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
-_ANYTHING: TypeAdapter[object] = TypeAdapter(object)
-
-Delivery = Literal["go_on", "stop"]
-"""Whether the Celery chain that brought the message goes on to its next link."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Shop:
-    """What a worker process has; made once by `workers.app`."""
-
-    settings: Settings
-    connections: Connections
-    engine: Engine
-    heartbeat: Heartbeat
-    holder: str
-    pool: str
-    artifacts: Artifacts
-    workspaces: Path
-    scripts: Mapping[str, Script[..., Any]]
-    tools: Mapping[str, Tool]
-    models: Models
-    embedder: Callable[[], Embedder]
-    recall: Callable[[Session, UUID, UUID, str, int], ToolOutput]
-    """`recall(session, tenant, run, query, limit)`: passages of the run's index."""
-    progress: Progress
-    ring: Callable[[UUID], object]
-    """Ask a supervisor to advance a run now."""
-    stopping: threading.Event
-    """Set on SIGTERM: finish the turn, hand back."""
+# A pack is for small steps: what has not begun by then goes back, for all to take.
+PACK_SECONDS = 1.0
+# Work of finished scripts that a crash would repeat.
+AT_RISK_SECONDS = 0.25
 
 
 def execute(shop: Shop, *, tenant: UUID, step_id: UUID) -> Delivery:
@@ -98,337 +44,111 @@ def execute(shop: Shop, *, tenant: UUID, step_id: UUID) -> Delivery:
         log.warning("outage", extra={"step_id": str(step_id), "why": str(outage)})
         return "stop"
     attempt = Attempt(shop=shop, held=held)
-    shop.heartbeat.hold(step_id, held.claim.epoch, attempt.lost.set)
+    attempt.begin()
     try:
         return attempt.run()
     finally:
-        shop.heartbeat.drop(step_id, held.claim.epoch)
-        attempt.close()
+        attempt.end()
+
+
+def execute_pack(shop: Shop, *, tenant: UUID, run_id: UUID, step_ids: Sequence[UUID]) -> Delivery:
+    """Run the scripts of a pack, one after the other, as far as they are this worker's to run and small.
+
+    They are claimed and finished together, a few at first and more as they prove small. Never raises for what a step or
+    its lease can do.
+    """
+    pack = Pack(shop=shop, tenant=tenant, run_id=run_id)
+    try:
+        return pack.run(list(step_ids))
+    except Unavailable as outage:
+        # What was claimed comes back by its lease, what was not by the watch loop.
+        log.warning("outage", extra={"run_id": str(run_id), "why": str(outage)})
+        return "stop"
 
 
 @dataclass(kw_only=True, slots=True)
-class Attempt:
-    """One claim of one step while it lasts."""
+class Pack:
+    """The steps of one message while it lasts."""
 
     shop: Shop
-    held: HeldStep
-    lost: threading.Event = field(default_factory=threading.Event)
-    clones: list[Clone] = field(default_factory=list)
-    artifacts: dict[str, str] = field(default_factory=dict)
-    inherited_commit: str | None = None
-    """What predecessors have made of the workspace; passed on by a step that does not edit."""
-    may_repeat: bool = False
-    """A person said that an effect of unknown outcome may happen again."""
+    tenant: UUID
+    run_id: UUID
+    ended: set[UUID] = field(default_factory=set)
+    """Steps that a chord may count."""
+    done: list[tuple[Attempt, StepFinished]] = field(default_factory=list)
+    """Succeeded and not recorded yet."""
 
-    @property
-    def claim(self) -> Claim:
-        """The claim that all writes carry."""
-        return self.held.claim
+    def run(self, waiting: list[UUID]) -> Delivery:
+        """All of them, while there is time."""
+        # Whether an effect has happened is known of a step that was claimed by itself only.
+        alone = [name for name, script in self.shop.scripts.items() if script.effect == "effectful"]
+        asked, began, some = len(waiting), time.monotonic(), 1
+        while waiting and not self.shop.stopping.is_set() and time.monotonic() - began < PACK_SECONDS:
+            next_ones, waiting = waiting[:some], waiting[some:]
+            started = time.monotonic()
+            self._run_some(next_ones, alone)
+            seconds_each = (time.monotonic() - started) / len(next_ones)
+            some = max(1, int(AT_RISK_SECONDS / max(seconds_each, 0.001)))
+        if waiting:
+            give_back(self.shop.connections, tenant=self.tenant, step_ids=waiting)
+            self.shop.ring(self.run_id)
+        return "go_on" if len(self.ended) == asked else "stop"
 
-    def run(self) -> Delivery:
-        """Gather, run, record."""
-        reader = RunReader(self.shop.engine, self.claim.tenant, self.claim.run_id)
+    def _run_some(self, step_ids: Sequence[UUID], alone: Sequence[str]) -> None:
+        claims = claim_many(
+            self.shop.connections,
+            tenant=self.tenant,
+            step_ids=step_ids,
+            holder=self.shop.holder,
+            lease_seconds=self.shop.settings.lease_seconds,
+            but_not=alone,
+        )
+        attempts = [Attempt(shop=self.shop, held=HeldStep(self.shop.connections, one)) for one in claims]
+        for attempt in attempts:
+            attempt.begin()
         try:
-            gathered = reader.gather(self.claim.step)
-            if gathered.workspace is not None and gathered.start_commit != gathered.workspace.commit:
-                self.inherited_commit = gathered.start_commit
-            return self._record(self._attempted(reader, gathered))
-        except Drained:
-            return self._hand_back(StepReleased(reason="drain"))
-        except StepPaused:
-            return self._hand_back(StepReleased(reason="pause"))
-        except Fenced as fenced:
-            log.warning("fenced", extra={**self._fields(), "why": str(fenced)})
-            return "stop"
-        except Unavailable as outage:
-            # Nothing can be recorded now: the lease runs out and the step is taken up where its journal ends.
-            log.warning("outage", extra={**self._fields(), "why": str(outage)})
-            return "stop"
-
-    def _attempted(self, reader: RunReader, gathered: Gathered) -> Outcome:
-        """The outcome; a mistake of ours fails the step with its reason instead of passing for a crash."""
-        # What runs in a sandbox or under limits meanwhile is killed once the step is not ours any more.
-        inherited = CANCELLED.set(self.lost.is_set)
-        try:
-            return self._decided_by_signal() or self._outcome(reader, gathered)
-        except (Fenced, Unavailable, Drained):
-            raise
-        except Exception as error:
-            log.exception("step broke", extra=self._fields())
-            return Failed(error=f"{type(error).__name__}: {error}")
+            self._run_claimed(attempts)
         finally:
-            CANCELLED.reset(inherited)
+            for attempt in attempts:
+                attempt.end()
+        # What could not be claimed is somebody else's, or over, or has an effect.
+        for step_id in set(step_ids) - {one.step_id for one in claims}:
+            if execute(self.shop, tenant=self.tenant, step_id=step_id) == "go_on":
+                self.ended.add(step_id)
 
-    def close(self) -> None:
-        """Remove what nobody reads any more."""
-        for clone in self.clones:
-            clone.close()
-        self.shop.progress.clear(self.claim.run_id, self.claim.step.key)
+    def _run_claimed(self, attempts: Sequence[Attempt]) -> None:
+        reader = RunReader(self.shop.engine, self.tenant, self.run_id)
+        gathered = reader.gather_many([attempt.claim.step for attempt in attempts])
+        recorded = time.monotonic()
+        for attempt, inputs in zip(attempts, gathered, strict=True):
+            if self.shop.stopping.is_set():
+                attempt.guarded(lambda one=attempt: one.hand_back(StepReleased(reason="drain")))  # type: ignore[misc]
+                continue
+            delivery = attempt.guarded(lambda one=attempt, read=inputs: self._run_one(one, reader, read))  # type: ignore[misc]
+            if delivery == "go_on":
+                self.ended.add(attempt.claim.step_id)
+            if time.monotonic() - recorded > AT_RISK_SECONDS:
+                self._record()
+                recorded = time.monotonic()
+        self._record()
 
-    # --- run ----------------------------------------------------------------------------------------------------------
-
-    def _outcome(self, reader: RunReader, gathered: Gathered) -> Outcome:
-        if self.claim.step.kind == "script":
-            return self._run_script(reader, gathered)
-        if self.claim.step.kind == "agent":
-            return self._run_agent(reader, gathered)
-        return Failed(error=f"Steps of kind {self.claim.step.kind!r} are not run by workers of this version.")
-
-    def _run_script(self, reader: RunReader, gathered: Gathered) -> Outcome:
-        step = self.claim.step
-        script = self.shop.scripts.get(step.script or "")
-        if script is None:
-            known = ", ".join(sorted(self.shop.scripts))
-            return Failed(error=f"Step {step.key!r} names unknown script {step.script!r}; known: {known}.")
-        if script.effect == "effectful" and self.claim.crashes > 0 and not self.may_repeat:
-            return Wait(
-                reason="human",
-                question=f"The worker died while script {script.name!r} ran, and it cannot be told whether its effect "
-                "happened. retry: run it again; skip: go on without a result; override: give the result; abort: fail.",
-                options=("retry", "skip", "override", "abort"),
-                evidence=(f"{self.claim.step_id}:{self.claim.seq}",),
-            )
-        context = ScriptContext(
-            tenant=self.claim.tenant,
-            run_id=self.claim.run_id,
-            step_id=self.claim.step_id,
-            step_key=step.key,
-            goal=gathered.goal,
-            inputs=gathered.inputs,
-            results=reader.result,
-            open_workspace=self._workspace_opener(gathered),
-            put_artifact=self._put_artifact,
-            report_progress=lambda line: self.shop.progress.say(self.claim.run_id, step.key, line),
-            idempotency_key=str(self.claim.step_id),
-            open_session=self._fenced_session,
-            embedder=self.shop.embedder,
-            workspace=gathered.workspace,
-            step_keys=reader.step_keys,
-            account=reader.account,
-        )
-        try:
-            value = script.run(context, step.arguments)
-            result = _as_json(value)
-        except (Fenced, Unavailable):
-            raise
-        except ArgumentsDoNotFit as error:
-            return Failed(error=str(error))
-        except Exception as error:
-            log.exception("script failed", extra=self._fields())
-            return self._after_failure(f"{type(error).__name__}: {error}")
-        # Only who has opened the workspace can have moved it: a user's result may have a `commit` of its own.
-        return Finished(result=result, commit=_commit_of(value) if self.clones else None)
-
-    def _after_failure(self, error: str) -> Outcome:
-        if self.claim.retries >= self.claim.step.retries:
-            return Failed(error=error)
-        seconds = min(RETRY_BASE_SECONDS * 2.0**self.claim.retries, RETRY_CAP_SECONDS)
-        return Wait(reason="retry", question=error, run_after_seconds=random.uniform(0.5, 1.0) * seconds)
-
-    def _run_agent(self, reader: RunReader, gathered: Gathered) -> Outcome:
-        step = self.claim.step
-        role_hash = gathered.role_versions.get(step.role or "")
-        if role_hash is None:
-            return Failed(error=f"Step {step.key!r} has role {step.role!r}, which the run did not pin.")
-        role = reader.role(role_hash)
-        try:
-            finish = finish_tool(role.output)
-        except KeyError:
-            return Failed(
-                error=f"Role {role.name!r} ends with {role.output!r}, which this worker does not know; name the module "
-                "that registers it in CHARGEHAND_MODULES."
-            )
-        recorder = StepRecorder(self.shop.connections, self.held, lease_seconds=self.shop.settings.lease_seconds)
-        told = "\n".join(f"A person told the run: {message}" for message in gathered.messages)
-        task = AgentTask(
-            goal=gathered.goal,
-            role=role,
-            instruction=f"{step.instruction}\n{told}".strip(),
-            repository=gathered.repository,
-            finish=finish,
-            context=ToolContext(
-                run_id=self.claim.run_id,
-                step_id=self.claim.step_id,
-                step_key=step.key,
-                arguments=step.arguments,
-                inputs=gathered.inputs,
-                results=reader.result,
-                open_workspace=self._workspace_opener(gathered, resume_from=last_commit(recorder.history)),
-                recall=self._recall,
-                plan=gathered.plan,
-                roles=frozenset(gathered.role_versions),
-                scripts=frozenset(self.shop.scripts),
-            ),
-            max_turns=step.max_turns or role.max_turns or self.shop.settings.max_turns,
-        )
-        return run_agent(
-            task,
-            recorder=recorder,
-            models=self.shop.models,
-            tools=self.shop.tools,
-            should_stop=lambda: self.shop.stopping.is_set() or self.lost.is_set(),
-            # A streamed call costs twice the CPU of a plain one: only where somebody looks.
-            on_delta=self._show_delta if self.shop.progress.is_watched(self.claim.run_id) else None,
-        )
-
-    def _show_delta(self, piece: str) -> None:
-        words = " ".join(piece.split())
-        if words:
-            self.shop.progress.say(self.claim.run_id, self.claim.step.key, words)
-
-    def _decided_by_signal(self) -> Outcome | None:
-        """What a person answered to a step that is not an agent's; an agent's loop reads its own signals."""
-        row = self.shop.connections.run(
-            self.claim.tenant,
-            "SELECT wait_id FROM steps WHERE id = %(step)s",
-            {"step": self.claim.step_id},
-        )
-        if row is None or row["wait_id"] is None:
-            return None
-        signal = self.held.fold_signal(row["wait_id"])
-        if signal is None or self.claim.step.kind == "agent":
-            return None
-        self.may_repeat = signal.choice == "retry"
-        return _obey(signal)
-
-    # --- record -------------------------------------------------------------------------------------------------------
-
-    def _record(self, outcome: Outcome) -> Delivery:
-        match outcome:
-            case Finished():
-                return self._finish(
-                    StepFinished(
-                        outcome="succeeded",
-                        result=outcome.result,
-                        commit=outcome.commit or self.inherited_commit,
-                        artifacts=self.artifacts,
-                        patch=outcome.patch,
-                    )
-                )
-            case Failed():
-                return self._finish(StepFinished(outcome="failed", error=outcome.error, artifacts=self.artifacts))
-            case Wait(reason="retry") if self.claim.step.kind == "script":
-                return self._hand_back(
-                    StepReleased(
-                        reason="retry", detail=outcome.question, run_after_seconds=outcome.run_after_seconds or 0.0
-                    )
-                )
-            case Wait():
-                self.held.wait(
-                    StepWaiting(
-                        wait_id=new_wait_id(),
-                        reason=outcome.reason,
-                        question=outcome.question,
-                        options=outcome.options,
-                        evidence=outcome.evidence,
-                    ),
-                    after_seconds=outcome.run_after_seconds,
-                )
-                log.info("step waits", extra={**self._fields(), "reason": outcome.reason})
-                return "stop"
-
-    def _finish(self, fact: StepFinished) -> Delivery:
-        ended: Ended = self.held.finish(fact)
-        log.info("step finished", extra={**self._fields(), "outcome": fact.outcome})
-        if fact.outcome != "succeeded":
-            self.shop.ring(self.claim.run_id)
-            return "stop"
-        # The chain's own next link was queued by the same commit; whatever else may start now is a supervisor's to see.
-        if not ended.next_queued and self.held.a_join_is_open():
-            self.shop.ring(self.claim.run_id)
-        return "go_on"
-
-    def _hand_back(self, fact: StepReleased) -> Delivery:
-        try:
-            self.held.release(fact)
-        except Fenced as fenced:
-            log.info("nothing to hand back", extra={**self._fields(), "why": str(fenced)})
-            return "stop"
-        log.info("step handed back", extra={**self._fields(), "reason": fact.reason})
-        self.shop.ring(self.claim.run_id)
+    def _run_one(self, attempt: Attempt, reader: RunReader, inputs: Gathered) -> Delivery:
+        outcome = attempt.outcome(reader, inputs)
+        if not isinstance(outcome, Finished):
+            return attempt.record(outcome)
+        self.done.append((attempt, attempt.success(outcome)))
         return "stop"
 
-    # --- what scripts and tools are given -----------------------------------------------------------------------------
-
-    def _workspace_opener(self, gathered: Gathered, *, resume_from: str | None = None) -> Callable[[], Workspace]:
-        def opened() -> Workspace:
-            if self.clones:
-                return self.clones[0]
-            start = resume_from or gathered.start_commit
-            if gathered.workspace is None or start is None:
-                raise ChargehandError("This run has no workspace; submit it with one.")
-            clone = open_workspace(
-                self.shop.artifacts.repository(self.claim.run_id),
-                self.shop.workspaces,
-                run_id=self.claim.run_id,
-                step_id=self.claim.step_id,
-                epoch=self.claim.epoch,
-                commit=start,
-                base_commit=gathered.workspace.commit,
-            )
-            self.clones.append(clone)
-            return clone
-
-        return opened
-
-    def _put_artifact(self, name: str, content: bytes) -> str:
-        digest = self.shop.artifacts.put(content)
-        self.artifacts[name] = digest
-        return digest
-
-    @contextmanager
-    def _fenced_session(self) -> Iterator[Session]:
-        """One transaction that writes only while this attempt holds the step."""
-        with open_session(self.shop.engine, self.claim.tenant) as session:
-            yield session
-            # At the end, so that nothing long holds the lock; in the same transaction, so that it decides.
-            mine = session.execute(
-                text(
-                    "SELECT 1 FROM steps WHERE id = :step AND epoch = :epoch AND status = 'running' FOR NO KEY UPDATE"
-                ),
-                {"step": self.claim.step_id, "epoch": self.claim.epoch},
-            ).one_or_none()
-            if mine is None:
-                raise LeaseLost(f"Step {self.claim.step.key!r} is not this worker's any more; nothing was written.")
-
-    def _recall(self, query: str, limit: int) -> ToolOutput:
-        with open_session(self.shop.engine, self.claim.tenant) as session:
-            return self.shop.recall(session, self.claim.tenant, self.claim.run_id, query, limit)
-
-    def _fields(self) -> dict[str, object]:
-        claimed = self.claim
-        return {"run_id": str(claimed.run_id), "step": claimed.step.key, "epoch": claimed.epoch}
-
-
-def _obey(signal: SignalReceived) -> Outcome | None:
-    match signal.choice:
-        case "abort":
-            return Failed(error="A person ended the step.")
-        case "skip":
-            return Finished(result=None)
-        case "override":
-            return Finished(result=signal.body)
-        case _:
-            return None
-
-
-def _as_json(value: object) -> JsonValue:
-    try:
-        size = len(_ANYTHING.dump_json(value))
-        if size > MAX_RESULT_BYTES:
-            raise TypeError(
-                f"The script's result has {size:,} bytes, at most {MAX_RESULT_BYTES:,} are kept; "
-                "keep it with context.put_artifact and return its name."
-            )
-        return _JSON.validate_python(_ANYTHING.dump_python(value, mode="json"))
-    except PydanticSerializationError as error:
-        raise TypeError(
-            f"The script gave a {type(value).__name__}, which JSON cannot hold; return a pydantic model, a dataclass "
-            "or JSON values."
-        ) from error
-
-
-def _commit_of(value: object) -> str | None:
-    """A script that moved its workspace says where it ended."""
-    commit = getattr(value, "commit", None)
-    return commit if isinstance(commit, str) and commit else None
+    def _record(self) -> None:
+        """Finish what has succeeded, all in one commit; whoever was overtaken writes nothing."""
+        if not self.done:
+            return
+        done, self.done = self.done, []
+        finished = finish_many(self.shop.connections, [(attempt.held, fact) for attempt, fact in done])
+        self.ended |= finished
+        for attempt, _ in done:
+            if attempt.claim.step_id not in finished:
+                log.warning("fenced", extra={"run_id": str(self.run_id), "step": attempt.claim.step.key})
+        log.info("steps finished", extra={"run_id": str(self.run_id), "steps": len(finished)})
+        if joins_are_open(self.shop.connections, tenant=self.tenant, step_ids=sorted(finished)):
+            self.shop.ring(self.run_id)

@@ -48,11 +48,16 @@ class RunReader:
 
     def gather(self, step: Step) -> Gathered:
         """What the step's attempt starts from; raises `NotFound` when the run is gone."""
+        return self.gather_many([step])[0]
+
+    def gather_many(self, steps: Sequence[Step]) -> list[Gathered]:
+        """What each of these steps starts from, read in one go; raises `NotFound` when the run is gone."""
         with open_session(self._engine, self._tenant) as session:
             run = session.get(RunRow, self._run_id)
             if run is None:
                 raise NotFound(f"There is no run {self._run_id}; it was removed.")
-            ended = views.results(session, self._run_id, [*step.after, "inventory"])
+            needed = dict.fromkeys(key for step in steps for key in step.after)
+            ended = views.results(session, self._run_id, [*needed, "inventory"])
             workspace = WorkspaceRef.model_validate(run.workspace) if run.workspace else None
             told = [
                 parse_fact(entry.body, schema_version=entry.schema_version)
@@ -60,16 +65,20 @@ class RunReader:
                 if entry.body is not None
             ]
             inventory = ended.get("inventory")
-            return Gathered(
-                goal=run.goal,
-                workspace=workspace,
-                inputs={key: ended[key].result for key in step.after if _succeeded(ended.get(key))},
-                repository=inventory.result if inventory is not None else None,
-                start_commit=_newest_commit(step, ended, workspace),
-                plan=_plan(session, self._run_id) if step.kind == "agent" else None,
-                role_versions=dict(run.role_versions),
-                messages=tuple(fact.message for fact in told if isinstance(fact, RunTold)),
-            )
+            plan = _plan(session, self._run_id) if any(step.kind == "agent" for step in steps) else None
+            return [
+                Gathered(
+                    goal=run.goal,
+                    workspace=workspace,
+                    inputs={key: ended[key].result for key in step.after if _succeeded(ended.get(key))},
+                    repository=inventory.result if inventory is not None else None,
+                    start_commit=_newest_commit(step, ended, workspace),
+                    plan=plan if step.kind == "agent" else None,
+                    role_versions=dict(run.role_versions),
+                    messages=tuple(fact.message for fact in told if isinstance(fact, RunTold)),
+                )
+                for step in steps
+            ]
 
     def result(self, key: str) -> JsonValue | None:
         """The result of any step of the run that succeeded, or None."""

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +10,9 @@ from celery import Celery
 from celery.exceptions import Ignore, Reject
 
 from chargehand.orchestrator import broker
-from chargehand.workers.executor import Shop, execute
+from chargehand.workers.attempt import Delivery
+from chargehand.workers.executor import execute, execute_pack
+from chargehand.workers.shop import Shop
 
 log = logging.getLogger(__name__)
 
@@ -19,15 +21,24 @@ def register_tasks(app: Celery, pool: str, shop: Callable[[], Shop], stopping: t
     """Let `app` run the steps of `pool`; `shop` is asked for when the first message comes."""
 
     @app.task(name=broker.task_name(pool), acks_late=True, shared=False)
-    def run_step(tenant: str, run_id: str, step_id: str) -> None:
-        """Claim a step and run it, or find nothing to do."""
-        del run_id
+    def run_step(tenant: str, run_id: str, version: int = 1, **steps: Any) -> None:
+        """Claim a step, or those of a pack, and run them, or find nothing to do."""
         if stopping.is_set():
             # Not claimed yet: the message goes back for another process, at once.
             raise Reject("this process is stopping", requeue=True)
-        if execute(shop(), tenant=UUID(tenant), step_id=UUID(step_id)) == "stop":
+        if version > broker.MESSAGE_VERSION:
+            # Whoever is newer finds the step by its row: nobody has claimed it, so it is sent again, ever more slowly.
+            log.warning("message of a newer version left", extra={"run_id": run_id, "version": version})
+            raise Ignore
+        if _run(shop(), UUID(tenant), UUID(run_id), **steps) == "stop":
             # This copy of the chain ends here, and no part of a chord is counted.
             raise Ignore
+
+
+def _run(shop: Shop, tenant: UUID, run_id: UUID, *, step_id: str = "", step_ids: Sequence[str] = ()) -> Delivery:
+    if step_ids:
+        return execute_pack(shop, tenant=tenant, run_id=run_id, step_ids=[UUID(step) for step in step_ids])
+    return execute(shop, tenant=tenant, step_id=UUID(step_id))
 
 
 class QuietRejects(logging.Filter):

@@ -1,27 +1,60 @@
-"""Who goes next: fill the pools' free places with ready steps of all runs, as chains and chords."""
+"""Who goes next: fill the pools' free places with ready steps of all runs, as chains, packs and chords."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Engine, bindparam, func, select, text, update
+from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 from chargehand.orchestrator import admission, canvas
 from chargehand.orchestrator.admission import Candidate
-from chargehand.orchestrator.canvas import Emission, Node
+from chargehand.orchestrator.canvas import Emission, Node, Pack
 from chargehand.orchestrator.plan import POOLS
-from chargehand.orchestrator.supervisor.outline import Outline, outline
-from chargehand.orchestrator.tables import EdgeRow, RunRow, StepRow
+from chargehand.orchestrator.rounds import Place, Standing
+from chargehand.orchestrator.supervisor.graphs import Graphs, standings
 
 # A pool that has not been heard of for this many of its heartbeats is gone.
 POOL_SILENCE_SECONDS = 15.0
 # The queue of steps that crashed too often; a pool of one thread serves it.
 SOLO = "solo"
-# More candidates than any pool has places are not read.
-MAX_CANDIDATES = 2_000
+
+# One statement tries every pool's lock: an admission is one supervisor's at a time.
+_TAKE_TURNS = """
+SELECT pool FROM unnest(%(pools)s::text[]) AS pool
+WHERE pg_try_advisory_xact_lock(hashtextextended('chargehand.admit.' || pool, 0))
+"""
+# A chain has one step under way at a time, a pack is one message: both take one place.
+_UNDER_WAY = """
+SELECT CASE WHEN solo THEN 'solo' ELSE pool END, tenant, count(DISTINCT coalesce(chain, id))
+FROM steps WHERE status IN ('queued', 'running') GROUP BY 1, 2
+"""
+# So many of each tenant, that none can hide the others: more than a pool has places for are not read.
+_CANDIDATES = """
+SELECT id, run, tenant, priority, created_at, ordinal FROM (
+    SELECT s.id, s.run, s.tenant, r.priority, r.created_at, s.ordinal,
+        row_number() OVER (PARTITION BY s.tenant ORDER BY r.priority DESC, r.created_at, s.run, s.ordinal) AS place
+    FROM steps s JOIN runs r ON r.id = s.run
+    WHERE s.status = 'ready' AND r.status = 'running' AND CASE WHEN s.solo THEN 'solo' ELSE s.pool END = %(pool)s
+      AND (s.run_after IS NULL OR s.run_after <= clock_timestamp())
+) AS ready WHERE place <= %(most)s
+"""
+_PLAN_VERSION = "SELECT plan_version FROM runs WHERE id = %(run)s"
+# Heads become *queued*, followers *chained*, each knowing the next; locked in plan order.
+_QUEUE = """
+WITH given AS (
+    SELECT * FROM unnest(%(steps)s::uuid[], %(chains)s::uuid[], %(nexts)s::uuid[], %(heads)s::boolean[])
+        AS given(step, chain, next, head)
+), mine AS (
+    SELECT s.id, given.* FROM steps s JOIN given ON given.step = s.id
+    WHERE s.status = CASE WHEN given.head THEN 'ready' ELSE 'pending' END
+    ORDER BY s.ordinal FOR NO KEY UPDATE OF s
+)
+UPDATE steps s SET status = CASE WHEN mine.head THEN 'queued' ELSE 'chained' END, chain = mine.chain,
+    next_in_chain = mine.next, queued_at = clock_timestamp(), emissions = s.emissions + 1
+FROM mine WHERE s.id = mine.id
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,22 +66,45 @@ class Admitted:
     emissions: tuple[Emission, ...]
 
 
-def admit(engine: Engine) -> list[Admitted]:
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A run with steps that are ready, as this admission sees it."""
+
+    places: Mapping[UUID, Place]
+    standings: Mapping[UUID, Standing]
+    nodes: Mapping[UUID, Node]
+
+
+def admit(engine: Engine, graphs: Graphs) -> list[Admitted]:
     """Queue what the pools can take; the caller publishes it after this has committed.
 
     Each pool's admission is one supervisor's at a time; one that is being decided elsewhere is left alone.
     """
     with Session(engine) as session, session.begin():
-        pools = [pool for pool in (*POOLS, SOLO) if _take_turn(session, pool)]
+        connection = session.connection()
+        pools = [row[0] for row in connection.exec_driver_sql(_TAKE_TURNS, {"pools": [*POOLS, SOLO]})]
         slots = live_slots(session)
-        chosen: list[Candidate] = []
-        for pool in pools:
-            if slots.get(pool, 0):
-                chosen.extend(_choose(session, pool, slots[pool]))
+        under_way = _under_way(session)
+        known: dict[UUID, _Run] = {}
         by_run: dict[UUID, list[Candidate]] = defaultdict(list)
-        for candidate in chosen:
-            by_run[candidate.run_id].append(candidate)
-        return [_emit(session, run_id, candidates) for run_id, candidates in by_run.items()]
+        pack_sizes: dict[UUID, int] = {}
+        for pool in pools:
+            busy = under_way[pool]
+            limit = admission.places(slots=slots.get(pool, 0), under_way=sum(busy.values()))
+            candidates = _candidates(session, pool, limit) if limit else []
+            for run_id in {candidate.run_id for candidate in candidates} - known.keys():
+                known[run_id] = _read(session, graphs, run_id)
+            # Patched in between: the next admission sees them.
+            candidates = [one for one in candidates if one.step_id in known[one.run_id].nodes]
+            packable = {one.step_id for one in candidates if known[one.run_id].nodes[one.step_id].packable}
+            choice = admission.choose(candidates, limit=limit, under_way=busy, packable=packable)
+            for candidate in choice.chosen:
+                by_run[candidate.run_id].append(candidate)
+                pack_sizes[candidate.run_id] = max(choice.pack_size, pack_sizes.get(candidate.run_id, 1))
+        return [
+            _emit(session, run_id, known[run_id], candidates, pack_sizes[run_id])
+            for run_id, candidates in by_run.items()
+        ]
 
 
 def live_slots(session: Session) -> dict[str, int]:
@@ -63,102 +119,83 @@ def live_slots(session: Session) -> dict[str, int]:
     return {pool: int(slots) for pool, slots in rows}
 
 
-def _take_turn(session: Session, pool: str) -> bool:
-    return bool(
-        session.execute(
-            text("SELECT pg_try_advisory_xact_lock(hashtextextended('chargehand.admit.' || :pool, 0))"), {"pool": pool}
-        ).scalar_one()
-    )
+def _under_way(session: Session) -> dict[str, dict[UUID, int]]:
+    places: dict[str, dict[UUID, int]] = defaultdict(dict)
+    for pool, tenant, count in session.connection().exec_driver_sql(_UNDER_WAY):
+        places[pool][tenant] = count
+    return places
 
 
-def _choose(session: Session, pool: str, slots: int) -> list[Candidate]:
-    is_solo = pool == SOLO
-    of_pool: Sequence[Any] = [StepRow.solo] if is_solo else [StepRow.pool == pool, ~StepRow.solo]
-    counted = session.execute(
-        select(StepRow.tenant, func.count())
-        .where(StepRow.status.in_(["queued", "running"]), *of_pool)
-        .group_by(StepRow.tenant)
-    )
-    under_way: dict[UUID, int] = {tenant: count for tenant, count in counted.all()}  # noqa: C416 - typed rows
-    limit = admission.places(slots=slots, under_way=sum(under_way.values()))
-    if not limit:
-        return []
-    rows = session.execute(
-        select(StepRow.id, StepRow.run, StepRow.tenant, RunRow.priority, RunRow.created_at, StepRow.ordinal)
-        .join(RunRow, RunRow.id == StepRow.run)
-        .where(StepRow.status == "ready", RunRow.status == "running", *of_pool)
-        .where((StepRow.run_after.is_(None)) | (StepRow.run_after <= func.clock_timestamp()))
-        .order_by(RunRow.priority.desc(), RunRow.created_at, StepRow.ordinal)
-        .limit(MAX_CANDIDATES)
-    )
-    candidates = [
+def _candidates(session: Session, pool: str, limit: int) -> list[Candidate]:
+    rows = session.connection().exec_driver_sql(_CANDIDATES, {"pool": pool, "most": limit * admission.MOST_IN_PACK})
+    return [
         Candidate(step_id=row[0], run_id=row[1], tenant=row[2], priority=row[3], submitted_at=row[4], ordinal=row[5])
         for row in rows
     ]
-    return admission.choose(candidates, limit=limit, under_way=under_way)
 
 
-def _emit(session: Session, run_id: UUID, candidates: Sequence[Candidate]) -> Admitted:
-    outlines = outline(session, run_id)
-    graph = _graph(session, run_id, outlines.values())
-    admitted = sorted((candidate.step_id for candidate in candidates), key=lambda step: outlines[step].ordinal)
-    followable = {
-        one.step_id for one in outlines.values() if one.status == "pending" and one.kind != "gate" and not one.solo
+def _read(session: Session, graphs: Graphs, run_id: UUID) -> _Run:
+    connection = session.connection()
+    # The version after the standings: what has been seen standing has a place in it.
+    standing = standings(connection, run_id)
+    version: int = connection.exec_driver_sql(_PLAN_VERSION, {"run": run_id}).scalar_one()
+    places = graphs.places(connection, run_id, version)
+    return _Run(places, standing, _nodes(places.values(), standing))
+
+
+def _nodes(places: Iterable[Place], standing: Mapping[UUID, Standing]) -> dict[UUID, Node]:
+    seen = [place for place in places if place.step_id in standing]
+    before = {place.step_id: place.after for place in seen}
+    after: dict[UUID, list[UUID]] = defaultdict(list)
+    for place in seen:
+        for predecessor in place.after:
+            after[predecessor].append(place.step_id)
+    return {
+        place.step_id: Node(
+            step_id=place.step_id,
+            pool=SOLO if standing[place.step_id].solo else place.pool,
+            label=label_of(place),
+            before=place.after,
+            after=tuple(after[place.step_id]),
+            packable=place.kind == "script"
+            and not standing[place.step_id].solo
+            and not (len(after[place.step_id]) == 1 and len(before[after[place.step_id][0]]) == 1),
+        )
+        for place in seen
     }
-    emissions = canvas.compose(graph, admitted, followable=followable)
-    _queue(session, emissions, outlines)
+
+
+def label_of(place: Place) -> str:
+    """What people see of a step in Flower: `audit/triager`, `coding/tests`."""
+    return f"{place.pool}/{place.name or place.kind}"
+
+
+def _emit(session: Session, run_id: UUID, run: _Run, candidates: Sequence[Candidate], pack_size: int) -> Admitted:
+    ordinal = {step: place.ordinal for step, place in run.places.items()}
+    admitted = sorted((candidate.step_id for candidate in candidates), key=ordinal.__getitem__)
+    followable = {
+        step
+        for step, standing in run.standings.items()
+        if standing.status == "pending" and not standing.solo and run.places[step].kind != "gate"
+    }
+    emissions = canvas.compose(run.nodes, admitted, followable=followable, pack_size=pack_size)
+    _queue(session, emissions)
     return Admitted(tenant=candidates[0].tenant, run_id=run_id, emissions=tuple(emissions))
 
 
-def _graph(session: Session, run_id: UUID, outlines: Iterable[Outline]) -> dict[UUID, Node]:
-    before: dict[UUID, list[UUID]] = defaultdict(list)
-    after: dict[UUID, list[UUID]] = defaultdict(list)
-    for predecessor, successor in session.execute(
-        select(EdgeRow.predecessor, EdgeRow.successor).where(EdgeRow.run == run_id)
-    ):
-        before[successor].append(predecessor)
-        after[predecessor].append(successor)
-    return {
-        one.step_id: Node(
-            step_id=one.step_id,
-            pool=SOLO if one.solo else one.pool,
-            label=label_of(one),
-            before=tuple(before[one.step_id]),
-            after=tuple(after[one.step_id]),
-        )
-        for one in outlines
-    }
-
-
-def label_of(one: Outline) -> str:
-    """What people see of a step in Flower: `audit/triager`, `coding/tests`."""
-    return f"{one.pool}/{one.name or one.kind}"
-
-
-def _queue(session: Session, emissions: Sequence[Emission], outlines: Mapping[UUID, Outline]) -> None:
-    """Write what is emitted: heads *queued*, followers *chained*, each knowing the next; locked in plan order."""
-    rows: list[dict[str, Any]] = []
-    for chain in canvas.chains_of(emissions):
-        identity = uuid4() if len(chain.links) > 1 else None
-        for position, link in enumerate(chain.links):
-            rows.append(
-                {
-                    "step": link.step_id,
-                    "chain": identity,
-                    "next": chain.links[position + 1].step_id if position + 1 < len(chain.links) else None,
-                    "was": "pending" if position else "ready",
-                    "now": "chained" if position else "queued",
-                }
-            )
-    statement = (
-        update(StepRow)
-        .where(StepRow.id == bindparam("step"), StepRow.status == bindparam("was"))
-        .values(
-            status=bindparam("now"),
-            chain=bindparam("chain"),
-            next_in_chain=bindparam("next"),
-            queued_at=func.clock_timestamp(),
-            emissions=StepRow.emissions + 1,
-        )
-    )
-    session.connection().execute(statement, sorted(rows, key=lambda row: outlines[row["step"]].ordinal))
+def _queue(session: Session, emissions: Sequence[Emission]) -> None:
+    """Write what is emitted."""
+    steps: list[UUID] = []
+    chains: list[UUID | None] = []
+    nexts: list[UUID | None] = []
+    heads: list[bool] = []
+    for line in canvas.lines_of(emissions):
+        is_pack = isinstance(line, Pack)
+        identity = uuid4() if len(line.links) > 1 else None
+        for position, link in enumerate(line.links):
+            is_last = position + 1 == len(line.links)
+            steps.append(link.step_id)
+            chains.append(identity)
+            nexts.append(None if is_pack or is_last else line.links[position + 1].step_id)
+            heads.append(is_pack or position == 0)
+    session.connection().exec_driver_sql(_QUEUE, {"steps": steps, "chains": chains, "nexts": nexts, "heads": heads})

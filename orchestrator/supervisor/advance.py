@@ -1,16 +1,21 @@
-"""One round of a run: what its finished steps make possible, decided by the reducer, written under the run's lock."""
+"""One round of a run: what its finished steps make possible, decided by `rounds`, written under the run's lock.
 
-from collections.abc import Mapping, Sequence
+It runs for every step that ends, so its common path is five statements of the driver, whatever the plan's size.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Engine, delete, func, select, text, update
+from sqlalchemy import Engine, func, select, text
+from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
 from chargehand.memory import journal
-from chargehand.orchestrator import runs
+from chargehand.orchestrator import rounds, runs
 from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.facts import (
-    Fact,
     ReservationsCharged,
     RunFinished,
     StepAnchor,
@@ -21,94 +26,154 @@ from chargehand.orchestrator.facts import (
     parse_fact,
 )
 from chargehand.orchestrator.plan import Step
-from chargehand.orchestrator.supervisor.outline import Outline, outline
-from chargehand.orchestrator.tables import EdgeRow, RingRow, RunRow, StepRow
-from chargehand.orchestrator.transitions import RUN_ENDINGS, STEP_ENDINGS, StepState, settle
+from chargehand.orchestrator.rounds import Place, Standing
+from chargehand.orchestrator.supervisor.graphs import Graphs, read_places, standings
+from chargehand.orchestrator.tables import RunRow, StepRow
+from chargehand.orchestrator.transitions import RUN_ENDINGS
 
-# How far a step is on its way to a worker is not the reducer's concern.
-_OPEN = frozenset({"pending", "ready", "queued", "chained"})
 # The reason of a failed run names this many steps.
 ERRORS_SHOWN = 3
 
+# The rings go before anything is read: one that comes while we read is not ours to delete. Two supervisors may ask at
+# once: one gets the run, the other nothing, and the rings stay for the watch loop.
+_TAKE = """
+WITH run AS (
+    SELECT id, tenant, status, plan_version FROM runs WHERE id = %(run)s FOR NO KEY UPDATE SKIP LOCKED
+), answered AS (
+    DELETE FROM rings USING run WHERE rings.run = run.id RETURNING 1
+)
+SELECT tenant, status, plan_version, (SELECT count(*) FROM answered) FROM run
+"""
+_HAS_RINGS = "SELECT EXISTS (SELECT FROM rings WHERE run = %(run)s)"
+# Rows of several steps are always locked in plan order. A chained step whose turn has come lost its chain: its message,
+# if it still comes, finds it ready, not queued. `run_after` stays: a retry that is not due is not hastened by a pause.
+_MAKE_READY = """
+WITH mine AS (
+    SELECT id FROM steps WHERE id = ANY(%(steps)s) AND status IN ('pending', 'chained')
+    ORDER BY ordinal FOR NO KEY UPDATE
+)
+UPDATE steps s SET status = 'ready', chain = NULL, next_in_chain = NULL FROM mine WHERE s.id = mine.id
+"""
+_SKIP = """
+UPDATE steps SET status = 'skipped', finished_at = clock_timestamp(), chain = NULL WHERE id = ANY(%(steps)s)
+"""
+_ANCHOR = """
+UPDATE steps s SET anchored = true FROM journal j
+WHERE s.id = ANY(%(steps)s) AND j.run = %(run)s AND j.step = s.id AND j.seq = s.head_seq
+RETURNING s.id, j.seq, j.hash
+"""
+_CHARGE = """
+UPDATE steps SET spent_microusd = spent_microusd + reserved_microusd, reserved_microusd = 0 WHERE id = ANY(%(steps)s)
+"""
 
-def advance(engine: Engine, run_id: UUID, *, audit_key: bytes) -> bool:
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Run:
+    """The run that a round has locked."""
+
+    session: Session
+    run_id: UUID
+    tenant: UUID
+    status: str
+    plan_version: int
+
+    @property
+    def connection(self) -> Connection:
+        return self.session.connection()
+
+    def execute(self, statement: str, steps: Collection[UUID]) -> Any:
+        return self.connection.exec_driver_sql(statement, {"run": self.run_id, "steps": list(steps)})
+
+
+def advance(engine: Engine, graphs: Graphs, run_id: UUID, *, audit_key: bytes) -> bool:
     """Move the run as far as it goes now; whether steps may be admitted.
 
-    Two supervisors may call it at once: one works, the other returns at once and the ring stays for the watch loop.
+    Any number of supervisors may call it at once: one works, the others return at once.
     """
     with Session(engine) as session, session.begin():
-        run = session.scalars(
-            select(RunRow).where(RunRow.id == run_id).with_for_update(key_share=True, skip_locked=True)
-        ).one_or_none()
-        if run is None:
-            return False
-        # Before anything is read: a ring that comes while we read is not ours to delete.
-        rings = session.execute(delete(RingRow).where(RingRow.run == run_id).returning(RingRow.id)).all()
-        if not rings:
+        row = session.connection().exec_driver_sql(_TAKE, {"run": run_id}).one_or_none()
+        if row is None or not row[3]:
             # A thousand steps that end together ring a thousand times: the first round has seen them all.
             return False
-        _apply_patches(session, run)
-        rows = list(outline(session, run_id).values())
-        if run.status in RUN_ENDINGS:
-            _anchor_steps(session, run, rows)
-            _close(session, run, rows, audit_key=audit_key)
-            return False
-        found = settle(_states(session, run_id, rows))
-        facts: list[Fact] = []
-        if found.skipped:
-            ended = tuple(row.step_id for row in rows if row.step_id in found.skipped)
-            session.execute(
-                update(StepRow)
-                .where(StepRow.id.in_(ended))
-                .values(status="skipped", finished_at=func.clock_timestamp(), chain=None)
-            )
-            facts.append(StepsSkipped(steps=ended, reason="its predecessors did not succeed"))
-        if facts:
-            runs.record(session, run.tenant, run_id, facts)
-        _anchor_steps(session, run, rows)
-        if found.outcome is not None:
-            _charge_open_reservations(session, run, rows)
-            runs.record(session, run.tenant, run_id, [RunFinished(outcome=found.outcome, reason=found.reason)])
-            run.status, run.reason = found.outcome, found.reason
-            run.finished_at = func.clock_timestamp()
-            session.flush()
-            journal.anchor_run(session, tenant=run.tenant, run=run_id, key=audit_key)
-            return False
-        if run.status != "running":
-            return False
-        return _make_ready(session, rows, found.ready)
+        run = _Run(session=session, run_id=run_id, tenant=row[0], status=row[1], plan_version=row[2])
+        places = graphs.places(run.connection, run_id, run.plan_version)
+        standing = standings(run.connection, run_id)
+        planners = _with_patches(places, standing)
+        if planners:
+            run = _apply_patches(run, planners)
+            # Not kept: this transaction may still fail, and the next one number the plan anew.
+            places = read_places(run.connection, run_id)
+            standing = standings(run.connection, run_id)
+        found = rounds.decide(places, standing, run_status=run.status)
+        _write(run, places, standing, found)
+        if found.outcome is not None or run.status in RUN_ENDINGS:
+            _close(run, places, standing, found, audit_key=audit_key)
+        return found.may_admit
 
 
 def has_rings(engine: Engine, run_id: UUID) -> bool:
     """Whether the run rang again; asked after a round has committed, so that who came too early is not forgotten."""
     with engine.connect() as connection:
-        return bool(connection.execute(select(RingRow.id).where(RingRow.run == run_id).limit(1)).first())
+        return bool(connection.exec_driver_sql(_HAS_RINGS, {"run": run_id}).scalar_one())
 
 
-def _states(session: Session, run_id: UUID, rows: Sequence[Outline]) -> Mapping[UUID, StepState]:
-    before: dict[UUID, list[UUID]] = {}
-    for predecessor, successor in session.execute(
-        select(EdgeRow.predecessor, EdgeRow.successor).where(EdgeRow.run == run_id)
-    ):
-        before.setdefault(successor, []).append(predecessor)
-    errors = _errors(session, run_id, [row.step_id for row in rows if row.status == "failed"][:ERRORS_SHOWN])
-    return {
-        row.step_id: StepState(
-            step_id=row.step_id,
-            key=row.key,
-            after=tuple(before.get(row.step_id, ())),
-            join=row.join,
-            status="open" if row.status in _OPEN else row.status,  # type: ignore[arg-type]
-            epoch=row.epoch,
-            error=errors.get(row.step_id, ""),
+def _write(run: _Run, places: Mapping[UUID, Place], standing: Mapping[UUID, Standing], found: rounds.Round) -> None:
+    """What the round found, but for the end of the run."""
+    if found.skipped:
+        run.execute(_SKIP, found.skipped)
+        skipped = StepsSkipped(steps=found.skipped, reason="its predecessors did not succeed")
+        runs.record(run.session, run.tenant, run.run_id, [skipped])
+    if found.to_anchor:
+        heads = {step: (seq, digest) for step, seq, digest in run.execute(_ANCHOR, found.to_anchor)}
+        anchors = tuple(
+            StepAnchor(step=step, seq=heads[step][0], hash=heads[step][1].hex())
+            for step in found.to_anchor
+            if step in heads
         )
-        for row in rows
-    }
+        runs.record(run.session, run.tenant, run.run_id, [StepsAnchored(anchors=anchors)])
+    for step in found.gates:
+        _open_gate(run.session, run.session.get_one(StepRow, step, with_for_update={"key_share": True}))
+    if found.ready:
+        run.execute(_MAKE_READY, found.ready)
 
 
-def _errors(session: Session, run_id: UUID, failed: Sequence[UUID]) -> dict[UUID, str]:
-    facts = {step: _end_of(session, run_id, step) for step in failed}
-    return {step: fact.error for step, fact in facts.items() if fact is not None}
+def _close(
+    run: _Run,
+    places: Mapping[UUID, Place],
+    standing: Mapping[UUID, Standing],
+    found: rounds.Round,
+    *,
+    audit_key: bytes,
+) -> None:
+    """The end of a run: money in flight, its last fact unless a person wrote it, its place in the tenant's chain."""
+    if found.to_charge:
+        run.execute(_CHARGE, found.to_charge)
+        runs.record(run.session, run.tenant, run.run_id, [ReservationsCharged(charged_microusd=dict(found.to_charge))])
+    if found.outcome is not None:
+        reason = "" if found.outcome == "succeeded" else _why_failed(run, places, standing)
+        runs.record(run.session, run.tenant, run.run_id, [RunFinished(outcome=found.outcome, reason=reason)])
+        row = run.session.get_one(RunRow, run.run_id)
+        row.status, row.reason = found.outcome, reason
+        row.finished_at = func.clock_timestamp()
+        run.session.flush()
+    elif _is_anchored(run):
+        return
+    journal.anchor_run(run.session, tenant=run.tenant, run=run.run_id, key=audit_key)
+
+
+def _is_anchored(run: _Run) -> bool:
+    return bool(
+        run.session.execute(
+            text("SELECT EXISTS (SELECT FROM run_anchors WHERE run = :run)"), {"run": run.run_id}
+        ).scalar_one()
+    )
+
+
+def _why_failed(run: _Run, places: Mapping[UUID, Place], standing: Mapping[UUID, Standing]) -> str:
+    failed = [step for step in places if standing[step].status == "failed"][:ERRORS_SHOWN]
+    ends = {step: _end_of(run.session, run.run_id, step) for step in failed}
+    told = [f"step {places[step].key!r} failed: {end.error if end is not None else ''}" for step, end in ends.items()]
+    return "; ".join(told) or "not every final step was reached"
 
 
 def _end_of(session: Session, run_id: UUID, step: UUID) -> StepFinished | None:
@@ -117,24 +182,6 @@ def _end_of(session: Session, run_id: UUID, step: UUID) -> StepFinished | None:
         return None
     fact = parse_fact(entries[-1].body, schema_version=entries[-1].schema_version)
     return fact if isinstance(fact, StepFinished) else None
-
-
-def _make_ready(session: Session, rows: Sequence[Outline], ready: frozenset[UUID]) -> bool:
-    pending = [row for row in rows if row.step_id in ready and row.status in {"pending", "chained"}]
-    workable = [row.step_id for row in pending if row.kind != "gate"]
-    for row in pending:
-        if row.kind == "gate":
-            _open_gate(session, session.get_one(StepRow, row.step_id, with_for_update={"key_share": True}))
-    if workable:
-        # A chained step whose turn has come lost its chain: its message, if it still comes, finds it ready, not queued.
-        session.execute(
-            update(StepRow)
-            .where(StepRow.id.in_(workable), StepRow.status.in_(["pending", "chained"]))
-            # `run_after` stays: a retry that is not due is not hastened by a pause.
-            .values(status="ready", chain=None, next_in_chain=None)
-            .execution_options(synchronize_session=False)
-        )
-    return bool(workable) or any(row.status == "ready" for row in rows)
 
 
 def _open_gate(session: Session, row: StepRow) -> None:
@@ -158,70 +205,30 @@ def _open_gate(session: Session, row: StepRow) -> None:
     session.flush()
 
 
-def _apply_patches(session: Session, run: RunRow) -> None:
-    """Append what finished planners decided; a patch that does not fit fails the run."""
-    planners = session.scalars(
-        select(StepRow)
-        .where(StepRow.run == run.id, StepRow.status == "succeeded", ~StepRow.patched)
-        .where(StepRow.spec["kind"].astext == "agent")
-        .order_by(StepRow.ordinal)
-    ).all()
-    for row in planners:
-        fact = _end_of(session, run.id, row.id)
-        row.patched = True
-        if fact is None or fact.patch is None or run.status in RUN_ENDINGS:
+def _with_patches(places: Mapping[UUID, Place], standing: Mapping[UUID, Standing]) -> list[UUID]:
+    """Agents that succeeded and whose end has not been looked at for a patch."""
+    return [
+        step
+        for step, place in places.items()
+        if place.kind == "agent" and standing[step].status == "succeeded" and not standing[step].patched
+    ]
+
+
+def _apply_patches(run: _Run, planners: Sequence[UUID]) -> _Run:
+    """Append what finished planners decided; a patch that does not fit fails the run. Gives the run as it is then."""
+    session = run.session
+    row = session.get_one(RunRow, run.run_id)
+    for step in session.scalars(select(StepRow).where(StepRow.id.in_(planners)).order_by(StepRow.ordinal)).all():
+        fact = _end_of(session, run.run_id, step.id)
+        step.patched = True
+        if fact is None or fact.patch is None or row.status in RUN_ENDINGS:
             continue
         savepoint = session.begin_nested()
         try:
-            runs.patch(session, run, fact.patch, by_step=row.id)
+            runs.patch(session, row, fact.patch, by_step=step.id)
             savepoint.commit()
         except InvalidPlan as error:
             savepoint.rollback()
-            runs.end_run(session, run, outcome="failed", reason=f"the plan of step {row.key!r} does not fit: {error}")
+            runs.end_run(session, row, outcome="failed", reason=f"the plan of step {step.key!r} does not fit: {error}")
     session.flush()
-
-
-def _anchor_steps(session: Session, run: RunRow, rows: Sequence[Outline]) -> None:
-    ended = [row for row in rows if row.status in STEP_ENDINGS and not row.anchored and row.head_seq > 0]
-    if not ended:
-        return
-    heads = session.execute(
-        text(
-            "SELECT j.step, j.seq, j.hash FROM journal j JOIN steps s ON s.id = j.step AND j.seq = s.head_seq "
-            "WHERE j.run = :run AND s.id = ANY(:steps) ORDER BY s.ordinal"
-        ),
-        {"run": run.id, "steps": [row.step_id for row in ended]},
-    ).all()
-    anchors = tuple(StepAnchor(step=step, seq=seq, hash=digest.hex()) for step, seq, digest in heads)
-    runs.record(session, run.tenant, run.id, [StepsAnchored(anchors=anchors)])
-    session.execute(
-        update(StepRow)
-        .where(StepRow.id.in_([row.step_id for row in ended]))
-        .values(anchored=True)
-        .execution_options(synchronize_session=False)
-    )
-
-
-def _charge_open_reservations(session: Session, run: RunRow, rows: Sequence[Outline]) -> None:
-    charged = {
-        row.step_id: row.reserved_microusd for row in rows if row.status in STEP_ENDINGS and row.reserved_microusd > 0
-    }
-    if not charged:
-        return
-    session.execute(
-        update(StepRow)
-        .where(StepRow.id.in_(charged))
-        .values(spent_microusd=StepRow.spent_microusd + StepRow.reserved_microusd, reserved_microusd=0)
-        .execution_options(synchronize_session=False)
-    )
-    runs.record(session, run.tenant, run.id, [ReservationsCharged(charged_microusd=charged)])
-
-
-def _close(session: Session, run: RunRow, rows: Sequence[Outline], *, audit_key: bytes) -> None:
-    """What is left of a run that a person ended: money in flight, and its place in the tenant's chain."""
-    _charge_open_reservations(session, run, rows)
-    anchored = session.execute(
-        text("SELECT EXISTS (SELECT FROM run_anchors WHERE run = :run)"), {"run": run.id}
-    ).scalar_one()
-    if not anchored:
-        journal.anchor_run(session, tenant=run.tenant, run=run.id, key=audit_key)
+    return _Run(session=session, run_id=run.run_id, tenant=run.tenant, status=row.status, plan_version=row.plan_version)

@@ -21,6 +21,7 @@ from chargehand.orchestrator.logs import configure_logging
 from chargehand.orchestrator.settings import Settings, load_settings
 from chargehand.orchestrator.supervisor.admit import admit
 from chargehand.orchestrator.supervisor.advance import advance, has_rings
+from chargehand.orchestrator.supervisor.graphs import Graphs
 from chargehand.orchestrator.supervisor.watch import forget_dead_pools, watch
 
 log = logging.getLogger(__name__)
@@ -39,11 +40,12 @@ class Supervisor:
         self._app = celery_app
         self._redis = redis_client
         self._audit_key = audit_key(settings)
+        self._graphs = Graphs()
 
     def answer(self, run_id: UUID) -> None:
         """Advance the run and admit what may start, until it rings no more."""
         while True:
-            if advance(self._engine, run_id, audit_key=self._audit_key):
+            if advance(self._engine, self._graphs, run_id, audit_key=self._audit_key):
                 self.admit()
             # Whoever rang while this round held the run found it locked and left.
             if not has_rings(self._engine, run_id):
@@ -52,7 +54,7 @@ class Supervisor:
     def admit(self) -> int:
         """Queue and publish what the pools can take; gives the number of messages' chains."""
         count = 0
-        for one in admit(self._engine):
+        for one in admit(self._engine, self._graphs):
             broker.publish(self._app, self._settings, tenant=one.tenant, run_id=one.run_id, emissions=one.emissions)
             count += len(one.emissions)
         return count
@@ -62,7 +64,7 @@ class Supervisor:
         found = watch(self._engine, self._settings, queue_length=self._queue_length)
         for run_id in found.runs:
             try:
-                advance(self._engine, run_id, audit_key=self._audit_key)
+                advance(self._engine, self._graphs, run_id, audit_key=self._audit_key)
             except OperationalError:
                 raise
             except Exception:

@@ -1,7 +1,7 @@
 """The canvas as a real broker and a real worker run it."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from uuid import UUID, uuid4
 
 import pytest
@@ -9,7 +9,7 @@ from celery import Celery
 from celery.contrib.testing.worker import start_worker
 
 from chargehand.orchestrator import broker
-from chargehand.orchestrator.canvas import Chain, Chord, Link
+from chargehand.orchestrator.canvas import Chain, Chord, Link, Pack
 from chargehand.orchestrator.settings import Settings
 from tests.conftest import WaitUntil
 
@@ -34,8 +34,9 @@ def floor(redis_url: str) -> Iterator[tuple[Celery, Settings, Floor]]:
     app = broker.make_app(settings, redis_url)
 
     @app.task(name=broker.task_name("audit"), shared=False)
-    def run_step(tenant: str, run_id: str, step_id: str) -> None:
-        floor.note(step_id)
+    def run_step(tenant: str, run_id: str, version: int, step_id: str = "", step_ids: Sequence[str] = ()) -> None:
+        for step in step_ids or [step_id]:
+            floor.note(step)
 
     @app.task(name=broker.ADVANCE, shared=False)
     def advance(run_id: str) -> None:
@@ -85,3 +86,27 @@ def test_a_broker_that_is_down_is_said_at_once(wait_until: WaitUntil) -> None:
     chord = Chord(header=(chain_of(uuid4()), chain_of(uuid4())))
     assert not broker.publish(app, settings, tenant=TENANT, run_id=RUN, emissions=[chord])
     app.close()
+
+
+def test_a_pack_is_one_message_and_counts_as_one_part_of_a_chord(
+    floor: tuple[Celery, Settings, Floor], wait_until: WaitUntil
+) -> None:
+    app, settings, seen = floor
+    packed, alone = [uuid4() for _ in range(3)], uuid4()
+    chord = Chord(header=(Pack(links=tuple(link for step in packed for link in chain_of(step).links)), chain_of(alone)))
+
+    assert broker.publish(app, settings, tenant=TENANT, run_id=RUN, emissions=[chord])
+
+    wait_until(lambda: "bell" in seen.done, 20, "the chord's body")
+    assert sorted(seen.done[:-1]) == sorted(str(step) for step in (*packed, alone))
+
+
+def test_a_pack_alone_rings_at_its_end(floor: tuple[Celery, Settings, Floor], wait_until: WaitUntil) -> None:
+    app, settings, seen = floor
+    packed = [uuid4() for _ in range(3)]
+    pack = Pack(links=tuple(link for step in packed for link in chain_of(step).links))
+
+    assert broker.publish(app, settings, tenant=TENANT, run_id=RUN, emissions=[pack])
+
+    wait_until(lambda: "bell" in seen.done, 20, "the pack's bell")
+    assert seen.done == [*(str(step) for step in packed), "bell"]

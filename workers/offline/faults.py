@@ -61,7 +61,10 @@ class CallRecord:
     outcome: str
     billed: bool
     input_tokens: int = 0
+    """As billed: without what was written to the cache or read from it."""
     output_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_read_tokens: int = 0
 
 
 @dataclass(kw_only=True)

@@ -127,8 +127,10 @@ class MessagesHandler(BaseHTTPRequestHandler):
             request,
             outcome=fault.kind if fault else "ok",
             billed=True,
-            input_tokens=tokens_of(request["messages"]),
+            input_tokens=usage["input_tokens"],
             output_tokens=usage["output_tokens"],
+            cache_write_tokens=usage["cache_creation_input_tokens"],
+            cache_read_tokens=usage["cache_read_input_tokens"],
         )
         if fault is not None and fault.kind == "lost_after_billing":
             time.sleep(fault.seconds)

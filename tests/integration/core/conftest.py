@@ -22,6 +22,7 @@ from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.steps import Ended, HeldStep
 from chargehand.orchestrator.supervisor import admit, advance, watch
 from chargehand.orchestrator.supervisor.admit import Admitted
+from chargehand.orchestrator.supervisor.graphs import Graphs
 from chargehand.orchestrator.supervisor.watch import Round
 
 AUDIT_KEY = b"a key outside the database"
@@ -49,6 +50,7 @@ class House:
         self.supervisor = open_engine(database_url, role=SUPERVISOR_ROLE)
         self.owner = open_engine(database_url)
         self.connections = Connections(database_url)
+        self.graphs = Graphs()
 
     def close(self) -> None:
         self.connections.close()
@@ -76,10 +78,10 @@ class House:
         return run_id
 
     def advance(self, run_id: UUID) -> bool:
-        return advance.advance(self.supervisor, run_id, audit_key=AUDIT_KEY)
+        return advance.advance(self.supervisor, self.graphs, run_id, audit_key=AUDIT_KEY)
 
     def admit(self) -> list[Admitted]:
-        return admit.admit(self.supervisor)
+        return admit.admit(self.supervisor, self.graphs)
 
     def watch(self, settings: Settings | None = None, *, queue_length: int = 0) -> Round:
         return watch.watch(self.supervisor, settings or self.settings, queue_length=lambda _pool: queue_length)

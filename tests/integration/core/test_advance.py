@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy.orm import Session
+from sqlalchemy.engine import Connection
 
 from chargehand.orchestrator import runs, steps
 from chargehand.orchestrator.facts import StepFinished, StepReleased, StepWaiting
 from chargehand.orchestrator.plan import PlanPatch, Step, step_id
 from chargehand.orchestrator.steps import new_wait_id
 from chargehand.orchestrator.supervisor import advance
+from chargehand.orchestrator.supervisor.graphs import Graphs
 
 if TYPE_CHECKING:
     from tests.integration.core.conftest import House
@@ -99,16 +100,16 @@ def test_a_ring_that_comes_while_advance_reads_stays(house: "House", monkeypatch
     run_id = house.start(script("a"), script("b"), script("c", "a", "b"))
     house.run(run_id, "a")
     held = house.claim(run_id, "b")
-    read = advance.outline
+    read = advance.standings
     finished: list[object] = []
 
-    def read_then_finish(session: Session, run: UUID) -> dict[UUID, Any]:
-        rows = read(session, run)
+    def read_then_finish(connection: Connection, run: UUID) -> dict[UUID, Any]:
+        rows = read(connection, run)
         if not finished:
             finished.append(held.finish(DONE))
         return rows
 
-    monkeypatch.setattr(advance, "outline", read_then_finish)
+    monkeypatch.setattr(advance, "standings", read_then_finish)
     house.advance(run_id)
 
     assert house.statuses(run_id)["c"] == "pending"
@@ -171,7 +172,7 @@ def test_asked_in_the_finishing_statement_both_finishers_would_miss_the_join(hou
         other.commit()
     assert unfinished == [1, 1]
     # Asked after the commit, as production does, the last one sees it.
-    row = house.connections.run(house.tenant, steps._JOIN_IS_OPEN, {"step": ids["a"]})
+    row = house.connections.run(house.tenant, steps._JOINS_ARE_OPEN, {"steps": [ids["a"]]})
     assert row is not None
     assert row["open"]
 
@@ -248,6 +249,7 @@ def test_the_plan_of_a_planner_is_appended_once(house: "House") -> None:
     # Roles are not needed to see a patch applied: the step's kind is what advance looks for.
     run_id = house.start(script("a"))
     house.execute("UPDATE steps SET spec = jsonb_set(spec, '{kind}', '\"agent\"') WHERE run = :run", {"run": run_id})
+    house.graphs = Graphs()
     held = house.claim(run_id, "a")
     house.execute("UPDATE steps SET spec = jsonb_set(spec, '{role}', '\"planner\"') WHERE run = :run", {"run": run_id})
     house.execute('UPDATE runs SET role_versions = \'{"planner": "0"}\' WHERE id = :run', {"run": run_id})
@@ -265,6 +267,7 @@ def test_a_planners_patch_that_does_not_fit_fails_the_run_with_the_reason(house:
     house.execute(
         "UPDATE steps SET spec = jsonb_set(spec, '{kind}', '\"agent\"') WHERE run = :run AND key = 'a'", {"run": run_id}
     )
+    house.graphs = Graphs()
     held = house.claim(run_id, "a")
     held.finish(StepFinished(outcome="succeeded", patch=PlanPatch(add=(script("b", "nowhere"),))))
 
@@ -314,6 +317,7 @@ def test_a_planner_drops_the_step_that_follows_it_in_its_chain(house: "House") -
         "WHERE run = :run AND key = 'plan'",
         {"run": run_id},
     )
+    house.graphs = Graphs()
     house.execute('UPDATE runs SET role_versions = \'{"planner": "0"}\' WHERE id = :run', {"run": run_id})
     assert house.statuses(run_id) == {"plan": "queued", "old": "chained"}
     change = PlanPatch(add=(script("new", "plan"),), drop=("old",))

@@ -16,7 +16,7 @@ from uuid import UUID
 import pytest
 
 from chargehand.orchestrator import runs, steps, views
-from chargehand.orchestrator.canvas import Chain, Chord, Emission, Link
+from chargehand.orchestrator.canvas import Chord, Emission, Line, Link, Pack
 from chargehand.orchestrator.errors import LeaseLost, NothingToClaim
 from chargehand.orchestrator.facts import StepFinished, StepWaiting
 from chargehand.orchestrator.plan import POOLS, Step, step_id
@@ -48,6 +48,7 @@ class Message:
     run_id: UUID
     links: tuple[Link, ...] = ()
     chord: Counting | None = None
+    is_pack: bool = False
 
 
 @dataclass
@@ -86,13 +87,10 @@ class Broker:
 
     def publish(self, run_id: UUID, emissions: Sequence[Emission]) -> None:
         for emission in emissions:
-            if isinstance(emission, Chord):
-                counting = Counting(len(emission.header))
-                for chain in emission.header:
-                    self.send(Message(run_id, chain.links, counting))
-            else:
-                assert isinstance(emission, Chain)
-                self.send(Message(run_id, emission.links))
+            lines: tuple[Line, ...] = emission.header if isinstance(emission, Chord) else (emission,)
+            counting = Counting(len(lines)) if isinstance(emission, Chord) else None
+            for line in lines:
+                self.send(Message(run_id, line.links, counting, is_pack=isinstance(line, Pack)))
 
 
 class Simulation:
@@ -153,9 +151,10 @@ class Simulation:
             if self.house.advance(message.run_id):
                 self.admit()
             return
-        if not self.run_link(message):
+        goes_on = self.run_pack(message) if message.is_pack else self.run_link(message)
+        if not goes_on:
             return
-        rest = message.links[1:]
+        rest = () if message.is_pack else message.links[1:]
         if rest:
             self.broker.send(Message(message.run_id, rest, message.chord))
         elif message.chord is None:
@@ -203,6 +202,30 @@ class Simulation:
         if held.a_join_is_open():
             self.broker.send(Message(message.run_id))
         return True
+
+    def run_pack(self, message: Message) -> bool:
+        """Whether a chord counts the pack."""
+        wanted = [link.step_id for link in message.links]
+        claims = steps.claim_many(
+            self.house.connections, tenant=self.house.tenant, step_ids=wanted, holder="w", lease_seconds=LEASE_SECONDS
+        )
+        done: list[tuple[HeldStep, StepFinished]] = []
+        for claimed in claims:
+            self.note_claim(claimed.step_id, claimed.epoch)
+            if self.broker.chance(self.broker.chaos.kill / len(message.links)):
+                # In the middle: what was done is not recorded.
+                return False
+            held = HeldStep(self.house.connections, claimed)
+            self.fold_answers(held)
+            done.append((held, StepFinished(outcome="succeeded")))
+        with self.guard:
+            self.succeeded |= {held.claim.step_id for held, _ in done}
+        finished = steps.finish_many(self.house.connections, done) if done else set()
+        with self.guard:
+            self.finished.update(finished)
+        if steps.joins_are_open(self.house.connections, tenant=self.house.tenant, step_ids=list(finished)):
+            self.broker.send(Message(message.run_id))
+        return len(finished) == len(wanted)
 
     def fold_answers(self, held: HeldStep) -> None:
         if held.claim.epoch == 1:
@@ -287,6 +310,17 @@ def random_plan(dice: random.Random, most: int) -> list[Step]:
     return planned
 
 
+def fan(dice: random.Random, width: int) -> list[Step]:
+    """Far more scripts than a small pool has places, and a join of all."""
+    first = Step(key="first", kind="script", script="work", pool="audit")
+    wide = [
+        Step(key=f"w{n}", kind="script", script="work", pool=dice.choice(("audit", "coding")), after=("first",))
+        for n in range(width)
+    ]
+    last = Step(key="last", kind="script", script="work", pool="audit", after=tuple(step.key for step in wide))
+    return [first, *wide, last]
+
+
 def check(house: "House", simulation: Simulation) -> None:
     assert simulation.too_early == []
     assert [attempt for attempt, claims in simulation.attempts.items() if claims != 1] == []
@@ -360,5 +394,21 @@ def test_sixty_steps_in_the_worst_weather(house: "House") -> None:
     simulation = Simulation(house, [house.submit(*planned)], Broker(dice, CHAOS["everything"]))
 
     simulation.drive(4)
+
+    check(house, simulation)
+
+
+@pytest.mark.parametrize(("weather", "threads"), [("calm", 0), ("everything", 0), ("killed", 3), ("lost", 3)])
+def test_packs_end_with_every_step_done_once_and_in_order(house: "House", weather: str, threads: int) -> None:
+    dice = random.Random(f"packs {weather} {threads}")
+    for pool in (*POOLS, SOLO):
+        house.open_pool(pool, slots=2)
+    run_ids = [house.submit(*fan(dice, 90)), house.submit(*fan(dice, 40))]
+    simulation = Simulation(house, run_ids, Broker(dice, CHAOS[weather]))
+
+    if threads:
+        simulation.drive(threads)
+    else:
+        simulation.drive_alone()
 
     check(house, simulation)

@@ -8,7 +8,7 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chargehand.orchestrator.canvas import Chain, Chord, Node, chains_of, compose
+from chargehand.orchestrator.canvas import Chain, Chord, Node, compose, lines_of
 
 Graph = dict[UUID, Node]
 
@@ -112,7 +112,7 @@ def test_every_admitted_step_heads_one_chain_and_no_step_is_sent_twice(
 ) -> None:
     graph, admitted, followable = situation
     emissions = compose(graph, admitted, followable=followable)
-    chains = chains_of(emissions)
+    chains = lines_of(emissions)
     heads = [chain.links[0].step_id for chain in chains]
     assert Counter(heads) == Counter(admitted)
     sent = [link.step_id for chain in chains for link in chain.links]
@@ -127,7 +127,7 @@ def test_every_admitted_step_heads_one_chain_and_no_step_is_sent_twice(
 @given(situations())
 def test_every_maximal_line_is_a_chain(situation: tuple[Graph, list[UUID], set[UUID]]) -> None:
     graph, admitted, followable = situation
-    for chain in chains_of(compose(graph, admitted, followable=followable)):
+    for chain in lines_of(compose(graph, admitted, followable=followable)):
         steps = [link.step_id for link in chain.links]
         for before, after in pairwise(steps):
             assert graph[before].after == (after,)
@@ -142,9 +142,7 @@ def test_every_join_whose_predecessors_are_all_tails_is_a_chord_and_no_other_is(
     graph, admitted, followable = situation
     emissions = compose(graph, admitted, followable=followable)
     # A tail that fans out ends in the bell: it can be in the header of one chord only.
-    tails = {
-        chain.links[-1].step_id for chain in chains_of(emissions) if len(graph[chain.links[-1].step_id].after) == 1
-    }
+    tails = {chain.links[-1].step_id for chain in lines_of(emissions) if len(graph[chain.links[-1].step_id].after) == 1}
     joins = {node.step_id for node in graph.values() if len(node.before) > 1 and set(node.before) <= tails}
     headers = [
         frozenset(chain.links[-1].step_id for chain in one.header) for one in emissions if isinstance(one, Chord)

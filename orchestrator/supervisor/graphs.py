@@ -1,0 +1,81 @@
+"""The graphs of runs under way, each read once: only where its steps stand is read in every round."""
+
+import threading
+from collections import OrderedDict, defaultdict
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.engine import Connection
+
+from chargehand.orchestrator.rounds import Place, Standing
+
+# Plans have at most 2,000 steps, a place takes about half a kilobyte.
+MOST_GRAPHS = 64
+
+_PLACES = """
+SELECT id, key, ordinal, pool, spec->>'kind', coalesce(spec->>'role', spec->>'script'), spec->>'join'
+FROM steps WHERE run = %(run)s ORDER BY ordinal
+"""
+_EDGES = "SELECT successor, predecessor FROM edges WHERE run = %(run)s"
+_STANDINGS = "SELECT id, status, head_seq, solo, anchored, patched, reserved_microusd FROM steps WHERE run = %(run)s"
+
+Places = Mapping[UUID, Place]
+
+
+class Graphs:
+    """The newest graphs that this process has read; any thread may ask.
+
+    A plan only grows, and with each change its version does: a graph of that version is never stale.
+    """
+
+    def __init__(self, most: int = MOST_GRAPHS) -> None:
+        """Empty."""
+        self._most = most
+        self._known: OrderedDict[UUID, tuple[int, Places]] = OrderedDict()
+        self._guard = threading.Lock()
+
+    def places(self, connection: Connection, run_id: UUID, plan_version: int) -> Places:
+        """Every step's place, in plan order; the caller has read `plan_version` in this transaction."""
+        with self._guard:
+            version, places = self._known.get(run_id, (0, {}))
+            if version == plan_version:
+                self._known.move_to_end(run_id)
+                return places
+        places = read_places(connection, run_id)
+        with self._guard:
+            self._known[run_id] = (plan_version, places)
+            self._known.move_to_end(run_id)
+            while len(self._known) > self._most:
+                self._known.popitem(last=False)
+        return places
+
+
+def standings(connection: Connection, run_id: UUID) -> dict[UUID, Standing]:
+    """Where every step of the run stands now."""
+    return {row[0]: Standing._make(row[1:]) for row in _rows(connection, _STANDINGS, run_id)}
+
+
+def read_places(connection: Connection, run_id: UUID) -> Places:
+    """Every step's place as this transaction sees it, in plan order."""
+    after: dict[UUID, list[UUID]] = defaultdict(list)
+    for successor, predecessor in _rows(connection, _EDGES, run_id):
+        after[successor].append(predecessor)
+    return {
+        row[0]: Place(
+            step_id=row[0],
+            key=row[1],
+            ordinal=row[2],
+            pool=row[3],
+            kind=row[4],
+            name=row[5],
+            join=row[6],
+            after=tuple(after[row[0]]),
+        )
+        for row in _rows(connection, _PLACES, run_id)
+    }
+
+
+def _rows(connection: Connection, statement: str, run_id: UUID) -> list[Any]:
+    # Straight through the driver: SQLAlchemy's own rows of a thousand steps cost as much as Postgres.
+    return list(connection.exec_driver_sql(statement, {"run": run_id}))

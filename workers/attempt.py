@@ -1,0 +1,386 @@
+"""One claim of one step while it lasts: run it, record what it came to, hand it back."""
+
+import logging
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import JsonValue, TypeAdapter
+from pydantic_core import PydanticSerializationError
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from chargehand.orchestrator.errors import ChargehandError, Fenced, LeaseLost, StepPaused, Unavailable
+from chargehand.orchestrator.facts import SignalReceived, StepFinished, StepReleased, StepWaiting
+from chargehand.orchestrator.sessions import open_session
+from chargehand.orchestrator.steps import Claim, Ended, HeldStep, new_wait_id
+from chargehand.orchestrator.turns import StepRecorder
+from chargehand.workers.agent import AgentTask, Drained, Failed, Finished, Outcome, Wait, run_agent
+from chargehand.workers.bounded import CANCELLED
+from chargehand.workers.conversation import last_commit
+from chargehand.workers.inputs import Gathered, RunReader
+from chargehand.workers.scripts.parameters import ArgumentsDoNotFit
+from chargehand.workers.scripts.registry import ScriptContext, Workspace
+from chargehand.workers.shop import Shop
+from chargehand.workers.tools.finish import finish_tool
+from chargehand.workers.tools.registry import ToolContext, ToolOutput
+from chargehand.workers.workspace import Clone, open_workspace
+
+log = logging.getLogger(__name__)
+
+# A result lives in the journal and is read by people and agents; what is larger belongs into an artifact.
+MAX_RESULT_BYTES = 4_000_000
+RETRY_BASE_SECONDS = 1.0
+RETRY_CAP_SECONDS = 60.0
+
+_JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
+_ANYTHING: TypeAdapter[object] = TypeAdapter(object)
+
+Delivery = Literal["go_on", "stop"]
+"""Whether the Celery chain that brought the message goes on to its next link."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Attempt:
+    """One claim of one step while it lasts."""
+
+    shop: Shop
+    held: HeldStep
+    lost: threading.Event = field(default_factory=threading.Event)
+    clones: list[Clone] = field(default_factory=list)
+    artifacts: dict[str, str] = field(default_factory=dict)
+    inherited_commit: str | None = None
+    """What predecessors have made of the workspace; passed on by a step that does not edit."""
+    may_repeat: bool = False
+    """A person said that an effect of unknown outcome may happen again."""
+
+    @property
+    def claim(self) -> Claim:
+        """The claim that all writes carry."""
+        return self.held.claim
+
+    def run(self) -> Delivery:
+        """Gather, run, record."""
+        reader = RunReader(self.shop.engine, self.claim.tenant, self.claim.run_id)
+        return self.guarded(lambda: self.record(self.outcome(reader, reader.gather(self.claim.step))))
+
+    def guarded(self, act: Callable[[], Delivery]) -> Delivery:
+        """What `act` gives; what a lease, a drain or an outage interrupts is left in order."""
+        try:
+            return act()
+        except Drained:
+            return self.hand_back(StepReleased(reason="drain"))
+        except StepPaused:
+            return self.hand_back(StepReleased(reason="pause"))
+        except Fenced as fenced:
+            log.warning("fenced", extra={**self._fields(), "why": str(fenced)})
+            return "stop"
+        except Unavailable as outage:
+            # Nothing can be recorded now: the lease runs out and the step is taken up where its journal ends.
+            log.warning("outage", extra={**self._fields(), "why": str(outage)})
+            return "stop"
+
+    def outcome(self, reader: RunReader, gathered: Gathered) -> Outcome:
+        """What the step came to; a mistake of ours fails it with its reason instead of passing for a crash.
+
+        Nothing is recorded yet but what an agent does. Raises `Fenced`, `Unavailable` and `Drained`.
+        """
+        if gathered.workspace is not None and gathered.start_commit != gathered.workspace.commit:
+            self.inherited_commit = gathered.start_commit
+        # What runs in a sandbox or under limits meanwhile is killed once the step is not ours any more.
+        inherited = CANCELLED.set(self.lost.is_set)
+        try:
+            return self._decided_by_signal() or self._outcome(reader, gathered)
+        except (Fenced, Unavailable, Drained):
+            raise
+        except Exception as error:
+            log.exception("step broke", extra=self._fields())
+            return Failed(error=f"{type(error).__name__}: {error}")
+        finally:
+            CANCELLED.reset(inherited)
+
+    def begin(self) -> None:
+        """Keep the lease from now on."""
+        self.shop.heartbeat.hold(self.claim.step_id, self.claim.epoch, self.lost.set)
+
+    def end(self) -> None:
+        """Let go of the lease, and remove what nobody reads any more."""
+        self.shop.heartbeat.drop(self.claim.step_id, self.claim.epoch)
+        for clone in self.clones:
+            clone.close()
+        self.shop.progress.clear(self.claim.run_id, self.claim.step.key)
+
+    # --- run ----------------------------------------------------------------------------------------------------------
+
+    def _outcome(self, reader: RunReader, gathered: Gathered) -> Outcome:
+        if self.claim.step.kind == "script":
+            return self._run_script(reader, gathered)
+        if self.claim.step.kind == "agent":
+            return self._run_agent(reader, gathered)
+        return Failed(error=f"Steps of kind {self.claim.step.kind!r} are not run by workers of this version.")
+
+    def _run_script(self, reader: RunReader, gathered: Gathered) -> Outcome:
+        step = self.claim.step
+        script = self.shop.scripts.get(step.script or "")
+        if script is None:
+            known = ", ".join(sorted(self.shop.scripts))
+            return Failed(error=f"Step {step.key!r} names unknown script {step.script!r}; known: {known}.")
+        if script.effect == "effectful" and self.claim.crashes > 0 and not self.may_repeat:
+            return Wait(
+                reason="human",
+                question=f"The worker died while script {script.name!r} ran, and it cannot be told whether its effect "
+                "happened. retry: run it again; skip: go on without a result; override: give the result; abort: fail.",
+                options=("retry", "skip", "override", "abort"),
+                evidence=(f"{self.claim.step_id}:{self.claim.seq}",),
+            )
+        context = ScriptContext(
+            tenant=self.claim.tenant,
+            run_id=self.claim.run_id,
+            step_id=self.claim.step_id,
+            step_key=step.key,
+            goal=gathered.goal,
+            inputs=gathered.inputs,
+            results=reader.result,
+            open_workspace=self._workspace_opener(gathered),
+            put_artifact=self._put_artifact,
+            report_progress=lambda line: self.shop.progress.say(self.claim.run_id, step.key, line),
+            idempotency_key=str(self.claim.step_id),
+            open_session=self._fenced_session,
+            embedder=self.shop.embedder,
+            workspace=gathered.workspace,
+            step_keys=reader.step_keys,
+            account=reader.account,
+        )
+        try:
+            value = script.run(context, step.arguments)
+            result = _as_json(value)
+        except (Fenced, Unavailable):
+            raise
+        except ArgumentsDoNotFit as error:
+            return Failed(error=str(error))
+        except Exception as error:
+            log.exception("script failed", extra=self._fields())
+            return self._after_failure(f"{type(error).__name__}: {error}")
+        # Only who has opened the workspace can have moved it: a user's result may have a `commit` of its own.
+        return Finished(result=result, commit=_commit_of(value) if self.clones else None)
+
+    def _after_failure(self, error: str) -> Outcome:
+        if self.claim.retries >= self.claim.step.retries:
+            return Failed(error=error)
+        seconds = min(RETRY_BASE_SECONDS * 2.0**self.claim.retries, RETRY_CAP_SECONDS)
+        return Wait(reason="retry", question=error, run_after_seconds=random.uniform(0.5, 1.0) * seconds)
+
+    def _run_agent(self, reader: RunReader, gathered: Gathered) -> Outcome:
+        step = self.claim.step
+        role_hash = gathered.role_versions.get(step.role or "")
+        if role_hash is None:
+            return Failed(error=f"Step {step.key!r} has role {step.role!r}, which the run did not pin.")
+        role = reader.role(role_hash)
+        try:
+            finish = finish_tool(role.output)
+        except KeyError:
+            return Failed(
+                error=f"Role {role.name!r} ends with {role.output!r}, which this worker does not know; name the module "
+                "that registers it in CHARGEHAND_MODULES."
+            )
+        recorder = StepRecorder(self.shop.connections, self.held, lease_seconds=self.shop.settings.lease_seconds)
+        told = "\n".join(f"A person told the run: {message}" for message in gathered.messages)
+        task = AgentTask(
+            goal=gathered.goal,
+            role=role,
+            instruction=f"{step.instruction}\n{told}".strip(),
+            repository=gathered.repository,
+            finish=finish,
+            context=ToolContext(
+                run_id=self.claim.run_id,
+                step_id=self.claim.step_id,
+                step_key=step.key,
+                arguments=step.arguments,
+                inputs=gathered.inputs,
+                results=reader.result,
+                open_workspace=self._workspace_opener(gathered, resume_from=last_commit(recorder.history)),
+                recall=self._recall,
+                plan=gathered.plan,
+                roles=frozenset(gathered.role_versions),
+                scripts=frozenset(self.shop.scripts),
+            ),
+            max_turns=step.max_turns or role.max_turns or self.shop.settings.max_turns,
+        )
+        return run_agent(
+            task,
+            recorder=recorder,
+            models=self.shop.models,
+            tools=self.shop.tools,
+            should_stop=lambda: self.shop.stopping.is_set() or self.lost.is_set(),
+            # A streamed call costs twice the CPU of a plain one: only where somebody looks.
+            on_delta=self._show_delta if self.shop.progress.is_watched(self.claim.run_id) else None,
+        )
+
+    def _show_delta(self, piece: str) -> None:
+        words = " ".join(piece.split())
+        if words:
+            self.shop.progress.say(self.claim.run_id, self.claim.step.key, words)
+
+    def _decided_by_signal(self) -> Outcome | None:
+        """What a person answered to a step that is not an agent's; an agent's loop reads its own signals."""
+        row = self.shop.connections.run(
+            self.claim.tenant,
+            "SELECT wait_id FROM steps WHERE id = %(step)s",
+            {"step": self.claim.step_id},
+        )
+        if row is None or row["wait_id"] is None:
+            return None
+        signal = self.held.fold_signal(row["wait_id"])
+        if signal is None or self.claim.step.kind == "agent":
+            return None
+        self.may_repeat = signal.choice == "retry"
+        return _obey(signal)
+
+    # --- record -------------------------------------------------------------------------------------------------------
+
+    def success(self, outcome: Finished) -> StepFinished:
+        """The fact that ends the step."""
+        return StepFinished(
+            outcome="succeeded",
+            result=outcome.result,
+            commit=outcome.commit or self.inherited_commit,
+            artifacts=self.artifacts,
+            patch=outcome.patch,
+        )
+
+    def record(self, outcome: Outcome) -> Delivery:
+        """Write what the step came to, and ring for what follows."""
+        match outcome:
+            case Finished():
+                return self._finish(self.success(outcome))
+            case Failed():
+                return self._finish(StepFinished(outcome="failed", error=outcome.error, artifacts=self.artifacts))
+            case Wait(reason="retry") if self.claim.step.kind == "script":
+                return self.hand_back(
+                    StepReleased(
+                        reason="retry", detail=outcome.question, run_after_seconds=outcome.run_after_seconds or 0.0
+                    )
+                )
+            case Wait():
+                self.held.wait(
+                    StepWaiting(
+                        wait_id=new_wait_id(),
+                        reason=outcome.reason,
+                        question=outcome.question,
+                        options=outcome.options,
+                        evidence=outcome.evidence,
+                    ),
+                    after_seconds=outcome.run_after_seconds,
+                )
+                log.info("step waits", extra={**self._fields(), "reason": outcome.reason})
+                return "stop"
+
+    def _finish(self, fact: StepFinished) -> Delivery:
+        ended: Ended = self.held.finish(fact)
+        log.info("step finished", extra={**self._fields(), "outcome": fact.outcome})
+        if fact.outcome != "succeeded":
+            self.shop.ring(self.claim.run_id)
+            return "stop"
+        # The chain's own next link was queued by the same commit; whatever else may start now is a supervisor's to see.
+        if not ended.next_queued and self.held.a_join_is_open():
+            self.shop.ring(self.claim.run_id)
+        return "go_on"
+
+    def hand_back(self, fact: StepReleased) -> Delivery:
+        """Let go of the step unfinished."""
+        try:
+            self.held.release(fact)
+        except Fenced as fenced:
+            log.info("nothing to hand back", extra={**self._fields(), "why": str(fenced)})
+            return "stop"
+        log.info("step handed back", extra={**self._fields(), "reason": fact.reason})
+        self.shop.ring(self.claim.run_id)
+        return "stop"
+
+    # --- what scripts and tools are given -----------------------------------------------------------------------------
+
+    def _workspace_opener(self, gathered: Gathered, *, resume_from: str | None = None) -> Callable[[], Workspace]:
+        def opened() -> Workspace:
+            if self.clones:
+                return self.clones[0]
+            start = resume_from or gathered.start_commit
+            if gathered.workspace is None or start is None:
+                raise ChargehandError("This run has no workspace; submit it with one.")
+            clone = open_workspace(
+                self.shop.artifacts.repository(self.claim.run_id),
+                self.shop.workspaces,
+                run_id=self.claim.run_id,
+                step_id=self.claim.step_id,
+                epoch=self.claim.epoch,
+                commit=start,
+                base_commit=gathered.workspace.commit,
+            )
+            self.clones.append(clone)
+            return clone
+
+        return opened
+
+    def _put_artifact(self, name: str, content: bytes) -> str:
+        digest = self.shop.artifacts.put(content)
+        self.artifacts[name] = digest
+        return digest
+
+    @contextmanager
+    def _fenced_session(self) -> Iterator[Session]:
+        """One transaction that writes only while this attempt holds the step."""
+        with open_session(self.shop.engine, self.claim.tenant) as session:
+            yield session
+            # At the end, so that nothing long holds the lock; in the same transaction, so that it decides.
+            mine = session.execute(
+                text(
+                    "SELECT 1 FROM steps WHERE id = :step AND epoch = :epoch AND status = 'running' FOR NO KEY UPDATE"
+                ),
+                {"step": self.claim.step_id, "epoch": self.claim.epoch},
+            ).one_or_none()
+            if mine is None:
+                raise LeaseLost(f"Step {self.claim.step.key!r} is not this worker's any more; nothing was written.")
+
+    def _recall(self, query: str, limit: int) -> ToolOutput:
+        with open_session(self.shop.engine, self.claim.tenant) as session:
+            return self.shop.recall(session, self.claim.tenant, self.claim.run_id, query, limit)
+
+    def _fields(self) -> dict[str, object]:
+        claimed = self.claim
+        return {"run_id": str(claimed.run_id), "step": claimed.step.key, "epoch": claimed.epoch}
+
+
+def _obey(signal: SignalReceived) -> Outcome | None:
+    match signal.choice:
+        case "abort":
+            return Failed(error="A person ended the step.")
+        case "skip":
+            return Finished(result=None)
+        case "override":
+            return Finished(result=signal.body)
+        case _:
+            return None
+
+
+def _as_json(value: object) -> JsonValue:
+    try:
+        size = len(_ANYTHING.dump_json(value))
+        if size > MAX_RESULT_BYTES:
+            raise TypeError(
+                f"The script's result has {size:,} bytes, at most {MAX_RESULT_BYTES:,} are kept; "
+                "keep it with context.put_artifact and return its name."
+            )
+        return _JSON.validate_python(_ANYTHING.dump_python(value, mode="json"))
+    except PydanticSerializationError as error:
+        raise TypeError(
+            f"The script gave a {type(value).__name__}, which JSON cannot hold; return a pydantic model, a dataclass "
+            "or JSON values."
+        ) from error
+
+
+def _commit_of(value: object) -> str | None:
+    """A script that moved its workspace says where it ended."""
+    commit = getattr(value, "commit", None)
+    return commit if isinstance(commit, str) and commit else None

@@ -1,0 +1,46 @@
+"""What a worker process has: settings, connections, scripts, tools and models, made once and handed to each step."""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from chargehand.memory.artifacts import Artifacts
+from chargehand.memory.embedder import Embedder
+from chargehand.orchestrator.connections import Connections
+from chargehand.orchestrator.heartbeat import Heartbeat
+from chargehand.orchestrator.progress import Progress
+from chargehand.orchestrator.settings import Settings
+from chargehand.workers.models.interface import Models
+from chargehand.workers.scripts.registry import Script
+from chargehand.workers.tools.registry import Tool, ToolOutput
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shop:
+    """What a worker process has; made once by `workers.app`."""
+
+    settings: Settings
+    connections: Connections
+    engine: Engine
+    heartbeat: Heartbeat
+    holder: str
+    pool: str
+    artifacts: Artifacts
+    workspaces: Path
+    scripts: Mapping[str, Script[..., Any]]
+    tools: Mapping[str, Tool]
+    models: Models
+    embedder: Callable[[], Embedder]
+    recall: Callable[[Session, UUID, UUID, str, int], ToolOutput]
+    """`recall(session, tenant, run, query, limit)`: passages of the run's index."""
+    progress: Progress
+    ring: Callable[[UUID], object]
+    """Ask a supervisor to advance a run now."""
+    stopping: threading.Event
+    """Set on SIGTERM: finish the turn, hand back."""
