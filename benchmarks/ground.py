@@ -21,6 +21,7 @@ from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.steps import HeldStep
 from chargehand.orchestrator.supervisor.admit import Admitted, admit
 from chargehand.orchestrator.supervisor.advance import advance
+from chargehand.orchestrator.supervisor.graphs import Graphs
 
 AUDIT_KEY = b"a key of the benchmark"
 # Longer than any benchmark: no lease runs out in the middle of one.
@@ -43,6 +44,7 @@ class Ground:
         self.connections = Connections(database_url)
         self.application = open_engine(database_url, role=APP_ROLE)
         self.supervisor = open_engine(database_url, role=SUPERVISOR_ROLE)
+        self.graphs = Graphs()
         self.app: Celery = broker.make_app(settings, redis_url)
 
     def close(self) -> None:
@@ -73,13 +75,13 @@ class Ground:
 
     def advance(self, run_id: UUID) -> bool:
         """One round of the run."""
-        return advance(self.supervisor, run_id, audit_key=AUDIT_KEY)
+        return advance(self.supervisor, self.graphs, run_id, audit_key=AUDIT_KEY)
 
     def admit(self) -> list[Admitted]:
         """Queue what is ready, without publishing it."""
         for pool in ("research", "coding", "audit"):
             self.open_pool(pool)
-        return admit(self.supervisor)
+        return admit(self.supervisor, self.graphs)
 
     def queued_run(self, *planned: Step) -> UUID:
         """A run whose first steps are queued."""
