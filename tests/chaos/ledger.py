@@ -61,6 +61,7 @@ _STATEMENTS = {
     "ping": "SELECT 1",
 }
 
+TOKENS = ("input_tokens", "output_tokens", "cache_write_tokens", "cache_read_tokens")
 EffectKind = Literal["idempotent", "effectful"]
 
 
@@ -164,14 +165,12 @@ class Ledger:
             stream=stream,
         )
 
-    def call_answered(self, receipt: str, *, outcome: str, billed: bool, usage: Mapping[str, int]) -> None:
-        """The server has decided what becomes of the call: said before the first byte of the answer is sent."""
-        counters = {
-            "input_tokens": usage.get("input_tokens", 0),
-            "output_tokens": usage.get("output_tokens", 0),
-            "cache_write_tokens": usage.get("cache_creation_input_tokens", 0),
-            "cache_read_tokens": usage.get("cache_read_input_tokens", 0),
-        }
+    def call_answered(self, receipt: str, *, outcome: str, billed: bool, tokens: Mapping[str, int]) -> None:
+        """The server has decided what becomes of the call: said before the first byte of the answer is sent.
+
+        `tokens`: the four counters of `Call`, by name; those that are missing are 0.
+        """
+        counters = {name: tokens.get(name, 0) for name in TOKENS}
         self._report("answered", nonce=receipt, outcome=outcome, billed=billed, **counters)
 
     def open(self, door: str) -> None:
@@ -241,7 +240,7 @@ class Ledger:
 
 
 def _call(row: Mapping[str, Any]) -> Call:
-    counters = {name: row[name] or 0 for name in row if name.endswith("_tokens")}
+    counters = {name: row[name] or 0 for name in TOKENS}
     plain = {name: row[name] for name in ("run", "step", "call", "model", "finish_tool", "prompt_hash", "outcome")}
     return Call(
         **plain,
