@@ -4,21 +4,34 @@ It has a connection of its own: a locked run that fills the pool of connections 
 """
 
 import logging
+import os
+import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import psycopg
 
 from chargehand.memory.database import APP_ROLE, session_options
+from chargehand.orchestrator.connections import KEEPALIVE
 
 log = logging.getLogger(__name__)
 
+# A beat that takes longer than this hangs: its connection is cut and made anew.
+LONGEST_BEAT_SECONDS = 5.0
+SHORTEST_PATIENCE_SECONDS = 1.0
+# A step that ended is missed by a beat that comes before the executor has dropped it; what is missed again is lost.
+LOOK_AGAIN_SECONDS = 0.25
+
 _RENEW = "SELECT renew_leases(%s::uuid[], %s::integer[], %s)"
+# `since` tells an outage of Postgres from a lost worker: it moves when the connection had to be made anew.
 _LIVE = """
-INSERT INTO pools (holder, pool, slots) VALUES (%s, %s, %s)
-ON CONFLICT (holder) DO UPDATE SET seen_at = clock_timestamp(), slots = excluded.slots
+INSERT INTO pools (holder, pool, slots) VALUES (%(holder)s, %(pool)s, %(slots)s)
+ON CONFLICT (holder) DO UPDATE SET seen_at = clock_timestamp(), slots = excluded.slots,
+    since = CASE WHEN %(anew)s THEN clock_timestamp() ELSE pools.since END
 """
 _GONE = "DELETE FROM pools WHERE holder = %s"
 
@@ -38,6 +51,8 @@ class Heartbeat:
         self._holder, self._pool, self._slots = holder, pool, slots
         self._lease_seconds = lease_seconds
         self._held: dict[_Lease, Callable[[], None]] = {}
+        self._missed: frozenset[_Lease] = frozenset()
+        self._patience_seconds = min(LONGEST_BEAT_SECONDS, max(SHORTEST_PATIENCE_SECONDS, lease_seconds / 3))
         self._guard = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -66,28 +81,38 @@ class Heartbeat:
         connection: psycopg.Connection | None = None
         while True:
             try:
+                anew = connection is None or connection.closed
                 if connection is None or connection.closed:
-                    connection = psycopg.connect(
-                        self._database_url,
-                        autocommit=True,
-                        connect_timeout=3,
-                        options=f"{session_options(role=APP_ROLE)} -c statement_timeout=5s",
-                    )
-                self._round(connection)
-            except psycopg.Error as error:
+                    connection = self._connect()
+                with _cut_after(self._patience_seconds, connection):
+                    self._round(connection, anew=anew)
+            # Out of files or threads, it tries again too: without it every lease of the process is lost.
+            except (psycopg.Error, OSError, RuntimeError) as error:
                 log.warning("heartbeat missed", extra={"error": str(error).strip()})
                 if connection is not None:
                     connection.close()
                 connection = None
-            if self._stopping.wait(self._lease_seconds / 3):
+            pause = self._lease_seconds / 3
+            if self._stopping.wait(min(LOOK_AGAIN_SECONDS, pause) if self._missed else pause):
                 break
         self._leave(connection)
 
-    def _round(self, connection: psycopg.Connection) -> None:
-        connection.execute(_LIVE, [self._holder, self._pool, self._slots])
+    def _connect(self) -> psycopg.Connection:
+        options = f"{session_options(role=APP_ROLE)} -c statement_timeout={round(self._patience_seconds * 1000)}ms"
+        parameters: dict[str, Any] = {"connect_timeout": 3, "options": options, **KEEPALIVE}
+        return psycopg.connect(self._database_url, autocommit=True, **parameters)
+
+    def _round(self, connection: psycopg.Connection, *, anew: bool) -> None:
+        self._renew(connection)
+        # After the renewal: whoever was seen after a lease had expired does not hold it any more.
+        live = {"holder": self._holder, "pool": self._pool, "slots": self._slots, "anew": anew}
+        connection.execute(_LIVE, live)
+
+    def _renew(self, connection: psycopg.Connection) -> None:
         with self._guard:
             held = list(self._held)
         if not held:
+            self._missed = frozenset()
             return
         rows = connection.execute(
             _RENEW, [[lease.step_id for lease in held], [lease.epoch for lease in held], self._lease_seconds]
@@ -97,14 +122,20 @@ class Heartbeat:
         newest: dict[UUID, int] = {}
         for lease in held:
             newest[lease.step_id] = max(lease.epoch, newest.get(lease.step_id, 0))
-        for lease in held:
-            if lease.step_id not in renewed or lease.epoch < newest[lease.step_id]:
-                with self._guard:
-                    on_lost = self._held.pop(lease, None)
-                # A step that ended between the look and the renewal was dropped meanwhile and is not lost.
-                if on_lost is not None:
-                    log.warning("lease lost", extra={"step_id": str(lease.step_id), "epoch": lease.epoch})
-                    on_lost()
+        missed = frozenset(
+            lease for lease in held if lease.step_id not in renewed or lease.epoch < newest[lease.step_id]
+        )
+        for lease in missed & self._missed:
+            self._report_lost(lease)
+        self._missed = missed - self._missed
+
+    def _report_lost(self, lease: _Lease) -> None:
+        with self._guard:
+            on_lost = self._held.pop(lease, None)
+        # A step that ended meanwhile was dropped and is not lost.
+        if on_lost is not None:
+            log.warning("lease lost", extra={"step_id": str(lease.step_id), "epoch": lease.epoch})
+            on_lost()
 
     def _leave(self, connection: psycopg.Connection | None) -> None:
         if connection is None:
@@ -115,3 +146,23 @@ class Heartbeat:
             log.info("pool row left behind", extra={"error": str(error).strip()})
         finally:
             connection.close()
+
+
+@contextmanager
+def _cut_after(seconds: float, connection: psycopg.Connection) -> Iterator[None]:
+    """Cut the connection if the block takes longer: a server that keeps silent is waited for without an end."""
+    stream = socket.socket(fileno=os.dup(connection.fileno()))
+    timer = threading.Timer(seconds, _cut, [stream])
+    timer.daemon = True
+    try:
+        timer.start()
+        yield
+    finally:
+        timer.cancel()
+        stream.close()
+
+
+def _cut(stream: socket.socket) -> None:
+    # Not closed under the thread that waits for it: the end of the stream wakes it up.
+    with suppress(OSError):
+        stream.shutdown(socket.SHUT_RDWR)

@@ -4,13 +4,24 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, DateTime, ForeignKey, Identity, Index, Integer, Text, func
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    SmallInteger,
+    Text,
+    func,
+)
 from sqlalchemy import text as sql
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 from sqlalchemy.orm import Mapped, mapped_column
 
-from chargehand.memory.database import APP_ROLE, SCHEMA, SUPERVISOR_ROLE, Base
+from chargehand.memory.database import Base
 
 RUN_STATUSES = ("running", "paused", "succeeded", "failed", "cancelled")
 STEP_STATUSES = (
@@ -60,6 +71,8 @@ class RunRow(Base):
     role_versions: Mapped[dict[str, str]] = mapped_column(JSONB, server_default=sql("'{}'::jsonb"))
     reason: Mapped[str] = mapped_column(Text, server_default="")
     """Why it ended as it did."""
+    schema_version: Mapped[int] = mapped_column(SmallInteger, server_default="1")
+    """The newest version of the code that has written to it; older processes leave it alone."""
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.clock_timestamp())
     finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     deadline_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
@@ -98,6 +111,9 @@ class StepRow(Base):
     solo: Mapped[bool] = mapped_column(server_default=sql("false"))
     """Crashed too often: only a pool of one thread may claim it."""
     taken_over: Mapped[bool] = mapped_column(server_default=sql("false"))
+    """An attempt was cut off: whether its effect happened is not known."""
+    schema_version: Mapped[int] = mapped_column(SmallInteger, server_default="1")
+    """The newest version of the code that has written its spec or its stream; older workers do not claim it."""
     lease_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     holder: Mapped[str | None] = mapped_column(Text)
     halt: Mapped[str | None] = mapped_column(Text)
@@ -153,14 +169,14 @@ class RingRow(Base):
 
 
 class SignalRow(Base):
-    """An outsider's answer to a waiting step; the first one wins."""
+    """An outsider's answer to a waiting step; the first one of the step's own tenant wins."""
 
     __tablename__ = "signals"
 
+    tenant: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True), primary_key=True)
     step: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True), primary_key=True)
     wait_id: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True), primary_key=True)
     run: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True))
-    tenant: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True))
     choice: Mapped[str] = mapped_column(Text)
     body: Mapped[Any] = mapped_column(JSONB, nullable=True)
     sent_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.clock_timestamp())
@@ -181,6 +197,28 @@ class BudgetRow(Base):
     """The last grant; written by the statement that makes it."""
 
 
+class SettlementRow(Base):
+    """What a call cost whose answer came after its step had let go of it; the first one wins, from whoever."""
+
+    __tablename__ = "settlements"
+    __table_args__ = (
+        _one_of("booked", ("step", "run", "nowhere")),
+        CheckConstraint("cost_microusd >= 0", name="cost"),
+        Index("ix_settlements_open", "run", postgresql_where=sql("booked IS NULL")),
+    )
+
+    tenant: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True), primary_key=True)
+    call: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True), primary_key=True)
+    run: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True))
+    step: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True))
+    reserved_microusd: Mapped[int] = mapped_column(BigInteger)
+    """What is charged as long as nobody knows better."""
+    cost_microusd: Mapped[int] = mapped_column(BigInteger)
+    booked: Mapped[str | None] = mapped_column(Text)
+    """Whose stream accounts for it; `nowhere`: the run was sealed before, and stays charged as reserved."""
+    settled_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.clock_timestamp())
+
+
 class PoolRow(Base):
     """A worker process that is alive, and how many steps it can run at once."""
 
@@ -189,6 +227,8 @@ class PoolRow(Base):
     holder: Mapped[str] = mapped_column(Text, primary_key=True)
     pool: Mapped[str] = mapped_column(Text)
     slots: Mapped[int] = mapped_column(Integer)
+    since: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.clock_timestamp())
+    """Its heartbeat's connection has not broken since."""
     seen_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.clock_timestamp())
 
 
@@ -201,46 +241,6 @@ class SubmissionRow(Base):
     tenant: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True))
     request: Mapped[str] = mapped_column(Text)
     """A `RunRequest`."""
+    schema_version: Mapped[int] = mapped_column(SmallInteger, server_default="1")
+    """The version of the code that wrote it; an older supervisor leaves it to a newer one."""
     submitted_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.clock_timestamp())
-
-
-_READ_WRITE = "SELECT, INSERT, UPDATE"
-ORCHESTRATOR_DDL: tuple[str, ...] = (
-    # One process renews all its leases across tenants in one statement, and learns which it still holds. It locks them
-    # in the order in which a pause does.
-    f"""
-CREATE FUNCTION {SCHEMA}.renew_leases(step_ids uuid[], epochs integer[], lease_seconds double precision)
-RETURNS SETOF uuid LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, {SCHEMA}, pg_temp AS $$
-    WITH held AS (
-        SELECT s.id FROM {SCHEMA}.steps s
-        JOIN unnest(step_ids, epochs) AS mine(id, epoch) ON s.id = mine.id AND s.epoch = mine.epoch
-        WHERE s.status = 'running' ORDER BY s.run, s.ordinal FOR NO KEY UPDATE OF s
-    )
-    UPDATE {SCHEMA}.steps s SET lease_until = clock_timestamp() + make_interval(secs => lease_seconds)
-    FROM held WHERE s.id = held.id RETURNING s.id
-$$
-""",
-    f"ALTER FUNCTION {SCHEMA}.renew_leases(uuid[], integer[], double precision) OWNER TO {SUPERVISOR_ROLE}",
-    f"REVOKE ALL ON FUNCTION {SCHEMA}.renew_leases(uuid[], integer[], double precision) FROM PUBLIC",
-    f"GRANT EXECUTE ON FUNCTION {SCHEMA}.renew_leases(uuid[], integer[], double precision) TO {APP_ROLE}",
-    *(
-        f"GRANT {rights} ON {SCHEMA}.{table} TO {APP_ROLE}"
-        for table, rights in (
-            ("runs", _READ_WRITE),
-            ("steps", _READ_WRITE),
-            ("edges", "SELECT, INSERT"),
-            ("rings", "SELECT, INSERT"),
-            ("signals", "SELECT, INSERT"),
-            ("budgets", _READ_WRITE),
-            ("pools", "SELECT, INSERT, UPDATE, DELETE"),
-            ("submissions", "SELECT, INSERT"),
-        )
-    ),
-    *(
-        f"GRANT SELECT, INSERT, UPDATE, DELETE ON {SCHEMA}.{table} TO {SUPERVISOR_ROLE}"
-        for table in ("runs", "steps", "edges", "rings", "signals", "budgets", "pools", "submissions")
-    ),
-)
-ORCHESTRATOR_DDL_DOWN: tuple[str, ...] = (
-    f"DROP FUNCTION IF EXISTS {SCHEMA}.renew_leases(uuid[], integer[], double precision)",
-)

@@ -227,7 +227,7 @@ def wake(engine: Engine) -> list[UUID]:
 
 
 def _end_gate(session: Session, row: StepRow) -> None:
-    signal = session.get_one(SignalRow, (row.id, row.wait_id))
+    signal = session.get_one(SignalRow, (row.tenant, row.id, row.wait_id))
     refused = signal.choice in {"reject", "abort", "no"}
     outcome = "failed" if refused else "succeeded"
     fact = StepFinished.model_validate(

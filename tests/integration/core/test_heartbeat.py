@@ -1,14 +1,14 @@
 """The heartbeat: renews what this process holds, learns what it lost, on a connection of its own."""
 
-import itertools
-import threading
+import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
-from sqlalchemy.exc import OperationalError
 
 from chargehand.memory.database import tenant_session
 from chargehand.orchestrator import runs
@@ -77,28 +77,20 @@ def test_only_a_running_step_is_renewed(house: "House") -> None:
     assert renew(house, [held.claim.step_id], [1]) == set()
 
 
-def test_renewal_locks_in_the_order_of_the_plan(house: "House") -> None:
-    # In the order of ids it deadlocked with a pause, which locks in the order of the plan.
-    run_id = next(
-        run
-        for run in (house.start(script("a"), script("b")) for _ in itertools.count())
-        if step_id(run, "a").int > step_id(run, "b").int
-    )
+def test_a_locked_step_is_not_waited_for_and_not_lost(house: "House") -> None:
+    # A client that was frozen in the middle of a pause holds its steps' rows: waiting cost the others their leases.
+    run_id = house.start(script("a"), script("b"))
     helds = [house.claim(run_id, key) for key in ("a", "b")]
     ids = [held.claim.step_id for held in helds]
-    with house.owner.connect() as pause:
-        pause.exec_driver_sql(f"SELECT FROM chargehand.steps WHERE id = '{ids[0]}' FOR NO KEY UPDATE")
-        renewing = threading.Thread(target=renew, args=(house, ids, [1, 1]))
-        renewing.start()
-        while not house.execute("SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"):
-            assert renewing.is_alive()
-        try:
-            pause.exec_driver_sql(f"SELECT FROM chargehand.steps WHERE id = '{ids[1]}' FOR NO KEY UPDATE NOWAIT")
-        except OperationalError:
-            pytest.fail("the renewal holds the second step and waits for the first")
-        finally:
-            pause.rollback()
-            renewing.join(timeout=5)
+    house.execute("UPDATE steps SET lease_until = clock_timestamp() + interval '1 s' WHERE run = :run", {"run": run_id})
+    soon = house.row(run_id, "a").lease_until
+    with house.owner.connect() as frozen:
+        frozen.exec_driver_sql(f"SELECT FROM chargehand.steps WHERE id = '{ids[0]}' FOR NO KEY UPDATE")
+        frozen.exec_driver_sql(f"SELECT FROM chargehand.runs WHERE id = '{run_id}' FOR NO KEY UPDATE")
+        assert renew(house, ids, [1, 1]) == set(ids), "both are held"
+        frozen.rollback()
+    assert house.row(run_id, "a").lease_until == soon, "what is locked is not renewed"
+    assert house.row(run_id, "b").lease_until > soon
 
 
 def test_a_process_says_that_its_pool_lives_and_that_it_is_gone(
@@ -140,6 +132,62 @@ def test_what_was_dropped_is_not_lost(house: "House", heartbeat: Heartbeat, wait
     heartbeat.drop(first.claim.step_id, 1)
     heartbeat.start()
     wait_until(lambda: lease_is_fresh(house, run_id, "b"))
+    assert lost == []
+
+
+def test_a_step_that_has_just_ended_is_not_called_lost(
+    house: "House", heartbeat: Heartbeat, wait_until: "WaitUntil", caplog: pytest.LogCaptureFixture
+) -> None:
+    # The executor drops it after its end has committed; a beat in between misses it.
+    run_id = house.start(script("a"), script("b"))
+    ended, held = house.claim(run_id, "a"), house.claim(run_id, "b")
+    looks = 0
+
+    def looked() -> bool:
+        return looks > 0
+
+    renew_leases = heartbeat._renew
+
+    def look(connection: psycopg.Connection) -> None:
+        nonlocal looks
+        renew_leases(connection)
+        looks += 1
+
+    heartbeat._renew = look  # type: ignore[method-assign]
+    lost: list[str] = []
+    for one in (ended, held):
+        heartbeat.hold(one.claim.step_id, 1, lambda: lost.append("?"))
+    ended.finish(StepFinished(outcome="succeeded"))
+    heartbeat.start()
+    wait_until(looked)
+    heartbeat.drop(ended.claim.step_id, 1)
+    beats = looks
+    wait_until(lambda: looks > beats + 2)
+    assert (lost, [record.message for record in caplog.records if record.message == "lease lost"]) == ([], [])
+
+
+def test_a_server_that_keeps_silent_is_left_for_a_new_connection(
+    house: "House", heartbeat: Heartbeat, wait_until: "WaitUntil"
+) -> None:
+    run_id = house.start(script("a"))
+    held = house.claim(run_id, "a")
+    lost: list[str] = []
+    heartbeat.hold(held.claim.step_id, 1, lambda: lost.append("a"))
+    heartbeat.start()
+    wait_until(lambda: lease_is_fresh(house, run_id, "a"))
+    since = house.execute("SELECT since FROM pools WHERE pool = 'audit'")[0][0]
+    [(backend,)] = house.execute(
+        "SELECT pid FROM pg_stat_activity WHERE query LIKE '%INSERT INTO pools%' AND datname = current_database() "
+        "AND pid <> pg_backend_pid()"
+    )
+
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        # A connection of its own again, and it says so: that is how an outage is told from a lost worker.
+        wait_until(lambda: house.execute("SELECT since FROM pools WHERE pool = 'audit'")[0][0] > since, 30)
+        wait_until(lambda: lease_is_fresh(house, run_id, "a"))
+    finally:
+        os.kill(backend, signal.SIGCONT)
     assert lost == []
 
 
