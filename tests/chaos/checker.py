@@ -1,92 +1,62 @@
-"""What must hold of a run that has ended, told by the counter, the tables and the journal."""
+"""Whether what was promised held: Postgres and the ledger are read after healing and draining, and judged."""
 
-from collections import Counter as Tally
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from uuid import UUID
 
-from chaos.counter import Counter, Effect, Knock
-from chargehand.orchestrator import verification, views
+from chaos import journal_rules, world_rules
+from chaos.case import Case
+from chaos.evidence import Evidence, gather
+from chaos.ledger import Ledger
+from chargehand.orchestrator.auditkey import audit_key
 from chargehand.orchestrator.client import RunHandle
-from chargehand.orchestrator.plan import Plan, Step
-from chargehand.orchestrator.views import StepView
+from chargehand.orchestrator.plan import Plan
 
-COUNTED_SCRIPTS = frozenset({"count", "hold", "stumble"})
+Rule = Callable[[Case], Iterator[str]]
+
+# From the coarse to the fine: the first objections say most.
+RULES: Sequence[Rule] = (
+    journal_rules.ends,
+    journal_rules.statuses,
+    journal_rules.order,
+    journal_rules.epochs,
+    journal_rules.leases,
+    journal_rules.crashes,
+    journal_rules.chains,
+    journal_rules.anchors,
+    journal_rules.money,
+    journal_rules.reducer,
+    world_rules.effects,
+    world_rules.attempts,
+    world_rules.calls,
+    world_rules.recoveries,
+    world_rules.nothing_left,
+)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Seen:
-    """A run as the three of them tell it."""
-
-    plan: Plan
-    steps: Sequence[StepView]
-    knocks: Sequence[Knock]
-    effects: Sequence[Effect]
-    finished: Sequence[str]
-    """Keys of steps, one for each `step.finished` in the journal."""
+def judge(evidence: Evidence) -> list[str]:
+    """Everything that is wrong; empty when all is well. Pure, so that each rule is proved by wrong stories."""
+    case = Case(evidence)
+    return [objection for rule in RULES for objection in rule(case)]
 
 
-def objections(run: RunHandle, plan: Plan, counter: Counter, *, status: str = "succeeded") -> list[str]:
-    """Everything that is wrong with a run that should have ended as `status`; empty when all is well."""
-    view = run.status()
-    found = [] if view.status == status else [f"the run is {view.status} ({view.reason})"]
-    with run._client.session() as session:
-        found += verification.drift(session, run.run_id)
-        found += [f"{one.stream}: {one.what}" for one in verification.verify_run(session, run.run_id).objections]
-        names = {one.step_id: one.key for one in views.view_steps(session, run.run_id)}
-    finished = [
-        names[event.step_id]
-        for event in run.events(follow=False)
-        if event.kind == "step.finished" and event.step_id is not None
-    ]
-    seen = Seen(
-        plan=plan,
-        steps=run.steps(),
-        knocks=counter.knocks(run.run_id),
-        effects=counter.effects(run.run_id),
-        finished=finished,
+def objections(run: RunHandle, plan: Plan, ledger: Ledger, *, status: str = "succeeded") -> list[str]:
+    """Everything that is wrong with a run of `plan` that should have ended as `status`; empty when all is well."""
+    client = run._client
+    settings = client.settings
+    evidence = gather(
+        client._engine.url.set(drivername="postgresql").render_as_string(hide_password=False),
+        ledger,
+        accepted=[run.run_id],
+        audit_key=audit_key(settings),
+        lease_seconds=settings.lease_seconds,
+        max_crashes=settings.max_crashes,
+        outcomes={run.run_id: {status}},
     )
-    return found + judge(seen)
+    return [*judge(evidence), *_as_planned(evidence, run.run_id, plan)]
 
 
-def judge(seen: Seen) -> list[str]:
-    """What the counter saw otherwise than it should be; pure, so that it can be proved by wrong stories."""
-    counted = [step for step in seen.plan.steps if step.script in COUNTED_SCRIPTS]
-    return [*_effects(seen, counted), *_attempts(seen), *_order(seen, counted)]
-
-
-def _effects(seen: Seen, counted: Iterable[Step]) -> list[str]:
-    status = {step.key: step.status for step in seen.steps}
-    times = Tally(effect.step for effect in seen.effects)
-    found = [
-        f"step {step.key!r} succeeded and took effect {times[step.key]} times"
-        for step in counted
-        if status[step.key] == "succeeded" and times[step.key] != 1
-    ]
-    keys: dict[str, set[str]] = {}
-    for knock in seen.knocks:
-        keys.setdefault(knock.step, set()).add(knock.key)
-    found += [f"step {step!r} knocked with {len(used)} keys" for step, used in keys.items() if len(used) > 1]
-    return found
-
-
-def _attempts(seen: Seen) -> list[str]:
-    epochs = {step.key: step.epoch for step in seen.steps}
-    found = [
-        f"step {key!r} ran {times} times in {epochs[key]} claims"
-        for key, times in Tally(knock.step for knock in seen.knocks).items()
-        if times > epochs[key]
-    ]
-    return found + [f"step {key!r} finished {times} times" for key, times in Tally(seen.finished).items() if times > 1]
-
-
-def _order(seen: Seen, counted: Iterable[Step]) -> list[str]:
-    happened = {effect.step: effect.at for effect in seen.effects}
-    began: dict[str, float] = {}
-    for knock in seen.knocks:
-        began.setdefault(knock.step, knock.at)
-    return [
-        f"step {step.key!r} began before {before!r} had taken effect"
-        for step in counted
-        for before in step.after
-        if step.key in began and began[step.key] < happened.get(before, 0.0)
-    ]
+def _as_planned(evidence: Evidence, run_id: UUID, plan: Plan) -> Iterator[str]:
+    there = {step.key for step in evidence.steps if step.run == run_id}
+    for step in plan.steps:
+        if step.key not in there:
+            yield f"step {step.key!r} of the plan is not in the run"

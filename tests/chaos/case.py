@@ -1,0 +1,186 @@
+"""The evidence in order: whose stream a row is of, which call it speaks of, who held a step and until when; pure."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+from uuid import UUID
+
+from chaos.evidence import Evidence, Row, Run, Step
+
+RUN_STREAM = UUID(int=0)
+RUN_ENDINGS = frozenset({"succeeded", "failed", "cancelled"})
+STEP_ENDINGS = frozenset({"succeeded", "failed", "cancelled", "skipped"})
+# After these rows nobody holds the step.
+LETS_GO = frozenset({"step.released", "step.waiting", "step.finished", "step.recovered"})
+ANSWERS = frozenset({"model.responded", "model.failed"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tenure:
+    """One claim of a step, as far as its stream tells."""
+
+    step: Step
+    claimed: Row
+    rows: Sequence[Row]
+    """From the claim to the last row of its epoch, the claim included."""
+    ended: Row | None
+    """The row that let go of the step, or the next claim; None: it holds the step to this day."""
+
+    @property
+    def holder_pid(self) -> int | None:
+        """The process that claimed it: holders are called `<pool>@<host>:<pid>`."""
+        _, _, pid = str(self.claimed.fact.get("holder", "")).rpartition(":")
+        return int(pid) if pid.isdecimal() else None
+
+    def held_at(self, moment: float) -> bool:
+        """Whether the step was held under this claim then."""
+        return seconds(self.claimed.at) <= moment and (self.ended is None or seconds(self.ended.at) > moment)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JournalCall:
+    """A call of a model as a step's stream tells it."""
+
+    step: Step
+    requested: Row
+    answers: Sequence[Row]
+    """`model.responded` or `model.failed`; one, if all is well."""
+    abandoned: Sequence[Row]
+
+    @property
+    def name(self) -> str:
+        """As a person finds it again."""
+        return f"call {self.requested.fact['call_id']} of step {self.step.key!r}"
+
+    @property
+    def reserved_microusd(self) -> int:
+        """What was set aside for it."""
+        return int(self.requested.fact["reserved_microusd"])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToolUse:
+    """One use of a tool as a step's stream tells it."""
+
+    step: Step
+    announced: Sequence[Row]
+    """`tool.started`; none of a pure tool, more than one when a person let it happen again."""
+    results: Sequence[Row]
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """The idempotency keys it was announced with."""
+        return frozenset(str(row.fact["key"]) for row in self.announced)
+
+
+class Case:
+    """The evidence, sorted once for all rules."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        """Sort the rows by stream."""
+        self.evidence = evidence
+        self.runs: Mapping[UUID, Run] = {run.id: run for run in evidence.runs}
+        self.steps: Mapping[UUID, Step] = {step.id: step for step in evidence.steps}
+        self.steps_of: dict[UUID, list[Step]] = defaultdict(list)
+        for step in evidence.steps:
+            self.steps_of[step.run].append(step)
+        self.streams: dict[tuple[UUID, UUID], list[Row]] = defaultdict(list)
+        for row in evidence.journal:
+            self.streams[row.run, row.step].append(row)
+        self.named: Mapping[tuple[str, str], Step] = {(str(step.run), step.key): step for step in evidence.steps}
+        self.before: dict[UUID, list[UUID]] = defaultdict(list)
+        for predecessor, successor in evidence.edges:
+            self.before[successor].append(predecessor)
+
+    def of_run(self, run: Run) -> list[Row]:
+        """The run's own stream."""
+        return self.streams.get((run.id, RUN_STREAM), [])
+
+    def of_step(self, step: Step) -> list[Row]:
+        """A step's stream."""
+        return self.streams.get((step.run, step.id), [])
+
+    @cached_property
+    def tenures(self) -> list[Tenure]:
+        """Every claim of every step."""
+        return [tenure for step in self.evidence.steps for tenure in _tenures(step, self.of_step(step))]
+
+    @cached_property
+    def calls(self) -> dict[str, JournalCall]:
+        """call id → every call that was ever requested."""
+        found: dict[str, JournalCall] = {}
+        for step in self.evidence.steps:
+            rows = self.of_step(step)
+            about = _by_call(rows)
+            for row in rows:
+                if row.kind == "model.requested":
+                    call_id = str(row.fact["call_id"])
+                    found[call_id] = JournalCall(
+                        step=step,
+                        requested=row,
+                        answers=[other for other in about[call_id] if other.kind in ANSWERS],
+                        abandoned=[other for other in about[call_id] if other.kind == "call.abandoned"],
+                    )
+        return found
+
+    @cached_property
+    def charged(self) -> dict[UUID, int]:
+        """step → micro-dollars that its run charged for calls in flight when it ended."""
+        charged: dict[UUID, int] = defaultdict(int)
+        for run in self.evidence.runs:
+            for row in self.of_run(run):
+                if row.kind == "reservations.charged":
+                    for step, amount in row.fact["charged_microusd"].items():
+                        charged[UUID(step)] += amount
+        return charged
+
+    def tool_uses(self, step: Step) -> list[ToolUse]:
+        """Every use of a tool; its id is unique in the answer that it is of."""
+        announced: dict[tuple[str, str], list[Row]] = defaultdict(list)
+        results: dict[tuple[str, str], list[Row]] = defaultdict(list)
+        call = ""
+        for row in self.of_step(step):
+            if row.kind == "model.responded":
+                call = str(row.fact["call_id"])
+            elif row.kind == "tool.started":
+                announced[call, row.fact["tool_use_id"]].append(row)
+            elif row.kind == "tool.finished":
+                results[call, row.fact["tool_use_id"]].append(row)
+        uses = dict.fromkeys((*announced, *results))
+        return [ToolUse(step=step, announced=announced[use], results=results[use]) for use in uses]
+
+    def was_answered(self, step: Step, *choices: str) -> int:
+        """How often a person chose one of these (or anything) for the step."""
+        rows = [row for row in self.of_step(step) if row.kind == "signal.received"]
+        return sum(not choices or row.fact["choice"] in choices for row in rows)
+
+
+def seconds(moment: datetime) -> float:
+    """Seconds since the epoch, as the ledger counts them."""
+    return moment.timestamp()
+
+
+def short(run: UUID | str) -> str:
+    """A run as `chargehand status` names it."""
+    return str(run)[-12:]
+
+
+def _tenures(step: Step, rows: Sequence[Row]) -> Iterator[Tenure]:
+    claims = [position for position, row in enumerate(rows) if row.kind == "step.claimed"]
+    for number, position in enumerate(claims):
+        last = claims[number + 1] if number + 1 < len(claims) else len(rows)
+        own = rows[position:last]
+        ended = next((row for row in own if row.kind in LETS_GO), rows[last] if last < len(rows) else None)
+        yield Tenure(step=step, claimed=rows[position], rows=own, ended=ended)
+
+
+def _by_call(rows: Sequence[Row]) -> Mapping[str, list[Row]]:
+    about: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        call_id: Any = row.fact.get("call_id") if row.kind in ANSWERS or row.kind == "call.abandoned" else None
+        if call_id is not None:
+            about[str(call_id)].append(row)
+    return about
