@@ -22,8 +22,5 @@ def judge(*, crashes: int, solo: bool, max_crashes: int, solo_pool_lives: bool) 
     not even to carry out what the person decides: there the crash after the last allowed one is put before a person.
     """
     crashes += 1
-    if solo:
-        guilty = crashes >= max_crashes * 2
-    else:
-        guilty = crashes > max_crashes and not solo_pool_lives
+    guilty = crashes >= max_crashes * 2 if solo else crashes > max_crashes and not solo_pool_lives
     return Verdict(crashes=crashes, solo=solo or (crashes >= max_crashes and solo_pool_lives), asks_person=guilty)

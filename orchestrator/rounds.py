@@ -62,23 +62,22 @@ class Round:
 def decide(places: Mapping[UUID, Place], standings: Mapping[UUID, Standing], *, run_status: str) -> Round:
     """What follows from how the steps of a run stand.
 
-    `places` in plan order. A run that a person has ended is only closed; a paused one starts nothing.
+    `places` and `standings` in plan order. A run that a person has ended is only closed; a paused one starts nothing.
     """
     if run_status in RUN_ENDINGS:
-        return Round(to_anchor=_to_anchor(places, standings, frozenset()), to_charge=_to_charge(places, standings))
+        return Round(to_anchor=_to_anchor(standings, frozenset()), to_charge=_to_charge(standings))
     status = {
         step: "open" if standing.status in ON_THE_WAY else standing.status for step, standing in standings.items()
     }
     found = settle(places, status)
     skipped = tuple(step for step in places if step in found.skipped) if found.skipped else ()
-    to_anchor = _to_anchor(places, standings, found.skipped)
+    to_anchor = _to_anchor(standings, found.skipped)
     if found.outcome is not None:
-        return Round(
-            skipped=skipped, to_anchor=to_anchor, to_charge=_to_charge(places, standings), outcome=found.outcome
-        )
+        return Round(skipped=skipped, to_anchor=to_anchor, to_charge=_to_charge(standings), outcome=found.outcome)
     if run_status != "running":
         return Round(skipped=skipped, to_anchor=to_anchor)
-    started = [step for step in places if step in found.ready and standings[step].status in {"pending", "chained"}]
+    started = [step for step in found.ready if standings[step].status in {"pending", "chained"}]
+    started.sort(key=lambda step: places[step].ordinal)
     ready = tuple(step for step in started if places[step].kind != "gate")
     return Round(
         ready=ready,
@@ -89,21 +88,17 @@ def decide(places: Mapping[UUID, Place], standings: Mapping[UUID, Standing], *, 
     )
 
 
-def _to_anchor(
-    places: Mapping[UUID, Place], standings: Mapping[UUID, Standing], skipped: frozenset[UUID]
-) -> tuple[UUID, ...]:
+def _to_anchor(standings: Mapping[UUID, Standing], skipped: frozenset[UUID]) -> tuple[UUID, ...]:
     return tuple(
         step
-        for step in places
-        if (standings[step].status in STEP_ENDINGS or step in skipped)
-        and not standings[step].anchored
-        and standings[step].head_seq > 0
+        for step, standing in standings.items()
+        if not standing.anchored and standing.head_seq > 0 and (standing.status in STEP_ENDINGS or step in skipped)
     )
 
 
-def _to_charge(places: Mapping[UUID, Place], standings: Mapping[UUID, Standing]) -> dict[UUID, int]:
+def _to_charge(standings: Mapping[UUID, Standing]) -> dict[UUID, int]:
     return {
-        step: standings[step].reserved_microusd
-        for step in places
-        if standings[step].status in STEP_ENDINGS and standings[step].reserved_microusd > 0
+        step: standing.reserved_microusd
+        for step, standing in standings.items()
+        if standing.reserved_microusd > 0 and standing.status in STEP_ENDINGS
     }

@@ -43,6 +43,20 @@ from chargehand.orchestrator.tables import (
 )
 from chargehand.orchestrator.transitions import RUN_ENDINGS, STEP_ENDINGS
 
+_RECORD = """
+WITH own AS (
+    UPDATE runs SET head_seq = head_seq + %(count)s, schema_version = greatest(schema_version, %(version)s)
+    WHERE id = %(run)s RETURNING head_seq
+), facts AS (
+    INSERT INTO journal (tenant, run, step, seq, kind, schema_version, epoch, body)
+    SELECT %(tenant)s, %(run)s, %(stream)s, own.head_seq - %(count)s + fact.position, fact.kind, %(version)s, 0,
+        fact.body
+    FROM own, unnest(%(kinds)s::text[], %(bodies)s::text[]) WITH ORDINALITY AS fact(kind, body, position)
+    ORDER BY fact.position
+)
+SELECT head_seq FROM own
+"""
+
 
 def new_run_id() -> UUID:
     """A uuidv7: ids of later runs sort after those of earlier ones (RFC 9562, section 5.7)."""
@@ -54,7 +68,11 @@ def new_run_id() -> UUID:
 
 def enqueue(session: Session, tenant: UUID, request: RunRequest) -> None:
     """Ask for the run in the caller's own transaction; a supervisor accepts it once that has committed."""
-    session.execute(insert(SubmissionRow).values(run=request.run_id, tenant=tenant, request=request.model_dump_json()))
+    session.execute(
+        insert(SubmissionRow).values(
+            run=request.run_id, tenant=tenant, request=request.model_dump_json(), schema_version=SCHEMA_VERSION
+        )
+    )
 
 
 def accept(session: Session, tenant: UUID, request: RunRequest, installed: Iterable[Role]) -> UUID:
@@ -125,25 +143,31 @@ def _same_request(session: Session, tenant: UUID, request: RunRequest) -> UUID:
 
 def record(session: Session, tenant: UUID, run_id: UUID, facts: Sequence[Fact]) -> int:
     """Append facts to the run's own stream; gives its new last row. Takes the run's lock."""
-    head_seq = session.execute(
-        update(RunRow)
-        .where(RunRow.id == run_id)
-        .values(head_seq=RunRow.head_seq + len(facts))
-        .returning(RunRow.head_seq)
-    ).scalar_one()
-    journal.append(
-        session,
-        tenant=tenant,
-        run=run_id,
-        step=RUN_STREAM,
-        after_seq=head_seq - len(facts),
-        entries=[_entry(fact, epoch=0) for fact in facts],
+    entries = [_entry(fact, epoch=0) for fact in facts]
+    # Every round of a run comes here: one statement, past the session, which must have written what it holds.
+    session.flush()
+    head_seq: int = (
+        session.connection()
+        .exec_driver_sql(
+            _RECORD,
+            {
+                "run": run_id,
+                "tenant": tenant,
+                "stream": RUN_STREAM,
+                "count": len(facts),
+                "version": SCHEMA_VERSION,
+                "kinds": [entry.kind for entry in entries],
+                "bodies": [entry.body for entry in entries],
+            },
+        )
+        .scalar_one()
     )
     return head_seq
 
 
 def record_in_step(session: Session, row: StepRow, facts: Sequence[Fact]) -> None:
     """Append facts to the stream of a step whose row the caller has locked and takes away from its worker."""
+    row.schema_version = max(row.schema_version, SCHEMA_VERSION)
     row.head_seq = journal.append(
         session,
         tenant=row.tenant,
@@ -173,6 +197,7 @@ def add_steps(session: Session, tenant: UUID, run_id: UUID, steps: Sequence[Step
                 "ordinal": first_ordinal + position,
                 "pool": step.pool,
                 "spec": step.model_dump(mode="json"),
+                "schema_version": SCHEMA_VERSION,
             }
             for position, step in enumerate(ordered)
         ],

@@ -136,10 +136,9 @@ def _candidates(session: Session, pool: str, limit: int) -> list[Candidate]:
 
 def _read(session: Session, graphs: Graphs, run_id: UUID) -> _Run:
     connection = session.connection()
-    # The version after the standings: what has been seen standing has a place in it.
-    standing = standings(connection, run_id)
     version: int = connection.exec_driver_sql(_PLAN_VERSION, {"run": run_id}).scalar_one()
     places = graphs.places(connection, run_id, version)
+    standing = standings(connection, run_id, places)
     return _Run(places, standing, _nodes(places.values(), standing))
 
 

@@ -16,6 +16,7 @@ from chargehand.memory import journal
 from chargehand.orchestrator import rounds, runs
 from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.facts import (
+    SCHEMA_VERSION,
     ReservationsCharged,
     RunFinished,
     StepAnchor,
@@ -38,13 +39,17 @@ ERRORS_SHOWN = 3
 # once: one gets the run, the other nothing, and the rings stay for the watch loop.
 _TAKE = """
 WITH run AS (
-    SELECT id, tenant, status, plan_version FROM runs WHERE id = %(run)s FOR NO KEY UPDATE SKIP LOCKED
+    SELECT id, tenant, status, plan_version FROM runs WHERE id = %(run)s AND schema_version <= %(version)s
+    FOR NO KEY UPDATE SKIP LOCKED
 ), answered AS (
     DELETE FROM rings USING run WHERE rings.run = run.id RETURNING 1
 )
 SELECT tenant, status, plan_version, (SELECT count(*) FROM answered) FROM run
 """
-_HAS_RINGS = "SELECT EXISTS (SELECT FROM rings WHERE run = %(run)s)"
+_HAS_RINGS = """
+SELECT EXISTS (SELECT FROM rings WHERE run = %(run)s)
+   AND EXISTS (SELECT FROM runs WHERE id = %(run)s AND schema_version <= %(version)s)
+"""
 # Rows of several steps are always locked in plan order. A chained step whose turn has come lost its chain: its message,
 # if it still comes, finds it ready, not queued. `run_after` stays: a retry that is not due is not hastened by a pause.
 _MAKE_READY = """
@@ -88,22 +93,23 @@ class _Run:
 def advance(engine: Engine, graphs: Graphs, run_id: UUID, *, audit_key: bytes) -> bool:
     """Move the run as far as it goes now; whether steps may be admitted.
 
-    Any number of supervisors may call it at once: one works, the others return at once.
+    Any number of supervisors may call it at once: one works, the others return at once. A run that a newer version has
+    written to is left alone, with its rings.
     """
     with Session(engine) as session, session.begin():
-        row = session.connection().exec_driver_sql(_TAKE, {"run": run_id}).one_or_none()
+        row = session.connection().exec_driver_sql(_TAKE, {"run": run_id, "version": SCHEMA_VERSION}).one_or_none()
         if row is None or not row[3]:
             # A thousand steps that end together ring a thousand times: the first round has seen them all.
             return False
         run = _Run(session=session, run_id=run_id, tenant=row[0], status=row[1], plan_version=row[2])
         places = graphs.places(run.connection, run_id, run.plan_version)
-        standing = standings(run.connection, run_id)
+        standing = standings(run.connection, run_id, places)
         planners = _with_patches(places, standing)
         if planners:
             run = _apply_patches(run, planners)
             # Not kept: this transaction may still fail, and the next one number the plan anew.
             places = read_places(run.connection, run_id)
-            standing = standings(run.connection, run_id)
+            standing = standings(run.connection, run_id, places)
         found = rounds.decide(places, standing, run_status=run.status)
         _write(run, places, standing, found)
         if found.outcome is not None or run.status in RUN_ENDINGS:
@@ -112,9 +118,12 @@ def advance(engine: Engine, graphs: Graphs, run_id: UUID, *, audit_key: bytes) -
 
 
 def has_rings(engine: Engine, run_id: UUID) -> bool:
-    """Whether the run rang again; asked after a round has committed, so that who came too early is not forgotten."""
+    """Whether the run rang again; asked after a round has committed, so that who came too early is not forgotten.
+
+    False for a run of a newer version, which this one does not move.
+    """
     with engine.connect() as connection:
-        return bool(connection.exec_driver_sql(_HAS_RINGS, {"run": run_id}).scalar_one())
+        return bool(connection.exec_driver_sql(_HAS_RINGS, {"run": run_id, "version": SCHEMA_VERSION}).scalar_one())
 
 
 def _write(run: _Run, places: Mapping[UUID, Place], standing: Mapping[UUID, Standing], found: rounds.Round) -> None:

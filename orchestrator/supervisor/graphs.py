@@ -3,6 +3,7 @@
 import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +19,9 @@ SELECT id, key, ordinal, pool, spec->>'kind', coalesce(spec->>'role', spec->>'sc
 FROM steps WHERE run = %(run)s ORDER BY ordinal
 """
 _EDGES = "SELECT successor, predecessor FROM edges WHERE run = %(run)s"
-_STANDINGS = "SELECT id, status, head_seq, solo, anchored, patched, reserved_microusd FROM steps WHERE run = %(run)s"
+_STANDINGS = """
+SELECT status, head_seq, solo, anchored, patched, reserved_microusd FROM steps WHERE run = %(run)s ORDER BY ordinal
+"""
 
 Places = Mapping[UUID, Place]
 
@@ -51,16 +54,20 @@ class Graphs:
         return places
 
 
-def standings(connection: Connection, run_id: UUID) -> dict[UUID, Standing]:
-    """Where every step of the run stands now."""
-    return {row[0]: Standing._make(row[1:]) for row in _rows(connection, _STANDINGS, run_id)}
+def standings(connection: Connection, run_id: UUID, places: Places) -> dict[UUID, Standing]:
+    """Where the steps at these places stand now; steps that came later are left out."""
+    # Both in plan order, and a plan grows at its end. The keys are those of `places`: a thousand ids are not made anew.
+    return dict(zip(places, map(Standing._make, _rows(connection, _STANDINGS, run_id)), strict=False))
 
 
 def read_places(connection: Connection, run_id: UUID) -> Places:
     """Every step's place as this transaction sees it, in plan order."""
+    rows = _rows(connection, _PLACES, run_id)
+    # One object an id: looking up an equal one costs a comparison in Python.
+    known = {row[0]: row[0] for row in rows}
     after: dict[UUID, list[UUID]] = defaultdict(list)
     for successor, predecessor in _rows(connection, _EDGES, run_id):
-        after[successor].append(predecessor)
+        after[successor].append(known[predecessor])
     return {
         row[0]: Place(
             step_id=row[0],
@@ -72,10 +79,12 @@ def read_places(connection: Connection, run_id: UUID) -> Places:
             join=row[6],
             after=tuple(after[row[0]]),
         )
-        for row in _rows(connection, _PLACES, run_id)
+        for row in rows
     }
 
 
 def _rows(connection: Connection, statement: str, run_id: UUID) -> list[Any]:
-    # Straight through the driver: SQLAlchemy's own rows of a thousand steps cost as much as Postgres.
-    return list(connection.exec_driver_sql(statement, {"run": run_id}))
+    # Straight from the driver: SQLAlchemy's own rows of a thousand steps cost as much as Postgres.
+    with closing(connection.connection.cursor()) as cursor:
+        cursor.execute(statement, {"run": run_id})
+        return list(cursor.fetchall())

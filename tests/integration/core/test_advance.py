@@ -12,7 +12,7 @@ from chargehand.orchestrator.facts import StepFinished, StepReleased, StepWaitin
 from chargehand.orchestrator.plan import PlanPatch, Step, step_id
 from chargehand.orchestrator.steps import new_wait_id
 from chargehand.orchestrator.supervisor import advance
-from chargehand.orchestrator.supervisor.graphs import Graphs
+from chargehand.orchestrator.supervisor.graphs import Graphs, Places
 
 if TYPE_CHECKING:
     from tests.integration.core.conftest import House
@@ -103,8 +103,8 @@ def test_a_ring_that_comes_while_advance_reads_stays(house: "House", monkeypatch
     read = advance.standings
     finished: list[object] = []
 
-    def read_then_finish(connection: Connection, run: UUID) -> dict[UUID, Any]:
-        rows = read(connection, run)
+    def read_then_finish(connection: Connection, run: UUID, places: Places) -> dict[UUID, Any]:
+        rows = read(connection, run, places)
         if not finished:
             finished.append(held.finish(DONE))
         return rows
