@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from pydantic import JsonValue
 
@@ -34,9 +35,12 @@ HAND_OFF_TOOLS = frozenset({"hand_off"})
 COMPARED_CHARACTERS = 400
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Observed:
-    """One result of a tool and where the journal has it."""
+    """One result of a tool and where the journal has it.
+
+    An agent looks at all of its results after every turn: keep them, what is compared of one is made once.
+    """
 
     step: str
     """The step's id as text."""
@@ -52,6 +56,27 @@ class Observed:
         """`step:seq`, as evidence names it."""
         return f"{self.step}:{self.seq}"
 
+    @property
+    def tool(self) -> str:
+        """Its name."""
+        return self.fact.tool
+
+    @property
+    def failed(self) -> bool:
+        """Whether it gave an error."""
+        return self.fact.outcome == "error"
+
+    @cached_property
+    def asked(self) -> str:
+        """The call, in words that are the same for the same call."""
+        return f"{self.tool} {json.dumps(normalise(self.fact.arguments), sort_keys=True, ensure_ascii=False)}"
+
+    @cached_property
+    def gave(self) -> str:
+        """The result, in words that are the same for the same result."""
+        fact = self.fact
+        return f"{fact.outcome} {fact.error_type} {fact.commit or ''} {' '.join(fact.content.split())}"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trip:
@@ -65,21 +90,6 @@ class Trip:
     """`step:seq` of the rows that show it."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Call:
-    observed: Observed
-    asked: str
-    gave: str
-
-    @property
-    def failed(self) -> bool:
-        return self.observed.fact.outcome == "error"
-
-    @property
-    def tool(self) -> str:
-        return self.observed.fact.tool
-
-
 def watch(observed: Sequence[Observed]) -> Trip | None:
     """The first rule that the run's tool results, in order, break; None while it gets on.
 
@@ -88,9 +98,8 @@ def watch(observed: Sequence[Observed]) -> Trip | None:
     """
     if not observed:
         return None
-    calls = [_call(item) for item in observed]
-    own = [call for call in calls if call.observed.step == observed[-1].step]
-    return _same_error(calls) or _ping_pong(calls) or _alternation(own) or _near_identical(own) or _no_change(own)
+    own = [call for call in observed if call.step == observed[-1].step]
+    return _same_error(observed) or _ping_pong(observed) or _alternation(own) or _near_identical(own) or _no_change(own)
 
 
 def normalise(arguments: JsonValue) -> JsonValue:
@@ -114,18 +123,11 @@ def _number(value: float) -> JsonValue:
     return int(value) if isinstance(value, int) or value.is_integer() else value
 
 
-def _call(observed: Observed) -> _Call:
-    fact = observed.fact
-    asked = f"{fact.tool} {json.dumps(normalise(fact.arguments), sort_keys=True, ensure_ascii=False)}"
-    gave = f"{fact.outcome} {fact.error_type} {fact.commit or ''} {' '.join(fact.content.split())}"
-    return _Call(observed=observed, asked=asked, gave=gave)
-
-
-def _same_error(calls: Sequence[_Call]) -> Trip | None:
+def _same_error(calls: Sequence[Observed]) -> Trip | None:
     newest = calls[-1]
     if not newest.failed:
         return None
-    same: list[_Call] = []
+    same: list[Observed] = []
     for call in reversed(calls):
         if call.asked != newest.asked:
             continue
@@ -134,11 +136,11 @@ def _same_error(calls: Sequence[_Call]) -> Trip | None:
         same.append(call)
     if len(same) < SAME_ERROR_LIMIT:
         return None
-    kind = newest.observed.fact.error_type or "error"
+    kind = newest.fact.error_type or "error"
     return _trip("same_error", f"{newest.tool} failed {len(same)} times with the same arguments and {kind}.", same)
 
 
-def _alternation(own: Sequence[_Call]) -> Trip | None:
+def _alternation(own: Sequence[Observed]) -> Trip | None:
     length = 2 * ALTERNATION_ROUNDS
     if len(own) < length:
         return None
@@ -156,38 +158,36 @@ def _alternation(own: Sequence[_Call]) -> Trip | None:
     return _trip("alternation", detail, rounds)
 
 
-def _near_identical(own: Sequence[_Call]) -> Trip | None:
+def _near_identical(own: Sequence[Observed]) -> Trip | None:
     newest = own[-1]
-    near: list[_Call] = []
+    near: list[Observed] = []
     for call in reversed(own):
         if call.tool != newest.tool or not _is_near(call, newest):
             break
         near.append(call)
-    turns = {
-        ("seq", call.observed.seq) if call.observed.turn is None else ("turn", call.observed.turn) for call in near
-    }
+    turns = {("seq", call.seq) if call.turn is None else ("turn", call.turn) for call in near}
     if len(near) < NEAR_IDENTICAL_LIMIT or len(turns) < NEAR_IDENTICAL_TURNS:
         return None
     detail = f"{newest.tool} was called {len(near)} times in a row with nearly the same arguments and the same outcome."
     return _trip("near_identical", detail, near)
 
 
-def _is_near(call: _Call, newest: _Call) -> bool:
+def _is_near(call: Observed, newest: Observed) -> bool:
     if call is newest:
         return True
     if call.failed != newest.failed:
         return False
     # An error message repeats the arguments, so errors only have to resemble each other; answers have to be the same.
     same_outcome = (
-        call.observed.fact.error_type == newest.observed.fact.error_type and _alike(call.gave, newest.gave)
+        call.fact.error_type == newest.fact.error_type and _alike(call.gave, newest.gave)
         if newest.failed
         else call.gave == newest.gave
     )
     return same_outcome and _alike(_values(call), _values(newest))
 
 
-def _values(call: _Call) -> str:
-    return " ".join(_leaves(normalise(call.observed.fact.arguments)))
+def _values(call: Observed) -> str:
+    return " ".join(_leaves(normalise(call.fact.arguments)))
 
 
 def _leaves(value: JsonValue) -> Iterable[str]:
@@ -209,7 +209,7 @@ def _alike(one: str, other: str) -> bool:
     return matcher.quick_ratio() >= NEAR_IDENTICAL_RATIO and matcher.ratio() >= NEAR_IDENTICAL_RATIO
 
 
-def _no_change(own: Sequence[_Call]) -> Trip | None:
+def _no_change(own: Sequence[Observed]) -> Trip | None:
     if len(own) <= NO_CHANGE_LIMIT:
         return None
     window = own[-NO_CHANGE_LIMIT:]
@@ -219,12 +219,12 @@ def _no_change(own: Sequence[_Call]) -> Trip | None:
     return _trip("no_change", f"The last {NO_CHANGE_LIMIT} calls gave nothing that the step had not seen.", window)
 
 
-def _ping_pong(calls: Sequence[_Call]) -> Trip | None:
+def _ping_pong(calls: Sequence[Observed]) -> Trip | None:
     hand_offs = [call for call in calls if call.tool in HAND_OFF_TOOLS and not call.failed]
     if not hand_offs or hand_offs[-1] is not calls[-1] or len(hand_offs) < PING_PONG_LIMIT:
         return None
     recent = hand_offs[-PING_PONG_LIMIT:]
-    ways = [(call.observed.role, str(call.observed.fact.arguments.get("to", ""))) for call in recent]
+    ways = [(call.role, str(call.fact.arguments.get("to", ""))) for call in recent]
     one, other = ways[0]
     if not one or not other or one == other:
         return None
@@ -233,6 +233,6 @@ def _ping_pong(calls: Sequence[_Call]) -> Trip | None:
     return _trip("ping_pong", f"{one} and {other} hand the same work to each other.", recent)
 
 
-def _trip(rule: str, detail: str, calls: Iterable[_Call]) -> Trip:
-    places = sorted({(call.observed.step, call.observed.seq, call.observed.place) for call in calls})
+def _trip(rule: str, detail: str, calls: Iterable[Observed]) -> Trip:
+    places = sorted({(call.step, call.seq, call.place) for call in calls})
     return Trip(rule=rule, detail=detail, evidence=tuple(place for _, _, place in places))

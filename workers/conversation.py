@@ -1,6 +1,6 @@
 """The conversation that a step's recorded facts amount to; a pure fold."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pydantic import JsonValue
@@ -77,6 +77,8 @@ class Conversation:
     """Waits since the newest answer or tool fact."""
     trip: tuple[int, BreakerTripped] | None = None
     """A trip that nobody has answered yet, with its index."""
+    waiting: StepWaiting | None = None
+    """The newest wait, until its answer is folded in."""
 
     @property
     def turns(self) -> int:
@@ -104,11 +106,13 @@ def last_commit(history: Sequence[StepFact]) -> str | None:
     return fold(history).commit
 
 
-def fold(facts: Sequence[StepFact]) -> Conversation:
-    """The conversation that a step's facts, in order, amount to."""
-    folded = Conversation()
-    waiting: StepWaiting | None = None
-    for position, fact in enumerate(facts):
+def fold(facts: Iterable[StepFact], *, onto: Conversation | None = None, from_position: int = 0) -> Conversation:
+    """The conversation that a step's facts, in order, amount to.
+
+    `onto`: what the facts before `from_position` amounted to, so that not every turn reads the step's beginning anew.
+    """
+    folded = onto or Conversation()
+    for position, fact in enumerate(facts, start=from_position):
         match fact:
             case ModelRequested():
                 folded = replace(folded, open_calls=(*folded.open_calls, fact))
@@ -128,12 +132,10 @@ def fold(facts: Sequence[StepFact]) -> Conversation:
             case BreakerTripped():
                 folded = replace(folded, trip=(position, fact))
             case StepWaiting():
-                waiting = fact
-                folded = replace(folded, waits=(*folded.waits, fact))
+                folded = replace(folded, waits=(*folded.waits, fact), waiting=fact)
             case SignalReceived():
-                if waiting is not None and waiting.wait_id == fact.wait_id:
-                    folded = _with_signal(folded, waiting, fact, position)
-                    waiting = None
+                if folded.waiting is not None and folded.waiting.wait_id == fact.wait_id:
+                    folded = _with_signal(folded, folded.waiting, fact, position)
             case _:
                 pass  # claims and releases do not change what was said
     return folded
@@ -168,7 +170,7 @@ def _with_signal(folded: Conversation, waiting: StepWaiting, signal: SignalRecei
     unknown = unknown_outcome(folded.exchanges[-1]) if folded.exchanges else None
     about_tool = unknown.tool_use_id if unknown is not None and waiting.reason == "human" else None
     decision = Decision(choice=signal.choice, body=signal.body, about_tool=about_tool, position=position)
-    folded = replace(folded, decisions=(*folded.decisions, decision), failures=(), trip=None)
+    folded = replace(folded, decisions=(*folded.decisions, decision), failures=(), trip=None, waiting=None)
     if signal.choice != "answer" or about_tool is not None:
         return folded
     note = signal.body if isinstance(signal.body, str) else to_json(signal.body)

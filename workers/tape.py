@@ -68,6 +68,7 @@ class Tape:
         self._step_id = step_id
         self._recorded: list[StepFact] = list(recorder.history)
         self._pending: list[ToolFinished] = []
+        self._committed: tuple[int, Conversation] = (0, Conversation())
         self._folded: tuple[int, Conversation] = (0, Conversation())
 
     @property
@@ -76,7 +77,10 @@ class Tape:
         count = len(self._recorded) + len(self._pending)
         # A flush moves results from one list to the other in their order: the same number means the same facts.
         if count != self._folded[0]:
-            self._folded = (count, fold([*self._recorded, *self._pending]))
+            done, committed = self._committed
+            committed = fold(self._recorded[done:], onto=committed, from_position=done)
+            self._committed = (len(self._recorded), committed)
+            self._folded = (count, fold(self._pending, onto=committed, from_position=len(self._recorded)))
         return self._folded[1]
 
     @property

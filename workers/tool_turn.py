@@ -28,14 +28,15 @@ class ToolTurn:
         self._task = task
         self._tape = tape
         self._tools = tools
+        self._seen: dict[str, Observed] = {}
 
     def run(self, exchange: Exchange) -> Finished | Wait | None:
         """Every tool call of the answer in its order, the finish tool last."""
         unresolved = exchange.unresolved
-        finish = self._task.finish.name
+        finish = self._task.finish
         incomplete = exchange.answer.content[-1].get("id") if exchange.cut_off else None
         done: set[str] = set()
-        for use in (block for block in unresolved if block.get("name") != finish):
+        for use in (block for block in unresolved if block.get("name") != finish.name):
             # Two calls under one id would share one result; the second is not run.
             if str(use.get("id")) in done:
                 continue
@@ -44,20 +45,17 @@ class ToolTurn:
             if wait is not None:
                 return wait
         trip = self._watch(exchange)
-        finished: Finished | None = None
-        for use in (block for block in unresolved if block.get("name") == finish):
-            if use.get("id") == incomplete:
-                self._keep(use, _cut_off())
-                continue
-            given = self.call(self._task.finish, use.get("input"), key="")
+        refused = False
+        for use in (block for block in unresolved if block.get("name") == finish.name):
+            given = _cut_off() if use.get("id") == incomplete else self.call(finish, use.get("input"), key="")
             if given.outcome == "ok":
                 conversation = self._tape.conversation
-                finished = Finished(result=given.output.result, commit=conversation.commit, patch=given.output.patch)
-                break
+                return Finished(result=given.output.result, commit=conversation.commit, patch=given.output.patch)
             self._keep(use, given)
-        if finished is not None:
-            return finished
-        return self._tripped(trip) if trip is not None else self.check(self._tape.conversation.exchanges[-1])
+            refused = True
+        if trip is not None:
+            return self._tripped(trip)
+        return self.check(self._tape.conversation.exchanges[-1]) if refused else None
 
     def check(self, exchange: Exchange) -> Wait | None:
         """Ask a person when the results of this turn show that the step, or the run, repeats itself."""
@@ -212,10 +210,18 @@ class ToolTurn:
                 tool_use_id = str(use.get("id"))
                 fact = exchange.results.get(tool_use_id)
                 if fact is not None:
-                    seq = exchange.positions[tool_use_id] + FIRST_SEQ
-                    step = str(self._task.context.step_id)
-                    seen.append(Observed(step=step, seq=seq, fact=fact, role=self._task.role.name, turn=turn))
+                    seen.append(self._observe(fact, exchange.positions[tool_use_id], turn))
         return seen
+
+    def _observe(self, fact: ToolFinished, position: int, turn: int) -> Observed:
+        place = self._tape.place(position)
+        known = self._seen.get(place)
+        # Before its commit a result may still move.
+        if known is None or known.fact is not fact:
+            step, role = str(self._task.context.step_id), self._task.role.name
+            known = Observed(step=step, seq=position + FIRST_SEQ, fact=fact, role=role, turn=turn)
+            self._seen[place] = known
+        return known
 
 
 def arguments_of(use: Block) -> Block:

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal, get_type_hints
 from uuid import UUID
 
@@ -101,18 +102,24 @@ class Tool:
 
     @property
     def definition(self) -> Block:
-        """The tool in the Messages format."""
-        schema = closed_schema(self.input_model, constraints_in_words=self.strict)
-        return tool_definition(
-            name=self.name,
-            description=self.description,
-            input_schema=schema,
-            strict=self.strict and is_closed(schema),
-        )
+        """The tool in the Messages format; made once, so not to be changed."""
+        return _definition(self)
 
     def __call__(self, *arguments: object, **named: object) -> object:
         """Call the function as it was written, for tests and scripts."""
         return self.function(*arguments, **named)
+
+
+@cache
+def _definition(tool: Tool) -> Block:
+    # A schema takes pydantic half a millisecond, and every turn sends them all.
+    schema = closed_schema(tool.input_model, constraints_in_words=tool.strict)
+    return tool_definition(
+        name=tool.name,
+        description=tool.description,
+        input_schema=schema,
+        strict=tool.strict and is_closed(schema),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
