@@ -1,4 +1,4 @@
-"""A whole laptop for a test: services, supervisors, pools, a client, the counter; and the means to break it."""
+"""A whole laptop for a test: services, supervisors, pools, a client, the ledger; and the means to break it."""
 
 import json
 import os
@@ -15,8 +15,11 @@ import redis
 from sqlalchemy import text
 
 from chaos.checker import objections
-from chaos.counter import Counter
-from chaos.scripts import COUNTER_VARIABLE
+from chaos.disk import SmallDisk, small_disk
+from chaos.errands import LEDGER_VARIABLE
+from chaos.ledger import Call, Ledger, running_ledger
+from chaos.proxy import Network
+from chaos.wires import Wires
 from chargehand.orchestrator import broker, schema
 from chargehand.orchestrator.canvas import Link
 from chargehand.orchestrator.client import Client, RunHandle
@@ -25,13 +28,12 @@ from chargehand.orchestrator.laptop import Laptop, processes, up
 from chargehand.orchestrator.laptop.specs import MODEL_VARIABLES, POOLS, ProcessSpec, process_specs
 from chargehand.orchestrator.plan import Plan
 from chargehand.orchestrator.settings import Settings
+from chargehand.orchestrator.supervisor.admit import SOLO
 from chargehand.orchestrator.transitions import RUN_ENDINGS
 
 # Short, so that a test sees a lease expire; three times the pause that a busy machine makes.
 LEASE_SECONDS = 3.0
 OFFLINE_MODEL = "offline-rules-1"
-# The account of calls that the offline model keeps, not we.
-CALLS = "calls.jsonl"
 LOOK_SECONDS = 0.05
 TWIN = "-2"
 
@@ -41,33 +43,70 @@ class Fleet:
     """Which of a laptop's processes a test needs."""
 
     pools: Collection[str] = POOLS
+    """`solo` may be among them: one thread, for steps that take their worker down."""
     twins: Collection[str] = ()
     """Processes that run twice; the second is called `NAME-2`."""
     threads: Mapping[str, int] = field(default_factory=dict)
     call_seconds: float | None = None
     """How long the offline model takes for an answer; None: no agent runs."""
+    weather: int | None = None
+    """Seed of the model's faults; None: it has none."""
+    ahead: Mapping[str, float] = field(default_factory=dict)
+    """Processes whose clock is wrong, and by how many seconds."""
+    wired: bool = False
+    """Every process has links of its own to Postgres and Valkey, which can break."""
+    small_disk: bool = False
+    """The workspaces lie on a small disk, if we may mount one."""
     flower: bool = False
 
     def specs(self, settings: Settings, endpoints: Any, **rest: Any) -> tuple[ProcessSpec, ...]:
-        """The processes as `chargehand up` would start them, less what is not needed."""
+        """The processes as `chargehand up` would start them, less what is not needed, and with what is added."""
         chosen: list[ProcessSpec] = []
         for spec in process_specs(settings, endpoints, **rest):
             if (spec.name == "flower" and not self.flower) or (spec.name == "offline" and self.call_seconds is None):
                 continue
+            if spec.name == "offline":
+                chosen.append(self._model(spec))
+                continue
+            if spec.name == POOLS[0] and SOLO in self.pools:
+                chosen.append(_solo(spec))
             if spec.name in POOLS and spec.name not in self.pools:
                 continue
-            if spec.name == "offline":
-                ledger = str(settings.home / CALLS)
-                spec = replace(spec, argv=(*spec.argv, "--delay-seconds", str(self.call_seconds), "--ledger", ledger))
-            if spec.name in self.threads:
-                argv = list(spec.argv)
-                argv[argv.index("-c") + 1] = str(self.threads[spec.name])
-                spec = replace(spec, argv=tuple(argv))
-            chosen.append(spec)
+            chosen.append(self._threaded(spec))
             if spec.name in self.twins:
-                argv = tuple(f"{spec.name}{TWIN}@%h" if part == f"{spec.name}@%h" else part for part in spec.argv)
-                chosen.append(replace(spec, name=f"{spec.name}{TWIN}", argv=argv))
-        return tuple(chosen)
+                chosen.append(self._threaded(_renamed(spec, f"{spec.name}{TWIN}")))
+        return tuple(self._dated(spec) for spec in chosen)
+
+    def _model(self, spec: ProcessSpec) -> ProcessSpec:
+        weather = () if self.weather is None else ("--weather", str(self.weather))
+        port = spec.argv[spec.argv.index("--port") + 1]
+        argv = (spec.argv[0], "-m", "chaos.model", "--port", port, "--ledger", spec.environment[LEDGER_VARIABLE])
+        return replace(spec, argv=(*argv, "--delay-seconds", str(self.call_seconds), *weather))
+
+    def _threaded(self, spec: ProcessSpec) -> ProcessSpec:
+        threads = self.threads.get(spec.name.removesuffix(TWIN))
+        return spec if threads is None else replace(spec, argv=_replaced(spec.argv, "-c", str(threads)))
+
+    def _dated(self, spec: ProcessSpec) -> ProcessSpec:
+        if spec.name not in self.ahead:
+            return spec
+        python, _, *rest = spec.argv
+        return replace(spec, argv=(python, "-m", "chaos.clock", str(self.ahead[spec.name]), *rest))
+
+
+def _solo(spec: ProcessSpec) -> ProcessSpec:
+    queue = spec.argv[spec.argv.index("-Q") + 1].replace(spec.name, SOLO)
+    renamed = _renamed(spec, SOLO)
+    return replace(renamed, argv=_replaced(_replaced(renamed.argv, "-Q", queue), "-c", "1"))
+
+
+def _renamed(spec: ProcessSpec, name: str) -> ProcessSpec:
+    return replace(spec, name=name, argv=_replaced(spec.argv, "-n", f"{name}@%h"))
+
+
+def _replaced(argv: tuple[str, ...], option: str, value: str) -> tuple[str, ...]:
+    position = argv.index(option) + 1
+    return (*argv[:position], value, *argv[position + 1 :])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,10 +116,14 @@ class Machine:
     settings: Settings
     laptop: Laptop
     client: Client
-    counter: Counter
+    ledger: Ledger
     said: list[str]
     specs: list[ProcessSpec]
     """What was started."""
+    wires: Wires | None = None
+    """The links of a fleet that is wired."""
+    disk: SmallDisk | None = None
+    """The disk of the workspaces, if it is a small one."""
 
     def pid(self, name: str) -> int:
         """The process of that name; raises `KeyError` while it is dead."""
@@ -98,7 +141,8 @@ class Machine:
             heard = {int(holder.rpartition(":")[2]) for (holder,) in session.execute(text("SELECT holder FROM pools"))}
         pids = self.laptop.processes.pids()
         return (
-            all(pid in heard for name, pid in pids.items() if name.removesuffix(TWIN) in POOLS) and not self.missing()
+            all(pid in heard for name, pid in pids.items() if name.removesuffix(TWIN) in (*POOLS, SOLO))
+            and not self.missing()
         )
 
     def missing(self) -> set[str]:
@@ -137,10 +181,9 @@ class Machine:
             if step.finished_at is None
         )
 
-    def calls(self) -> list[dict[str, Any]]:
-        """Every call that reached the offline model, oldest first."""
-        ledger = self.settings.home / CALLS
-        return [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.exists() else []
+    def calls(self) -> list[Call]:
+        """Every call that reached the model's server, oldest first."""
+        return self.ledger.calls()
 
     def holder(self, run: RunHandle, key: str) -> str:
         """Name of the process that runs the step."""
@@ -157,7 +200,7 @@ class Machine:
 
     def objections(self, run: RunHandle, plan: Plan, *, status: str = "succeeded") -> list[str]:
         """What the checker says of a run that has ended."""
-        return objections(run, plan, self.counter, status=status)
+        return objections(run, plan, self.ledger, status=status)
 
     def send_again(self, run: RunHandle, key: str) -> None:
         """Deliver the message of a step once more, as a broker may."""
@@ -181,15 +224,22 @@ def machine(home: Path, fleet: Fleet | None = None, **changes: Any) -> Iterator[
         **changes,
     }
     settings = Settings(**values)
-    counter = Counter(home / "counter.sqlite")
     said: list[str] = []
     started: list[ProcessSpec] = []
-
-    def specs(*given: Any, **rest: Any) -> tuple[ProcessSpec, ...]:
-        started.extend(fleet.specs(*given, **rest))
-        return tuple(started)
-
     with ExitStack() as stack:
+        ledger = stack.enter_context(running_ledger(home / "ledger"))
+        network = stack.enter_context(Network()) if fleet.wired else None
+        wires: list[Wires] = []
+
+        def specs(settings: Settings, endpoints: Any, **rest: Any) -> tuple[ProcessSpec, ...]:
+            chosen = fleet.specs(settings, endpoints, **rest)
+            if network is not None:
+                wires.append(Wires(network, endpoints, home / "wires"))
+                chosen = tuple(wires[0].wired(spec) for spec in chosen)
+            started.extend(chosen)
+            return chosen
+
+        disk = stack.enter_context(small_disk(home / "workspaces")) if fleet.small_disk else None
         # A machine that is killed every two seconds is not broken: it starts again at once.
         stack.enter_context(mock.patch.object(processes, "BACKOFF_LAST_SECONDS", processes.BACKOFF_FIRST_SECONDS))
         laptop = stack.enter_context(
@@ -197,23 +247,32 @@ def machine(home: Path, fleet: Fleet | None = None, **changes: Any) -> Iterator[
                 settings,
                 migrate=schema.migrate,
                 progress=said.append,
-                environment=environment(counter.path),
+                environment=environment(ledger),
                 specs=specs,
             )
         )
         endpoints = laptop.services.endpoints
         client = stack.enter_context(Client(endpoints.database_url, endpoints.redis_url, settings=settings))
-        yield Machine(settings=settings, laptop=laptop, client=client, counter=counter, said=said, specs=started)
+        yield Machine(
+            settings=settings,
+            laptop=laptop,
+            client=client,
+            ledger=ledger,
+            said=said,
+            specs=started,
+            wires=wires[0] if wires else None,
+            disk=disk,
+        )
 
 
-def environment(counter: Path) -> dict[str, str]:
-    """What the processes get: nothing of the person's own settings and keys, our scripts, the counter."""
+def environment(ledger: Ledger) -> dict[str, str]:
+    """What the processes get: nothing of the person's own settings and keys, our scripts and tools, the ledger."""
     foreign = {name for name in os.environ if name.startswith("CHARGEHAND_") or name in MODEL_VARIABLES}
     return {
         **{name: value for name, value in os.environ.items() if name not in foreign},
         "PYTHONPATH": str(Path(__file__).parents[1]),
-        "CHARGEHAND_MODULES": json.dumps(["chaos.scripts"]),
-        COUNTER_VARIABLE: str(counter),
+        "CHARGEHAND_MODULES": json.dumps(["chaos.scripts", "chaos.errands"]),
+        LEDGER_VARIABLE: str(ledger.folder),
     }
 
 

@@ -50,7 +50,7 @@ def test_a_recorded_answer_is_not_asked_for_again_after_a_kill(laptop, workspace
 
     assert laptop.objections(run, plan) == []
     assert laptop.epochs(run)["read"] == 2
-    asked = Tally(call["prompt_hash"] for call in laptop.calls()[before:])
+    asked = Tally(call.prompt_hash for call in laptop.calls()[before:])
     assert len(facts_of(run, "read", ModelResponded)) == len(asked) >= 2
     # What was in flight may be asked twice; what had answered may not.
     assert asked.total() - len(asked) <= 1
@@ -84,7 +84,7 @@ def test_a_process_that_is_told_to_stop_hands_its_agents_over_at_once(laptop, wo
     assert max(gaps) < laptop.settings.lease_seconds + laptop.settings.unclaimed_seconds
     # Nobody waited for a lease, and nothing was asked twice.
     assert [step.crashes for step in run.steps()] == [0] * len(plan.steps)
-    asked = Tally(call["prompt_hash"] for call in laptop.calls()[before:])
+    asked = Tally(call.prompt_hash for call in laptop.calls()[before:])
     answered = sum(len(facts_of(run, key, ModelResponded)) for key in agents)
     assert asked.total() == answered
 
@@ -92,15 +92,15 @@ def test_a_process_that_is_told_to_stop_hands_its_agents_over_at_once(laptop, wo
 def test_a_worker_that_was_frozen_past_its_lease_writes_nothing_when_it_wakes(laptop):
     plan = Plan.of([held("work", door="frozen"), counted("end", "work")])
     run = laptop.client.submit(plan=plan)
-    until(lambda: laptop.counter.knocks(run.run_id, "work"))
+    until(lambda: laptop.ledger.knocks(run.run_id, "work"))
     frozen = laptop.holder(run, "work")
     offset = len(laptop.log(frozen))
 
     laptop.signal(frozen, signal.SIGSTOP)
     try:
-        until(lambda: len(laptop.counter.knocks(run.run_id, "work")) == 2, 30, "the other process has taken it up")
+        until(lambda: len(laptop.ledger.knocks(run.run_id, "work")) == 2, 30, "the other process has taken it up")
         assert laptop.holder(run, "work") == other(frozen)
-        laptop.counter.open("frozen")
+        laptop.ledger.open("frozen")
         laptop.wait(run)
     finally:
         laptop.signal(frozen, signal.SIGCONT)

@@ -57,7 +57,7 @@ def test_lines_become_chains_and_a_fan_in_becomes_a_chord(laptop):
     )
     assert len(plan.steps) == 42
     run = laptop.client.submit(plan=plan)
-    until(lambda: len(laptop.counter.knocks(run.run_id)) == 9, message="all lines have begun")
+    until(lambda: len(laptop.ledger.knocks(run.run_id)) == 9, message="all lines have begun")
 
     heads = {kwargs["step_id"]: embed for name, kwargs, embed in in_flight(laptop) if name == "chargehand.audit"}
     assert set(heads) == {str(step_id(run.run_id, f"a{i}")) for i in lines}
@@ -72,7 +72,7 @@ def test_lines_become_chains_and_a_fan_in_becomes_a_chord(laptop):
     assert len({embed["chain"][0]["options"]["group_id"] for embed in heads.values()}) == 1
     assert Tally(laptop.statuses(run).values()) == {"succeeded": 1, "running": 8, "chained": 16, "pending": 17}
 
-    laptop.counter.open("lines")
+    laptop.ledger.open("lines")
     laptop.wait(run)
     assert laptop.objections(run, plan) == []
     assert run.result() == {"step": "end", "inputs": sorted(f"fan{i}" for i in range(12))}
@@ -110,30 +110,30 @@ def fenced(laptop, name):
 def test_a_cancelled_script_ends_without_a_trace_and_its_successors_never_start(laptop):
     plan = Plan.of([held("work", door="cancel"), counted("end", "work")])
     run = laptop.client.submit(plan=plan)
-    until(lambda: laptop.counter.knocks(run.run_id))
+    until(lambda: laptop.ledger.knocks(run.run_id))
 
     assert run.cancel()
-    laptop.counter.open("cancel")
+    laptop.ledger.open("cancel")
 
     until(lambda: f"run_id={run.run_id} step=work" in fenced(laptop, "audit"), message="the worker is told")
     assert laptop.statuses(run) == {"work": "cancelled", "end": "cancelled"}
-    assert [knock.step for knock in laptop.counter.knocks(run.run_id)] == ["work"]
+    assert [knock.step for knock in laptop.ledger.knocks(run.run_id)] == ["work"]
     until(lambda: laptop.objections(run, plan, status="cancelled") == [], message="the run is closed")
 
 
 def test_a_paused_run_starts_nothing_until_it_is_resumed(laptop):
     plan = Plan.of([held("work", door="pause"), counted("next", "work"), counted("end", "next", pool="research")])
     run = laptop.client.submit(plan=plan)
-    until(lambda: laptop.counter.knocks(run.run_id))
+    until(lambda: laptop.ledger.knocks(run.run_id))
 
     assert run.pause()
-    laptop.counter.open("pause")
+    laptop.ledger.open("pause")
     until(lambda: laptop.statuses(run)["work"] != "running", message="the running step has stopped or ended")
     # Another run passes by in the meantime.
     passing = laptop.client.submit(plan=Plan.of([counted("one"), counted("two", "one", pool="research")]))
     laptop.wait(passing)
     assert run.status().status == "paused"
-    assert "next" not in {knock.step for knock in laptop.counter.knocks(run.run_id)}
+    assert "next" not in {knock.step for knock in laptop.ledger.knocks(run.run_id)}
 
     assert run.resume()
     laptop.wait(run)
@@ -144,7 +144,7 @@ def test_a_run_past_its_deadline_fails_with_that_reason(laptop):
     plan = Plan.of([held("work", door="deadline"), counted("end", "work")])
     run = laptop.client.submit(plan=plan, deadline_seconds=1)
     assert laptop.wait(run, 15) == "failed"
-    laptop.counter.open("deadline")
+    laptop.ledger.open("deadline")
     with pytest.raises(RunFailed, match="its deadline has passed"):
         run.result()
     until(lambda: laptop.objections(run, plan, status="failed") == [], message="the run is closed")
@@ -192,7 +192,7 @@ def test_what_a_person_tells_a_run_reaches_the_agents_that_start_later(laptop, w
         assert laptop.client.answer(laptop.client.escalations(run.run_id)[0], "approve")
         laptop.wait(run)
         assert laptop.objections(run, plan) == []
-        prompts.append(laptop.calls()[before]["prompt_hash"])
+        prompts.append(laptop.calls()[before].prompt_hash)
     untold, untold_too, told = prompts
     assert untold == untold_too != told
 
@@ -222,7 +222,7 @@ def test_a_run_on_a_callers_psycopg_connection_starts_if_and_only_if_it_commits(
             run.wait(1)
         connection.commit()
         began = time.monotonic()
-        until(lambda: laptop.counter.knocks(run.run_id))
+        until(lambda: laptop.ledger.knocks(run.run_id))
         seconds = time.monotonic() - began
     laptop.wait(run)
     # Nobody rings for a stranger's commit: the watch loop looks twice a second.
@@ -245,10 +245,10 @@ def test_a_run_on_a_callers_sqlalchemy_session_starts_if_and_only_if_it_commits(
         too = laptop.client.submit(plan=plan, connection=connection)
     engine.dispose()
     for one in (run, too):
-        until(lambda one=one: laptop.counter.effects(one.run_id))
+        until(lambda one=one: laptop.ledger.effects(one.run_id))
         laptop.wait(one)
         assert laptop.objections(one, plan) == []
-    assert laptop.counter.knocks(dropped.run_id) == []
+    assert laptop.ledger.knocks(dropped.run_id) == []
 
 
 def test_one_idempotency_key_is_one_run(laptop):
@@ -259,12 +259,12 @@ def test_one_idempotency_key_is_one_run(laptop):
     assert first.run_id == second.run_id != other.run_id
     laptop.wait(first)
     laptop.wait(other)
-    assert len(laptop.counter.knocks(first.run_id)) == 1
+    assert len(laptop.ledger.knocks(first.run_id)) == 1
 
 
 def test_a_pool_of_one_slot_serves_the_higher_priority_first(laptop):
     blocker = laptop.client.submit(plan=Plan.of([held("block", door="priority", pool="coding")]))
-    until(lambda: laptop.counter.knocks(blocker.run_id))
+    until(lambda: laptop.ledger.knocks(blocker.run_id))
     plan = Plan.of([counted("work", pool="coding")])
     # The first one takes the place in the queue behind the running step; the others are decided on later.
     queued = laptop.client.submit(plan=plan)
@@ -274,11 +274,11 @@ def test_a_pool_of_one_slot_serves_the_higher_priority_first(laptop):
     everybody = [queued, *low, high]
     until(lambda: all(laptop.statuses(run)["work"] in {"ready", "queued"} for run in everybody))
 
-    laptop.counter.open("priority")
+    laptop.ledger.open("priority")
     for run in (blocker, *everybody):
         laptop.wait(run)
 
-    started = {run: laptop.counter.knocks(run.run_id)[0].at for run in everybody}
+    started = {run: laptop.ledger.knocks(run.run_id)[0].at for run in everybody}
     assert sorted(everybody, key=started.__getitem__) == [queued, high, low[1], low[0]]
 
 

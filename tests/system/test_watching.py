@@ -23,7 +23,7 @@ def test_whoever_watches_sees_what_an_agent_says_and_nobody_else_makes_it_stream
     unwatched = laptop.client.submit(plan=Plan.of([reader("read")]), workspace=workspace, roles=[READER])
     unwatched.wait(timeout_seconds=60)
     assert laptop.calls(), "the model was asked"
-    assert not any(call["stream"] for call in laptop.calls())
+    assert not any(call.stream for call in laptop.calls())
 
     watched = laptop.client.submit(plan=Plan.of([reader("read")]), workspace=workspace, roles=[READER])
     seen: list[str] = []
@@ -34,4 +34,4 @@ def test_whoever_watches_sees_what_an_agent_says_and_nobody_else_makes_it_stream
 
     wait_until(has_spoken, 60, f"words of the model in {seen}")
     watched.wait(timeout_seconds=60)
-    assert any(call["stream"] for call in laptop.calls())
+    assert any(call.stream for call in laptop.calls())
