@@ -5,7 +5,7 @@ from uuid import UUID
 
 from chaos import journal_rules, world_rules
 from chaos.case import Case
-from chaos.evidence import Evidence, gather
+from chaos.evidence import Evidence, Strike, gather
 from chaos.ledger import Ledger
 from chargehand.orchestrator.auditkey import audit_key
 from chargehand.orchestrator.client import RunHandle
@@ -39,7 +39,9 @@ def judge(evidence: Evidence) -> list[str]:
     return [objection for rule in RULES for objection in rule(case)]
 
 
-def objections(run: RunHandle, plan: Plan, ledger: Ledger, *, status: str = "succeeded") -> list[str]:
+def objections(
+    run: RunHandle, plan: Plan, ledger: Ledger, *, status: str = "succeeded", strikes: Sequence[Strike] = ()
+) -> list[str]:
     """Everything that is wrong with a run of `plan` that should have ended as `status`; empty when all is well."""
     client = run._client
     settings = client.settings
@@ -51,6 +53,7 @@ def objections(run: RunHandle, plan: Plan, ledger: Ledger, *, status: str = "suc
         lease_seconds=settings.lease_seconds,
         max_crashes=settings.max_crashes,
         outcomes={run.run_id: {status}},
+        strikes=strikes,
     )
     return [*judge(evidence), *_as_planned(evidence, run.run_id, plan)]
 

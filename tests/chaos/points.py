@@ -77,7 +77,7 @@ class Sprung:
     point: Point
     pid: int
     at: float
-    """Of the machine's monotonic clock, which all processes share."""
+    """Seconds since the epoch."""
 
 
 class Trap:
@@ -93,7 +93,7 @@ class Trap:
         """Spring in the process that is the first to pass the point for the `passes`-th time."""
         self._folder.mkdir(parents=True, exist_ok=True)
         self.disarm()
-        armed = {"place": point.place, "moment": point.moment, "passes": passes, "at": time.monotonic()}
+        armed = {"place": point.place, "moment": point.moment, "passes": passes, "at": time.time()}
         self._write("armed", armed)
 
     def disarm(self) -> None:
@@ -129,7 +129,7 @@ class Trap:
             self._file("armed").rename(self._file(f"taken-{os.getpid()}"))
         except FileNotFoundError:
             return False
-        self._write("sprung", {**armed, "pid": os.getpid(), "at": time.monotonic()})
+        self._write("sprung", {**armed, "pid": os.getpid(), "at": time.time()})
         self._file(f"taken-{os.getpid()}").unlink()
         return True
 
