@@ -37,7 +37,7 @@ from chargehand.orchestrator.errors import (
     UserError,
     WaitTimeout,
 )
-from chargehand.orchestrator.facts import WorkspaceRef
+from chargehand.orchestrator.facts import SCHEMA_VERSION, WorkspaceRef
 from chargehand.orchestrator.plan import Plan, validate
 from chargehand.orchestrator.progress import Progress
 from chargehand.orchestrator.requests import RunRequest, check_goal, goal_plan, microusd
@@ -375,6 +375,6 @@ def _enqueue(connection: CallersConnection, tenant: UUID, request: RunRequest) -
         # no longer than the caller's transaction.
         cursor.execute("SELECT set_config('chargehand.tenant', %s, true)", [str(tenant)])
         cursor.execute(
-            "INSERT INTO chargehand.submissions (run, tenant, request) VALUES (%s, %s, %s)",
-            [request.run_id, tenant, request.model_dump_json()],
+            "INSERT INTO chargehand.submissions (run, tenant, request, schema_version) VALUES (%s, %s, %s, %s)",
+            [request.run_id, tenant, request.model_dump_json(), SCHEMA_VERSION],
         )

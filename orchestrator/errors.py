@@ -13,6 +13,7 @@
     ├── RunCancelled              somebody stopped the run
     ├── WaitTimeout               the run had not ended when the caller stopped waiting
     ├── IllegalFact               a fact does not follow from the state it is applied to
+    │   └── NewerVersion          it was written by a later version of this code
     ├── NothingToClaim            the step is not this worker's to run
     ├── Fenced                    this worker may not write to the step any more
     │   ├── LeaseLost             another claim has a newer epoch
@@ -76,6 +77,15 @@ class WaitTimeout(ChargehandError):
 
 class IllegalFact(ChargehandError):
     """A fact does not follow from the state it is applied to."""
+
+
+class NewerVersion(IllegalFact):
+    """A fact was written by a later version of this code; whoever meets it leaves it to a process that knows it."""
+
+    def __init__(self, message: str, *, version: int) -> None:
+        super().__init__(message)
+        self.version = version
+        """What a process must know to read it."""
 
 
 class NothingToClaim(ChargehandError):

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
-from chargehand.orchestrator.errors import IllegalFact
+from chargehand.orchestrator.errors import IllegalFact, NewerVersion
 from chargehand.orchestrator.plan import Plan, PlanPatch
 
 # Raised when a body's meaning changes; a reader that meets a higher one leaves the stream alone.
@@ -352,10 +352,13 @@ _FACTS: TypeAdapter[AnyFact] = TypeAdapter(AnyFact)
 def parse_fact(body: str, *, schema_version: int) -> AnyFact:
     """The fact in a journal body.
 
-    Raises `IllegalFact` when the body is of a later schema than this code knows, or of none.
+    Raises `NewerVersion` when the body is of a later schema than this code knows, `IllegalFact` when it is of none.
     """
     if schema_version > SCHEMA_VERSION:
-        raise IllegalFact(f"Fact of schema {schema_version}; this code knows {SCHEMA_VERSION}: upgrade this process.")
+        raise NewerVersion(
+            f"Fact of schema {schema_version}; this code knows {SCHEMA_VERSION}: upgrade this process.",
+            version=schema_version,
+        )
     try:
         return _FACTS.validate_json(body)
     except ValidationError as error:

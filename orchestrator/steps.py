@@ -42,6 +42,8 @@ class Claim:
     deadline_at: datetime | None
     in_chain: bool
     """A follower waits for this step in the same Celery chain."""
+    wait_id: UUID | None
+    """Of the question it waited for, if it did."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,16 +58,16 @@ class Ended:
 _CLAIM = """
 WITH own AS (
     UPDATE steps SET
-        status = 'running', epoch = epoch + 1, taken_over = (status = 'running'),
+        status = 'running', epoch = epoch + 1, taken_over = (status = 'running'), schema_version = %(version)s,
         crashes = crashes + (status = 'running')::int, head_seq = head_seq + 1, emissions = 0,
         lease_until = clock_timestamp() + make_interval(secs => %(lease)s), holder = %(holder)s,
         started_at = coalesce(started_at, clock_timestamp()),
         deadline_at = coalesce(deadline_at,
             clock_timestamp() + make_interval(secs => (spec->>'deadline_seconds')::double precision))
-    WHERE id = %(step)s AND halt IS NULL AND (NOT solo OR %(solo)s)
+    WHERE id = %(step)s AND halt IS NULL AND (NOT solo OR %(solo)s) AND schema_version <= %(version)s
       AND (status = 'queued' OR status = 'running' AND lease_until < clock_timestamp())
     RETURNING tenant, run, id, spec, epoch, head_seq, crashes, retries, solo, deadline_at, taken_over,
-              next_in_chain IS NOT NULL AS in_chain
+              wait_id, next_in_chain IS NOT NULL AS in_chain
 ), claimed AS (
     INSERT INTO journal (tenant, run, step, seq, kind, schema_version, epoch, body)
     SELECT tenant, run, id, head_seq, 'step.claimed', %(version)s, epoch, json_build_object(
@@ -80,17 +82,20 @@ _CLAIM_MANY = """
 WITH free AS (
     SELECT id FROM steps
     WHERE id = ANY(%(steps)s::uuid[]) AND status = 'queued' AND halt IS NULL AND NOT solo
+      AND schema_version <= %(version)s
       AND spec->>'kind' = 'script' AND NOT spec->>'script' = ANY(%(but_not)s::text[])
     ORDER BY ordinal FOR NO KEY UPDATE SKIP LOCKED
 ), own AS (
     UPDATE steps s SET
         status = 'running', epoch = epoch + 1, taken_over = false, head_seq = head_seq + 1, emissions = 0,
+        schema_version = %(version)s,
         lease_until = clock_timestamp() + make_interval(secs => %(lease)s), holder = %(holder)s,
         started_at = coalesce(started_at, clock_timestamp()),
         deadline_at = coalesce(deadline_at,
             clock_timestamp() + make_interval(secs => (spec->>'deadline_seconds')::double precision))
     FROM free WHERE s.id = free.id
-    RETURNING tenant, run, s.id, ordinal, spec, epoch, head_seq, crashes, retries, solo, deadline_at, false AS in_chain
+    RETURNING tenant, run, s.id, ordinal, spec, epoch, head_seq, crashes, retries, solo, deadline_at, wait_id,
+              false AS in_chain
 ), claimed AS (
     INSERT INTO journal (tenant, run, step, seq, kind, schema_version, epoch, body)
     SELECT tenant, run, id, head_seq, 'step.claimed', %(version)s, epoch, json_build_object(
@@ -114,7 +119,7 @@ WITH own AS (
     UPDATE steps SET
         status = %(status)s, head_seq = head_seq + 1, lease_until = NULL, holder = NULL,
         halt = NULL, wait_id = %(wait_id)s, wait_reason = %(wait_reason)s,
-        retries = retries + %(retried)s,
+        retries = retries + %(retried)s, schema_version = greatest(schema_version, %(needs)s),
         run_after = clock_timestamp() + make_interval(secs => %(after)s),
         returned_microusd = allotment_microusd - spent_microusd - reserved_microusd,
         allotment_microusd = spent_microusd + reserved_microusd
@@ -286,6 +291,7 @@ def _claim(tenant: UUID, row: Row) -> Claim:
         solo=row["solo"],
         deadline_at=row["deadline_at"],
         in_chain=row["in_chain"],
+        wait_id=row["wait_id"],
     )
 
 
@@ -310,9 +316,13 @@ class HeldStep:
         """Let go of the step until its signal, or its time, comes."""
         self._leave("waiting", fact, wait_id=fact.wait_id, wait_reason=fact.reason, after_seconds=after_seconds)
 
-    def release(self, fact: StepReleased) -> None:
-        """Hand the step back unfinished; it is admitted again, not before `run_after_seconds`."""
-        self._leave("ready", fact, after_seconds=fact.run_after_seconds, retried=int(fact.reason == "retry"))
+    def release(self, fact: StepReleased, *, needs: int = SCHEMA_VERSION) -> None:
+        """Hand the step back unfinished; it is admitted again, not before `run_after_seconds`.
+
+        `needs`: no worker of an older schema version may claim it.
+        """
+        retried = int(fact.reason == "retry")
+        self._leave("ready", fact, after_seconds=fact.run_after_seconds, retried=retried, needs=needs)
 
     def fold_signal(self, wait_id: UUID) -> SignalReceived | None:
         """Record what an outsider answered to `wait_id`; None when nobody has."""
@@ -371,6 +381,7 @@ class HeldStep:
         wait_reason: str | None = None,
         after_seconds: float | None = None,
         retried: int = 0,
+        needs: int = SCHEMA_VERSION,
     ) -> None:
         self.commit(
             _LEAVE,
@@ -381,6 +392,7 @@ class HeldStep:
                 "wait_reason": wait_reason,
                 "after": after_seconds,
                 "retried": retried,
+                "needs": needs,
             },
             [fact],
         )

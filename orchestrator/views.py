@@ -13,6 +13,7 @@ from chargehand.memory import journal
 from chargehand.memory.tables import RUN_STREAM, JournalRow
 from chargehand.orchestrator.errors import NotFound
 from chargehand.orchestrator.facts import (
+    SCHEMA_VERSION,
     AnyFact,
     CallAbandoned,
     ModelFailed,
@@ -22,7 +23,7 @@ from chargehand.orchestrator.facts import (
     parse_fact,
 )
 from chargehand.orchestrator.plan import Step, step_id
-from chargehand.orchestrator.supervisor.admit import live_slots
+from chargehand.orchestrator.supervisor.admit import SOLO, live_slots
 from chargehand.orchestrator.tables import BudgetRow, PoolRow, RunRow, StepRow
 from chargehand.orchestrator.transitions import STEP_ENDINGS
 
@@ -66,6 +67,10 @@ class StepView:
     started_at: datetime | None
     finished_at: datetime | None
     error: str
+    solo: bool = False
+    """Took its worker down: only a pool of one thread runs it."""
+    schema_version: int = SCHEMA_VERSION
+    """What a worker must know to run it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,6 +194,8 @@ def view_steps(session: Session, run_id: UUID) -> list[StepView]:
                 started_at=row.started_at,
                 finished_at=row.finished_at,
                 error=errors.get(row.id, ""),
+                solo=row.solo,
+                schema_version=row.schema_version,
             )
         )
     return views
@@ -341,13 +348,18 @@ def explain(session: Session, run_id: UUID) -> list[tuple[str, str]]:
         elif step.status == "pending" or step.status == "chained":
             open_before = [key for key in step.after if status.get(key) not in STEP_ENDINGS]
             why = f"waits for {', '.join(open_before)}" if open_before else "its turn comes with the next advance"
-        elif step.pool not in slots:
-            gone = "no live process any more" if step.pool in known else "never had a process"
-            why = f"pool {step.pool!r} has {gone}; start one"
+        elif step.schema_version > SCHEMA_VERSION:
+            why = (
+                f"was written by version {step.schema_version}, this process is of version {SCHEMA_VERSION}; "
+                f"start workers of version {step.schema_version}"
+            )
+        elif (pool := SOLO if step.solo else step.pool) not in slots:
+            gone = "no live process any more" if pool in known else "never had a process"
+            why = f"pool {pool!r} has {gone}; start one"
         elif step.status == "queued":
-            why = f"queued for pool {step.pool!r} ({slots[step.pool]} slots)"
+            why = f"queued for pool {pool!r} ({slots[pool]} slots)"
         else:
-            why = f"ready; pool {step.pool!r} has {slots[step.pool]} slots, all are taken"
+            why = f"ready; pool {pool!r} has {slots[pool]} slots, all are taken"
         reasons.append((step.key, why))
     return reasons
 

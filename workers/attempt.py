@@ -13,8 +13,8 @@ from pydantic_core import PydanticSerializationError
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from chargehand.orchestrator.errors import ChargehandError, Fenced, LeaseLost, StepPaused, Unavailable
-from chargehand.orchestrator.facts import SignalReceived, StepFinished, StepReleased, StepWaiting
+from chargehand.orchestrator.errors import ChargehandError, Fenced, LeaseLost, NewerVersion, StepPaused, Unavailable
+from chargehand.orchestrator.facts import SCHEMA_VERSION, SignalReceived, StepFinished, StepReleased, StepWaiting
 from chargehand.orchestrator.sessions import open_session
 from chargehand.orchestrator.steps import Claim, Ended, HeldStep, new_wait_id
 from chargehand.orchestrator.turns import StepRecorder
@@ -54,6 +54,8 @@ class Attempt:
     artifacts: dict[str, str] = field(default_factory=dict)
     inherited_commit: str | None = None
     """What predecessors have made of the workspace; passed on by a step that does not edit."""
+    has_spoken: bool = False
+    """It has said what it is doing."""
     may_repeat: bool = False
     """A person said that an effect of unknown outcome may happen again."""
 
@@ -75,6 +77,9 @@ class Attempt:
             return self.hand_back(StepReleased(reason="drain"))
         except StepPaused:
             return self.hand_back(StepReleased(reason="pause"))
+        except NewerVersion as newer:
+            # Of what it reads: nobody claims a step whose own stream is newer.
+            return self.hand_back(StepReleased(reason="foreign", detail=str(newer)), needs=newer.version)
         except Fenced as fenced:
             log.warning("fenced", extra={**self._fields(), "why": str(fenced)})
             return "stop"
@@ -94,7 +99,7 @@ class Attempt:
         inherited = CANCELLED.set(self.lost.is_set)
         try:
             return self._decided_by_signal() or self._outcome(reader, gathered)
-        except (Fenced, Unavailable, Drained):
+        except (Fenced, Unavailable, Drained, NewerVersion):
             raise
         except Exception as error:
             log.exception("step broke", extra=self._fields())
@@ -111,7 +116,8 @@ class Attempt:
         self.shop.heartbeat.drop(self.claim.step_id, self.claim.epoch)
         for clone in self.clones:
             clone.close()
-        self.shop.progress.clear(self.claim.run_id, self.claim.step.key)
+        if self.has_spoken:
+            self.shop.progress.clear(self.claim.run_id, self.claim.step.key)
 
     # --- run ----------------------------------------------------------------------------------------------------------
 
@@ -146,7 +152,7 @@ class Attempt:
             results=reader.result,
             open_workspace=self._workspace_opener(gathered),
             put_artifact=self._put_artifact,
-            report_progress=lambda line: self.shop.progress.say(self.claim.run_id, step.key, line),
+            report_progress=self._say,
             idempotency_key=str(self.claim.step_id),
             open_session=self._fenced_session,
             embedder=self.shop.embedder,
@@ -157,7 +163,7 @@ class Attempt:
         try:
             value = script.run(context, step.arguments)
             result = _as_json(value)
-        except (Fenced, Unavailable):
+        except (Fenced, Unavailable, NewerVersion):
             raise
         except ArgumentsDoNotFit as error:
             return Failed(error=str(error))
@@ -222,18 +228,17 @@ class Attempt:
     def _show_delta(self, piece: str) -> None:
         words = " ".join(piece.split())
         if words:
-            self.shop.progress.say(self.claim.run_id, self.claim.step.key, words)
+            self._say(words)
+
+    def _say(self, line: str) -> None:
+        self.has_spoken = True
+        self.shop.progress.say(self.claim.run_id, self.claim.step.key, line)
 
     def _decided_by_signal(self) -> Outcome | None:
         """What a person answered to a step that is not an agent's; an agent's loop reads its own signals."""
-        row = self.shop.connections.run(
-            self.claim.tenant,
-            "SELECT wait_id FROM steps WHERE id = %(step)s",
-            {"step": self.claim.step_id},
-        )
-        if row is None or row["wait_id"] is None:
+        if self.claim.wait_id is None:
             return None
-        signal = self.held.fold_signal(row["wait_id"])
+        signal = self.held.fold_signal(self.claim.wait_id)
         if signal is None or self.claim.step.kind == "agent":
             return None
         self.may_repeat = signal.choice == "retry"
@@ -289,10 +294,10 @@ class Attempt:
             self.shop.ring(self.claim.run_id)
         return "go_on"
 
-    def hand_back(self, fact: StepReleased) -> Delivery:
-        """Let go of the step unfinished."""
+    def hand_back(self, fact: StepReleased, *, needs: int = SCHEMA_VERSION) -> Delivery:
+        """Let go of the step unfinished; `needs`: the schema version of whoever may take it up."""
         try:
-            self.held.release(fact)
+            self.held.release(fact, needs=needs)
         except Fenced as fenced:
             log.info("nothing to hand back", extra={**self._fields(), "why": str(fenced)})
             return "stop"

@@ -17,6 +17,7 @@ from chargehand.memory import keyspace
 from chargehand.memory.database import SUPERVISOR_ROLE, open_engine
 from chargehand.orchestrator import broker, endpoints
 from chargehand.orchestrator.auditkey import audit_key
+from chargehand.orchestrator.errors import NewerVersion
 from chargehand.orchestrator.logs import configure_logging
 from chargehand.orchestrator.settings import Settings, load_settings
 from chargehand.orchestrator.supervisor.admit import admit
@@ -45,7 +46,13 @@ class Supervisor:
     def answer(self, run_id: UUID) -> None:
         """Advance the run and admit what may start, until it rings no more."""
         while True:
-            if advance(self._engine, self._graphs, run_id, audit_key=self._audit_key):
+            try:
+                may_admit = advance(self._engine, self._graphs, run_id, audit_key=self._audit_key)
+            except NewerVersion as newer:
+                # Its rings stay for a supervisor that can read it.
+                log.warning("run left to a newer version", extra={"run_id": str(run_id), "why": str(newer)})
+                return
+            if may_admit:
                 self.admit()
             # Whoever rang while this round held the run found it locked and left.
             if not has_rings(self._engine, run_id):

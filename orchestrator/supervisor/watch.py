@@ -1,6 +1,7 @@
 """The watch loop of every supervisor: finds what was lost and puts it back through the front door.
 
-No leader is elected and no beat ticks: each round takes what `SKIP LOCKED` gives it.
+No leader is elected and no beat ticks: each round takes what `SKIP LOCKED` gives it. What a newer version of the code
+has written to is left to a supervisor of that version, and takes no place in a batch.
 """
 
 import logging
@@ -10,14 +11,14 @@ from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
 
-from sqlalchemy import Engine, delete, func, select, text, update
+from sqlalchemy import ColumnElement, Engine, delete, func, select, text, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from chargehand.memory import procedural
 from chargehand.memory.database import bind_tenant
 from chargehand.orchestrator import runs
-from chargehand.orchestrator.facts import StepFinished, StepRecovered, StepWaiting
+from chargehand.orchestrator.facts import SCHEMA_VERSION, StepFinished, StepRecovered, StepWaiting
 from chargehand.orchestrator.requests import RunRequest
 from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.steps import new_wait_id
@@ -25,7 +26,6 @@ from chargehand.orchestrator.supervisor.admit import POOL_SILENCE_SECONDS, SOLO,
 from chargehand.orchestrator.tables import (
     BudgetRow,
     PoolRow,
-    RingRow,
     RunRow,
     SignalRow,
     StepRow,
@@ -39,11 +39,23 @@ T = TypeVar("T")
 
 # Rows that one round takes: a backlog is worked off in many short transactions, not in a long one.
 BATCH = 100
-# A message that nobody claims is sent again after 1, 2, 4 … times `unclaimed_seconds`, at most this many times that.
-MAX_BACKOFF = 32
+# A message that nobody claims is sent again after 1, 2, 4 and then every 8 times `unclaimed_seconds`: a pool that comes
+# back with its queue gone must not wait for minutes.
+MAX_BACKOFF = 8
 HUMAN_OPTIONS = ("retry", "skip", "abort")
 # A step's deadline counts from its first claim.
 STARTED = ("running", "waiting", "ready", "queued")
+
+# The longest forgotten first. Whether a run is ours is asked of the few that have old rings, not of all there are.
+_OLD_RINGS = """
+WITH old AS MATERIALIZED (
+    SELECT run, min(rung_at) AS rung_at FROM rings
+    WHERE rung_at < clock_timestamp() - make_interval(secs => :age) GROUP BY run
+)
+SELECT old.run FROM old JOIN runs ON runs.id = old.run AND runs.schema_version <= :version
+WHERE NOT EXISTS (SELECT FROM steps WHERE steps.run = old.run AND steps.schema_version > :version)
+ORDER BY old.rung_at LIMIT :most
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +100,11 @@ def accept_submissions(engine: Engine, settings: Settings) -> list[UUID]:
     while True:
         with Session(engine) as session, session.begin():
             row = session.scalars(
-                select(SubmissionRow).order_by(SubmissionRow.submitted_at).limit(1).with_for_update(skip_locked=True)
+                select(SubmissionRow)
+                .where(SubmissionRow.schema_version <= SCHEMA_VERSION)
+                .order_by(SubmissionRow.submitted_at)
+                .limit(1)
+                .with_for_update(skip_locked=True)
             ).one_or_none()
             if row is None:
                 return accepted
@@ -108,15 +124,21 @@ def accept_submissions(engine: Engine, settings: Settings) -> list[UUID]:
                 log.exception("submission refused", extra={"run_id": str(row.run)})
 
 
+def _is_ours() -> ColumnElement[bool]:
+    """Whether this version may move a step; the query joins it with its run."""
+    return (StepRow.schema_version <= SCHEMA_VERSION) & (RunRow.schema_version <= SCHEMA_VERSION)
+
+
 def recover(engine: Engine, settings: Settings) -> int:
     """Put steps whose lease expired back; those that crash too often run alone, and then go to a person."""
     with Session(engine) as session, session.begin():
         rows = session.scalars(
             select(StepRow)
-            .where(StepRow.status == "running", StepRow.lease_until < func.clock_timestamp())
+            .join(RunRow, RunRow.id == StepRow.run)
+            .where(StepRow.status == "running", StepRow.lease_until < func.clock_timestamp(), _is_ours())
             .order_by(StepRow.run, StepRow.ordinal)
             .limit(BATCH)
-            .with_for_update(skip_locked=True, key_share=True)
+            .with_for_update(skip_locked=True, key_share=True, of=StepRow)
         ).all()
         solo_pool_lives = bool(rows) and bool(live_slots(session).get(SOLO))
         for row in rows:
@@ -159,14 +181,15 @@ def _recover_step(session: Session, row: StepRow, settings: Settings, *, solo_po
 
 
 def _unchain_followers(session: Session, row: StepRow) -> None:
-    if row.chain is not None:
+    # The members of a pack have no followers.
+    if row.next_in_chain is not None:
         session.execute(
             update(StepRow)
             .where(StepRow.run == row.run, StepRow.chain == row.chain, StepRow.status == "chained")
             .values(status="pending", chain=None)
             .execution_options(synchronize_session=False)
         )
-        row.chain = row.next_in_chain = None
+    row.chain = row.next_in_chain = None
 
 
 def _return_allotments(session: Session, rows: Sequence[StepRow]) -> None:
@@ -210,7 +233,7 @@ def wake(engine: Engine) -> list[UUID]:
         rows = session.scalars(
             select(StepRow)
             .join(RunRow, RunRow.id == StepRow.run)
-            .where(StepRow.status == "waiting", RunRow.status == "running")
+            .where(StepRow.status == "waiting", RunRow.status == "running", _is_ours())
             .where((StepRow.run_after <= func.clock_timestamp()) | answered)
             .order_by(StepRow.run, StepRow.ordinal)
             .limit(BATCH)
@@ -260,10 +283,11 @@ def emit_again(engine: Engine, settings: Settings, *, queue_length: Callable[[st
         )
         rows = session.scalars(
             select(StepRow)
-            .where(StepRow.status == "queued", waited > patience, pool_of)
+            .join(RunRow, RunRow.id == StepRow.run)
+            .where(StepRow.status == "queued", waited > patience, pool_of, _is_ours())
             .order_by(StepRow.run, StepRow.ordinal)
             .limit(BATCH)
-            .with_for_update(skip_locked=True, key_share=True)
+            .with_for_update(skip_locked=True, key_share=True, of=StepRow)
         ).all()
         for row in rows:
             row.status = "ready"
@@ -275,9 +299,12 @@ def emit_again(engine: Engine, settings: Settings, *, queue_length: Callable[[st
 def end_overdue(engine: Engine) -> int:
     """Fail runs, and steps that have started, whose deadline has passed."""
     with Session(engine) as session, session.begin():
+        newer = select(StepRow.id).where(StepRow.run == RunRow.id, StepRow.schema_version > SCHEMA_VERSION).exists()
         overdue = session.scalars(
             select(RunRow)
             .where(RunRow.deadline_at < func.clock_timestamp(), RunRow.status.not_in(RUN_ENDINGS))
+            .where(RunRow.schema_version <= SCHEMA_VERSION, ~newer)
+            .order_by(RunRow.deadline_at)
             .limit(BATCH)
             .with_for_update(skip_locked=True, key_share=True)
         ).all()
@@ -289,10 +316,11 @@ def end_overdue(engine: Engine) -> int:
 def _fail_overdue_steps(session: Session) -> int:
     rows = session.scalars(
         select(StepRow)
-        .where(StepRow.deadline_at < func.clock_timestamp(), StepRow.status.in_(STARTED))
+        .join(RunRow, RunRow.id == StepRow.run)
+        .where(StepRow.deadline_at < func.clock_timestamp(), StepRow.status.in_(STARTED), _is_ours())
         .order_by(StepRow.run, StepRow.ordinal)
         .limit(BATCH)
-        .with_for_update(skip_locked=True, key_share=True)
+        .with_for_update(skip_locked=True, key_share=True, of=StepRow)
     ).all()
     for row in rows:
         # Its worker, if it has one, learns at its next write that the step is over.
@@ -310,10 +338,8 @@ def _fail_overdue_steps(session: Session) -> int:
 def old_rings(engine: Engine, settings: Settings) -> Sequence[UUID]:
     """Runs with a ring that nobody answered within `ring_age_seconds`."""
     with Session(engine) as session, session.begin():
-        age = func.make_interval(0, 0, 0, 0, 0, 0, settings.ring_age_seconds)
-        return session.scalars(
-            select(RingRow.run).where(RingRow.rung_at < func.clock_timestamp() - age).distinct().limit(BATCH)
-        ).all()
+        values = {"age": settings.ring_age_seconds, "version": SCHEMA_VERSION, "most": BATCH}
+        return session.scalars(text(_OLD_RINGS), values).all()
 
 
 def forget_dead_pools(engine: Engine) -> None:

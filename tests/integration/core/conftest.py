@@ -1,5 +1,6 @@
 """A run's core on a real database, as in production: workers act as the application's role, supervisors as theirs."""
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,16 +8,20 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+import redis
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from chargehand.memory import journal
+from chargehand.memory.artifacts import Artifacts
 from chargehand.memory.database import APP_ROLE, SUPERVISOR_ROLE, open_engine, tenant_session
 from chargehand.memory.tables import RUN_STREAM
 from chargehand.orchestrator import runs, steps, verification
 from chargehand.orchestrator.connections import Connections
 from chargehand.orchestrator.facts import StepFinished
+from chargehand.orchestrator.heartbeat import Heartbeat
 from chargehand.orchestrator.plan import Plan, Step, step_id
+from chargehand.orchestrator.progress import Progress
 from chargehand.orchestrator.requests import RunRequest
 from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.steps import Ended, HeldStep
@@ -24,6 +29,10 @@ from chargehand.orchestrator.supervisor import admit, advance, watch
 from chargehand.orchestrator.supervisor.admit import Admitted
 from chargehand.orchestrator.supervisor.graphs import Graphs
 from chargehand.orchestrator.supervisor.watch import Round
+from chargehand.workers.attempt import Delivery
+from chargehand.workers.executor import execute
+from chargehand.workers.scripts.registry import Script
+from chargehand.workers.shop import Shop
 
 AUDIT_KEY = b"a key outside the database"
 # Long enough for a busy machine; tests that want an expired lease expire it by hand.
@@ -109,6 +118,30 @@ class House:
     def run(self, run_id: UUID, key: str, result: object = None) -> Ended:
         """Claim and finish a queued step."""
         return self.claim(run_id, key).finish(StepFinished.model_validate({"outcome": "succeeded", "result": result}))
+
+    def deliver(self, run_id: UUID, key: str, *scripts: Script[..., Any]) -> Delivery:
+        """Run the step as a worker process does that has these scripts, and Redis away."""
+        client = redis.Redis(port=1, retry=None)
+        nobody: Any = None
+        shop = Shop(
+            settings=self.settings,
+            connections=self.connections,
+            engine=self.app,
+            heartbeat=Heartbeat(self.database_url, holder="worker", pool="research", slots=1, lease_seconds=60),
+            holder="worker",
+            pool="research",
+            artifacts=Artifacts(self.settings.artifacts),
+            workspaces=self.settings.home / "workspaces",
+            scripts={script.name: script for script in scripts},
+            tools={},
+            models=nobody,
+            embedder=nobody,
+            recall=nobody,
+            progress=Progress(client, key_prefix="test"),
+            ring=lambda _run: None,
+            stopping=threading.Event(),
+        )
+        return execute(shop, tenant=self.tenant, step_id=step_id(run_id, key))
 
     # --- what the test does behind everybody's back
 
