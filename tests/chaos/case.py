@@ -94,6 +94,7 @@ class Case:
         self.before: dict[UUID, list[UUID]] = defaultdict(list)
         for predecessor, successor in evidence.edges:
             self.before[successor].append(predecessor)
+        self.depended_on = frozenset(predecessor for predecessor, _ in evidence.edges)
 
     def of_run(self, run: Run) -> list[Row]:
         """The run's own stream."""
@@ -106,7 +107,20 @@ class Case:
     @cached_property
     def tenures(self) -> list[Tenure]:
         """Every claim of every step."""
-        return [tenure for step in self.evidence.steps for tenure in _tenures(step, self.of_step(step))]
+        return [tenure for step in self.evidence.steps for tenure in self.tenures_of[step.id]]
+
+    @cached_property
+    def tenures_of(self) -> dict[UUID, list[Tenure]]:
+        """step → its claims, in order."""
+        return {step.id: list(_tenures(step, self.of_step(step))) for step in self.evidence.steps}
+
+    @cached_property
+    def tenures_by_pid(self) -> dict[int | None, list[Tenure]]:
+        """process → its claims."""
+        by_pid: dict[int | None, list[Tenure]] = defaultdict(list)
+        for tenure in self.tenures:
+            by_pid[tenure.holder_pid].append(tenure)
+        return by_pid
 
     @cached_property
     def calls(self) -> dict[str, JournalCall]:

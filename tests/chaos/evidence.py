@@ -179,17 +179,18 @@ def gather(
     audit_key: bytes,
     lease_seconds: float,
     max_crashes: int,
+    patience_seconds: float = DRAIN_SECONDS,
     **rest: Any,
 ) -> Evidence:
     """The evidence about these runs, or about every run of the database, once no supervisor has anything left to do.
 
-    `rest`: what neither Postgres nor the ledger knows. What is still under way after `DRAIN_SECONDS` is taken as it is.
+    `rest`: what neither Postgres nor the ledger knows. What is under way after `patience_seconds` is taken as it is.
     """
     with psycopg.connect(database_url, autocommit=True, row_factory=dict_row) as connection:
         if accepted is None:
             accepted = [row["id"] for row in connection.execute(_KNOWN)]
         runs = {"runs": list(accepted)}
-        _wait_while(lambda: bool(connection.execute(_UNDER_WAY, runs).fetchall()), DRAIN_SECONDS)
+        _wait_while(lambda: bool(connection.execute(_UNDER_WAY, runs).fetchall()), patience_seconds)
         # One snapshot: a row that comes while we read belongs to all of them or to none.
         with connection.transaction():
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")

@@ -60,9 +60,8 @@ def _one_end(name: str, run: Run, rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _final_steps(name: str, case: Case, run: Run) -> Iterator[str]:
-    depended_on = {predecessor for predecessor, _ in case.evidence.edges}
     for step in case.steps_of[run.id]:
-        if step.id not in depended_on and step.status != "succeeded":
+        if step.id not in case.depended_on and step.status != "succeeded":
             yield f"{name} succeeded and its final step {step.key!r} is {step.status}"
 
 

@@ -28,13 +28,13 @@ def effects(case: Case) -> Iterator[str]:
     for step in case.evidence.steps:
         taken = by_step[str(step.id)]
         yield from _repeated(case, step, taken)
+        yield from _by_their_holders(case, step, taken)
         if taken and step.epoch == 0:
             yield f"step {step.key!r} took effect and was never claimed"
         if step.spec["kind"] == "script":
             yield from _effects_of_script(case, step, taken)
         else:
             yield from _effects_of_tools(case, step, taken)
-    yield from _after_their_end(case)
 
 
 def _repeated(case: Case, step: Step, taken: Sequence[Effect]) -> Iterator[str]:
@@ -72,28 +72,38 @@ def _effects_of_tools(case: Case, step: Step, taken: Sequence[Effect]) -> Iterat
             yield f"step {step.key!r} took effect under key {effect.key}, and its result was never recorded"
 
 
-def _after_their_end(case: Case) -> Iterator[str]:
-    """Who holds a step takes effect before it ends it: an effect after that end shows that somebody else wrote it."""
-    of_step: dict[tuple[str, str], list[Effect]] = defaultdict(list)
-    for effect in case.evidence.effects:
-        of_step[effect.run, effect.step].append(effect)
-    overtaken: set[tuple[str, int | None]] = set()
-    for tenure in case.tenures:
-        identity = (str(tenure.step.id), tenure.holder_pid)
-        ended = tenure.ended
-        lost = ended is None or ended.kind in {"step.recovered", "step.claimed"}
-        cancelled = ended is not None and ended.fact.get("outcome") in {"cancelled", "failed"}
-        if ended is not None and not lost and not cancelled and identity not in overtaken:
-            for effect in of_step[str(tenure.step.run), tenure.step.key]:
-                if effect.pid == tenure.holder_pid and effect.at > seconds(ended.at) + CLOCK_SLACK_SECONDS:
-                    yield (
-                        f"the holder of epoch {tenure.claimed.epoch} of step {tenure.step.key!r} took effect after "
-                        f"row {ended.seq} ({ended.kind}) had ended its claim: it did not write that row"
-                    )
-                    break
-        # A thread of this process may be a zombie of the step from now on.
-        if lost:
-            overtaken.add(identity)
+def _by_their_holders(case: Case, step: Step, taken: Sequence[Effect]) -> Iterator[str]:
+    """Only who has claimed a step takes its effect, and before it ends its claim.
+
+    An effect after that end shows that somebody else has written the end.
+    """
+    for effect in taken:
+        moment = effect.at + CLOCK_SLACK_SECONDS
+        own = [
+            tenure
+            for tenure in case.tenures_of[step.id]
+            if tenure.holder_pid == effect.pid and seconds(tenure.claimed.at) <= moment
+        ]
+        if not own:
+            yield f"step {step.key!r} took effect in process {effect.pid}, which had not claimed it"
+            continue
+        ended = own[-1].ended
+        # A thread of this process may be a zombie of the step, and takes effect when it likes.
+        if any(_was_lost(tenure) for tenure in own) or ended is None:
+            continue
+        if effect.at > seconds(ended.at) + CLOCK_SLACK_SECONDS:
+            yield (
+                f"the holder of epoch {own[-1].claimed.epoch} of step {step.key!r} took effect after row {ended.seq} "
+                f"({ended.kind}) had ended its claim: it did not write that row"
+            )
+
+
+def _was_lost(tenure: Tenure) -> bool:
+    """Whether somebody else has ended this claim, or may have."""
+    ended = tenure.ended
+    return ended is not None and (
+        ended.kind in {"step.recovered", "step.claimed"} or ended.fact.get("outcome") in {"cancelled", "failed"}
+    )
 
 
 def attempts(case: Case) -> Iterator[str]:
@@ -219,8 +229,8 @@ def recoveries(case: Case) -> Iterator[str]:
     for strike in case.evidence.strikes:
         if strike.pid is None:
             continue
-        for tenure in case.tenures:
-            if tenure.holder_pid != strike.pid or not tenure.held_at(strike.at):
+        for tenure in case.tenures_by_pid.get(strike.pid, []):
+            if not tenure.held_at(strike.at):
                 continue
             again = _taken_up(case, tenure, strike.at)
             if again is not None:

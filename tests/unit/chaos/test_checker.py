@@ -166,6 +166,10 @@ EFFECTS = {
         lambda told: told.effects.append(effect("end", 54, pid=13)),
         "the holder of epoch 1 of step 'end' took effect after row 2 (step.finished)",
     ),
+    "an effect of somebody who has claimed nothing": (
+        lambda told: told.effects.append(effect("end", 52.5, pid=99)),
+        "step 'end' took effect in process 99, which had not claimed it",
+    ),
     "an attempt without a claim": (lambda told: told.knocks.append(knock("load", 2.5)), "began 2 times"),
     "a script with two keys": (lambda told: told.knocks.append(knock("load", 2.5, key="k")), "knocked with 2 keys"),
     "a beginning before what it waits for": (
@@ -309,6 +313,15 @@ def test_a_person_may_let_an_effect_happen_again() -> None:
     def again(told: Story) -> None:
         told.effects[2:2] = [effect("post", at, key="k", kind="effectful") for at in (26.4, 26.45)]
         told.write("post", 26.3, 2, SignalReceived(wait_id=UUID(int=1), choice="retry"))
+
+    assert changed(again) == []
+
+
+def test_a_process_may_take_effect_under_a_later_claim_of_its_own() -> None:
+    def again(told: Story) -> None:
+        told.write("end", 51.6, 1, StepReleased(reason="retry"))
+        told.write("end", 51.8, 2, claimed(13))
+        told.change("end", "step.finished", epoch=2)
 
     assert changed(again) == []
 
