@@ -1,10 +1,12 @@
 """The journal: append facts, read streams, verify that nothing was edited, removed or reordered.
 
-Hashes are made by the database's trigger when a row is inserted and checked here, by other code, from the rows alone.
+Rows are linked by the database's trigger when they are inserted and checked here, by other code, from the rows alone.
+A body's own hash may come with it from a writer in a hurry; the trigger makes those that do not come.
 """
 
 import hashlib
 import hmac
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +17,8 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.orm import Session
 
 from chargehand.memory.tables import RUN_STREAM, JournalRow, RunAnchor
+
+SALT_BYTES = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +86,16 @@ def append(
     return after_seq + len(rows)
 
 
+def salted_hash(body: str) -> tuple[bytes, bytes]:
+    """A new salt for the body, and its hash under it."""
+    salt = os.urandom(SALT_BYTES)
+    return salt, _hash_of(salt, body)
+
+
+def _hash_of(salt: bytes, body: str) -> bytes:
+    return hashlib.sha256(salt + body.encode()).digest()
+
+
 def read(session: Session, run: UUID, *, step: UUID | None = None, kinds: Iterable[str] | None = None) -> list[Entry]:
     """Entries of one stream, or of the whole run (its own stream first, then each step's), in order."""
     query = select(JournalRow).where(JournalRow.run == run).order_by(JournalRow.step, JournalRow.seq)
@@ -129,7 +143,7 @@ def verify_stream(entries: Sequence[Entry]) -> Iterator[Objection]:
             yield Objection(what=f"row {position} is missing", run=entry.run, step=entry.step, seq=position)
             return
         if entry.body is not None and entry.salt is not None:
-            if hashlib.sha256(entry.salt + entry.body.encode()).digest() != entry.body_hash:
+            if _hash_of(entry.salt, entry.body) != entry.body_hash:
                 yield where(what="the body was edited")
         elif entry.body is not None or entry.salt is not None:
             yield where(what="the body was half erased")

@@ -5,7 +5,7 @@ is prepared once a connection and then sent as it is, with the few types of para
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -97,17 +97,21 @@ def as_text(value: object) -> bytes | None:
     """A parameter in Postgres's text format; raises `TypeError` for a type that no statement here has."""
     if value is None:
         return None
-    if isinstance(value, str):
-        if "\x00" in value:
-            raise psycopg.DataError("Postgres text cannot hold NUL; remove it from the value.")
-        return value.encode()
-    if isinstance(value, bool):
-        return b"t" if value else b"f"
-    if isinstance(value, int | float | UUID):
-        return str(value).encode()
-    if isinstance(value, list):
-        return b"{%s}" % b",".join(_element(item) for item in value)
-    raise TypeError(f"A parameter of type {type(value).__name__} has no text form here; add it to `as_text`.")
+    # By its exact type: a turn has thirty parameters, and a chain of `isinstance` is most of their time.
+    written = _TEXT.get(type(value))
+    if written is None:
+        raise TypeError(f"A parameter of type {type(value).__name__} has no text form here; add it to `_TEXT`.")
+    return written(value)
+
+
+def _string(value: str) -> bytes:
+    if "\x00" in value:
+        raise psycopg.DataError("Postgres text cannot hold NUL; remove it from the value.")
+    return value.encode()
+
+
+def _array(values: list[object]) -> bytes:
+    return b"{%s}" % b",".join(map(_element, values))
 
 
 def _element(value: object) -> bytes:
@@ -115,3 +119,14 @@ def _element(value: object) -> bytes:
     if text is None:
         return b"NULL"
     return b'"%s"' % text.replace(b"\\", b"\\\\").replace(b'"', b'\\"') if isinstance(value, str) else text
+
+
+_TEXT: dict[type, Callable[[Any], bytes]] = {
+    str: _string,
+    bool: lambda value: b"t" if value else b"f",
+    int: lambda value: b"%d" % value,
+    float: lambda value: repr(value).encode(),
+    UUID: lambda value: str(value).encode(),
+    bytes: lambda value: b"\\x" + value.hex().encode(),
+    list: _array,
+}

@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 
 from psycopg import errors as pg
 
+from chargehand.memory import journal
 from chargehand.orchestrator.connections import Connections, Row
 from chargehand.orchestrator.errors import LeaseLost, NothingToClaim, StepCancelled, StepPaused, Unavailable
 from chargehand.orchestrator.facts import (
@@ -39,6 +40,8 @@ class Claim:
     crashes: int
     retries: int
     solo: bool
+    taken_over: bool
+    """An earlier attempt was cut off: whether its effect happened is not known."""
     deadline_at: datetime | None
     in_chain: bool
     """A follower waits for this step in the same Celery chain."""
@@ -58,20 +61,19 @@ class Ended:
 _CLAIM = """
 WITH own AS (
     UPDATE steps SET
-        status = 'running', epoch = epoch + 1, taken_over = (status = 'running'), schema_version = %(version)s,
-        crashes = crashes + (status = 'running')::int, head_seq = head_seq + 1, emissions = 0,
+        status = 'running', epoch = epoch + 1, schema_version = %(version)s, head_seq = head_seq + 1, emissions = 0,
         lease_until = clock_timestamp() + make_interval(secs => %(lease)s), holder = %(holder)s,
         started_at = coalesce(started_at, clock_timestamp()),
         deadline_at = coalesce(deadline_at,
             clock_timestamp() + make_interval(secs => (spec->>'deadline_seconds')::double precision))
-    WHERE id = %(step)s AND halt IS NULL AND (NOT solo OR %(solo)s) AND schema_version <= %(version)s
-      AND (status = 'queued' OR status = 'running' AND lease_until < clock_timestamp())
+    WHERE id = %(step)s AND status = 'queued' AND halt IS NULL AND (NOT solo OR %(solo)s)
+      AND schema_version <= %(version)s
     RETURNING tenant, run, id, spec, epoch, head_seq, crashes, retries, solo, deadline_at, taken_over,
               wait_id, next_in_chain IS NOT NULL AS in_chain
 ), claimed AS (
     INSERT INTO journal (tenant, run, step, seq, kind, schema_version, epoch, body)
     SELECT tenant, run, id, head_seq, 'step.claimed', %(version)s, epoch, json_build_object(
-        'kind', 'step.claimed', 'holder', %(holder)s::text, 'takeover', taken_over, 'crashes', crashes)::text
+        'kind', 'step.claimed', 'holder', %(holder)s::text, 'takeover', false, 'crashes', crashes)::text
     FROM own
 )
 SELECT * FROM own
@@ -87,15 +89,14 @@ WITH free AS (
     ORDER BY ordinal FOR NO KEY UPDATE SKIP LOCKED
 ), own AS (
     UPDATE steps s SET
-        status = 'running', epoch = epoch + 1, taken_over = false, head_seq = head_seq + 1, emissions = 0,
-        schema_version = %(version)s,
+        status = 'running', epoch = epoch + 1, schema_version = %(version)s, head_seq = head_seq + 1, emissions = 0,
         lease_until = clock_timestamp() + make_interval(secs => %(lease)s), holder = %(holder)s,
         started_at = coalesce(started_at, clock_timestamp()),
         deadline_at = coalesce(deadline_at,
             clock_timestamp() + make_interval(secs => (spec->>'deadline_seconds')::double precision))
     FROM free WHERE s.id = free.id
-    RETURNING tenant, run, s.id, ordinal, spec, epoch, head_seq, crashes, retries, solo, deadline_at, wait_id,
-              false AS in_chain
+    RETURNING tenant, run, s.id, ordinal, spec, epoch, head_seq, crashes, retries, solo, deadline_at, taken_over,
+              wait_id, false AS in_chain
 ), claimed AS (
     INSERT INTO journal (tenant, run, step, seq, kind, schema_version, epoch, body)
     SELECT tenant, run, id, head_seq, 'step.claimed', %(version)s, epoch, json_build_object(
@@ -289,6 +290,7 @@ def _claim(tenant: UUID, row: Row) -> Claim:
         crashes=row["crashes"],
         retries=row["retries"],
         solo=row["solo"],
+        taken_over=row["taken_over"],
         deadline_at=row["deadline_at"],
         in_chain=row["in_chain"],
         wait_id=row["wait_id"],
@@ -340,7 +342,7 @@ class HeldStep:
     def commit(self, statement: str, parameters: dict[str, Any], facts: Sequence[StepFact]) -> Row:
         """Run a statement that appends `facts` to the step's stream, or raise the reason why it wrote nothing.
 
-        It finds them as `kind_1`, `body_1`, `kind_2`, … and, where it takes one fact only, as `body`.
+        It finds them as `kind_1`, `body_1`, `salt_1`, `hash_1`, `kind_2`, … and, where it takes one only, as `body`.
 
         A commit whose reply was lost is recognised by its rows: my epoch, my bodies.
         """
@@ -353,9 +355,11 @@ class HeldStep:
             "seq": self.seq,
             "version": SCHEMA_VERSION,
             "body": bodies[0] if bodies else None,
-            **{f"body_{position}": body for position, body in enumerate(bodies, start=1)},
-            **{f"kind_{position}": fact.kind for position, fact in enumerate(facts, start=1)},
         }
+        for position, (fact, body) in enumerate(zip(facts, bodies, strict=True), start=1):
+            salt, digest = journal.salted_hash(body)
+            values[f"kind_{position}"], values[f"body_{position}"] = fact.kind, body
+            values[f"salt_{position}"], values[f"hash_{position}"] = salt, digest
         try:
             row = self._connections.run(self.claim.tenant, statement, values)
         except Unavailable:

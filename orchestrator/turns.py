@@ -40,9 +40,10 @@ WITH own AS (
     WHERE id = %(step)s AND epoch = %(epoch)s AND status = 'running' AND head_seq = %(seq)s {guard}
     RETURNING tenant, run, id, epoch, head_seq
 ), facts AS (
-    INSERT INTO journal (tenant, run, step, seq, kind, schema_version, epoch, body)
-    SELECT own.tenant, own.run, own.id, %(seq)s + fact.position, fact.kind, %(version)s, own.epoch, fact.body
-    FROM own, (VALUES {{rows}}) AS fact(position, kind, body)
+    INSERT INTO journal (tenant, run, step, seq, kind, schema_version, epoch, body, salt, body_hash)
+    SELECT own.tenant, own.run, own.id, %(seq)s + fact.position, fact.kind, %(version)s, own.epoch, fact.body,
+        fact.salt, fact.body_hash
+    FROM own, (VALUES {{rows}}) AS fact(position, kind, body, salt, body_hash)
 )
 SELECT head_seq FROM own
 """
@@ -98,7 +99,10 @@ def _for_facts(statement: str, count: int) -> str:
 
     A row of parameters each: an array of long texts is slow to escape, and one fact, the usual number, needs no sort.
     """
-    rows = ", ".join(f"({index}, %(kind_{index})s::text, %(body_{index})s::text)" for index in range(1, count + 1))
+    rows = ", ".join(
+        f"({index}, %(kind_{index})s::text, %(body_{index})s::text, %(salt_{index})s::bytea, %(hash_{index})s::bytea)"
+        for index in range(1, count + 1)
+    )
     return statement.format(count=count, rows=rows)
 
 

@@ -332,3 +332,26 @@ def test_a_failed_step_is_anchored_too(house: "House") -> None:
     house.advance(run_id)
     tamper(house, "DELETE FROM journal WHERE run = :run AND kind = 'step.finished'", run=run_id)
     assert "the anchored last row is gone: truncated" in house.objections(run_id)
+
+
+def test_a_hash_that_its_writer_made_up_is_found(house: "House") -> None:
+    # Writers bring the hash of a body, because they make it faster; whether it is one is for the verifier to say.
+    run_id = house.start(script("a"))
+    held = house.claim(run_id, "a")
+    salt, digest = journal.salted_hash('{"kind": "tool.started"}')
+    with house.as_tenant() as session:
+        session.execute(
+            text(
+                "INSERT INTO journal (tenant, run, step, seq, kind, schema_version, epoch, body, salt, body_hash) "
+                "VALUES (:tenant, :run, :step, 2, 'tool.started', 1, 1, :body, :salt, :digest)"
+            ),
+            {
+                "tenant": house.tenant,
+                "run": run_id,
+                "step": held.claim.step_id,
+                "body": '{"kind": "tool.finished"}',
+                "salt": salt,
+                "digest": digest,
+            },
+        )
+    assert any("the body was edited" in objection for objection in house.objections(run_id))
