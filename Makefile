@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
+# Of its own: one of the peers brings a pytest plugin, and nobody needs fifty megabytes of them to run the tests.
+BENCH_VENV := build/bench
+BENCH_STAMP := $(BENCH_VENV)/.set-up
 # Two cores are what a laptop or a CI runner surely has; a file's tests share services, so a file stays on one.
 TEST_WORKERS ?= 2
 SEED ?= 1
@@ -56,18 +59,30 @@ types: setup ## Mypy, strict
 imports: setup ## Import-linter: who may import whom
 	$(BIN)/lint-imports
 
-bench: setup ## Measure against the floor and the peers, one JSON line a figure
-	@$(BIN)/python -m benchmarks
+bench: $(BENCH_STAMP) ## Measure against the floor and the peers, one JSON line a figure (SUITES="turn peers" for some)
+	@$(BENCH_VENV)/bin/python -m benchmarks $(SUITES)
+
+$(BENCH_STAMP): $(STAMP) requirements-bench.lock
+	@echo "Setting up $(BENCH_VENV) (once): all of requirements.lock, and for the suite 'peers' alone:"
+	@grep -v '^#' requirements-bench.lock | xargs echo " "
+	@$(BIN)/python -m venv --clear $(BENCH_VENV)
+	@$(BENCH_VENV)/bin/pip install --quiet --disable-pip-version-check --only-binary :all: \
+	  --requirement requirements.lock --requirement requirements-bench.lock
+	@$(BENCH_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
 
 chaos: setup ## Kill processes and services under load: SEED=1 STEPS=200
 	@PYTHONPATH=tests $(BIN)/python -m chaos --seed $(SEED) --steps $(STEPS)
 
-lock: ## Resolve requirements.lock anew from pyproject.toml in a clean environment
+lock: ## Resolve requirements.lock and requirements-bench.lock anew from pyproject.toml in a clean environment
 	rm -rf build/lock
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/pip install --quiet --disable-pip-version-check '.[dev]'
 	{ echo "# Exact versions of everything, for development and CI. Made by 'make lock' from pyproject.toml."; \
 	  build/lock/bin/pip freeze | grep -v '^chargehand '; } > requirements.lock
+	build/lock/bin/pip install --quiet --disable-pip-version-check --constraint requirements.lock '.[bench]'
+	{ echo "# What the benchmarks need beyond requirements.lock. Made by 'make lock' from pyproject.toml."; \
+	  build/lock/bin/pip freeze | grep -v '^chargehand ' | grep -vxF -f requirements.lock; } > requirements-bench.lock
 	rm -rf build/lock
 
 clean: ## Remove .venv, builds and caches; databases stay (CHARGEHAND_HOME, ~/.local/share/chargehand)

@@ -5,6 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+
+class NotMeasured(Exception):
+    """A suite cannot run here; the message says what is missing and how to get it."""
+
+
 # fsync: every commit reached the disk. memory: nothing durable was measured.
 Durability = Literal["fsync", "memory"]
 

@@ -5,10 +5,12 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -16,7 +18,8 @@ import psycopg
 from benchmarks.figures import Figure, percentile
 from chargehand.orchestrator import schema
 from chargehand.orchestrator.client import Client, RunHandle
-from chargehand.orchestrator.laptop import up
+from chargehand.orchestrator.laptop import Laptop, up
+from chargehand.orchestrator.laptop.specs import ProcessSpec, process_specs
 from chargehand.orchestrator.plan import Plan, Step
 from chargehand.orchestrator.settings import Settings
 
@@ -33,7 +36,8 @@ WHERE j.run = %s AND j.kind IN ('step.claimed', 'step.finished') ORDER BY s.ordi
 
 def measure(*, chain: int = CHAIN_LENGTH, submissions: int = SUBMISSIONS, fan_out: int = FAN_OUT) -> Iterator[Figure]:
     """All figures of this module, on one laptop."""
-    with open_fleet() as (client, database_url):
+    with open_fleet() as laptop:
+        client, database_url = laptop.client, laptop.database_url
         # The first run meets cold caches and connections that are not open yet.
         client.submit(plan=line(3)).wait(timeout_seconds=RUN_TIMEOUT_SECONDS)
         yield from first_claims(client, database_url, count=submissions)
@@ -41,25 +45,53 @@ def measure(*, chain: int = CHAIN_LENGTH, submissions: int = SUBMISSIONS, fan_ou
         yield from fan(client, database_url, width=fan_out)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fleet:
+    """A laptop that is up, and a client of it."""
+
+    home: Path
+    laptop: Laptop
+    client: Client
+
+    @property
+    def database_url(self) -> str:
+        """Its Postgres."""
+        return self.laptop.services.endpoints.database_url
+
+
 @contextmanager
-def open_fleet() -> Iterator[tuple[Client, str]]:
-    """A client of a laptop of its own, and the URL of its database."""
+def open_fleet(settings: Settings | None = None, *, threads: Mapping[str, int] | None = None) -> Iterator[Fleet]:
+    """A laptop of its own, with the usual settings and threads where no others are given."""
+    changed = threads or {}
+
+    def specs(*given: Any, **rest: Any) -> tuple[ProcessSpec, ...]:
+        return tuple(
+            replace(spec, argv=with_threads(spec.argv, changed[spec.name])) if spec.name in changed else spec
+            for spec in process_specs(*given, **rest)
+        )
+
     with ExitStack() as stack:
         home = Path(tempfile.mkdtemp(prefix="chf-", dir="/tmp"))
         stack.callback(shutil.rmtree, home, ignore_errors=True)
         home.chmod(0o711)
-        settings = Settings(home=home)
+        settings = (settings or Settings()).model_copy(update={"home": home})
         environment = {
             **os.environ,
             "PYTHONPATH": str(Path(__file__).parents[1]),
             "CHARGEHAND_MODULES": json.dumps(["benchmarks.scripts"]),
         }
         laptop = stack.enter_context(
-            up(settings, migrate=schema.migrate, progress=lambda line: None, environment=environment)
+            up(settings, migrate=schema.migrate, progress=lambda line: None, environment=environment, specs=specs)
         )
         endpoints = laptop.services.endpoints
         client = stack.enter_context(Client(endpoints.database_url, endpoints.redis_url, settings=settings))
-        yield client, endpoints.database_url
+        yield Fleet(home=home, laptop=laptop, client=client)
+
+
+def with_threads(argv: Sequence[str], threads: int) -> tuple[str, ...]:
+    """The command of a worker with so many threads."""
+    option = argv.index("-c")
+    return (*argv[: option + 1], str(threads), *argv[option + 2 :])
 
 
 def first_claims(client: Client, database_url: str, *, count: int) -> Iterator[Figure]:

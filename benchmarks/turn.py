@@ -16,11 +16,19 @@ from chargehand.orchestrator.turns import StepRecorder
 
 # DESIGN.md section 3: a turn is two statements, each little more than the commit that makes it durable.
 TARGET_RATIO = 1.6
+TARGET_CPU_P50_MS = 0.5
+TARGET_CPU_P99_MS = 1.0
+# On a disk that commits a row in this time or less a turn must stay below the target; on a slower one nobody promised.
+FAST_COMMIT_MS = 0.27
+TARGET_FAST_TURN_MS = 1.0
 ROUNDS = 1_500
 WARM_UP_ROUNDS = 100
-THREADS = (16, 50)
+# One shows what waking up costs; the others, what agents of one process cost each other.
+THREADS = (1, 16, 50)
 ROUNDS_PER_THREAD = 40
 ANSWER_BYTES = 2_000
+# The rest of the fact has 250 bytes.
+ANSWER_TEXT = "x" * (ANSWER_BYTES - 250)
 SEED = 1
 RESERVED_MICROUSD = 500
 COST_MICROUSD = 120
@@ -45,13 +53,22 @@ def measure(ground: Ground, *, rounds: int = ROUNDS, threads: Sequence[int] = TH
     """The turn in a tight loop against its floor, then from waiting threads with a row each."""
     make_floor_table(ground)
     floor, turn = tight_loop(ground, rounds=rounds)
-    ratio = percentile(turn.wall, 50) / percentile(floor.wall, 50)
-    yield Figure(name="turn_floor_p50_ms", value=percentile(floor.wall, 50) * 1000, unit="ms")
+    floor_ms = percentile(floor.wall, 50) * 1000
+    turn_ms = percentile(turn.wall, 50) * 1000
+    is_fast = floor_ms / 2 <= FAST_COMMIT_MS
+    yield Figure(name="turn_floor_p50_ms", value=floor_ms, unit="ms")
     yield Figure(name="turn_floor_p99_ms", value=percentile(floor.wall, 99) * 1000, unit="ms")
-    yield Figure(name="turn_p50_ms", value=percentile(turn.wall, 50) * 1000, unit="ms")
+    yield Figure(name="turn_p50_ms", value=turn_ms, unit="ms", target=TARGET_FAST_TURN_MS if is_fast else None)
     yield Figure(name="turn_p99_ms", value=percentile(turn.wall, 99) * 1000, unit="ms")
-    yield Figure(name="turn_own_cpu_ms", value=percentile(turn.cpu, 50) * 1000, unit="ms")
-    yield Figure(name="turn_overhead_ratio", value=ratio, unit="x", target=TARGET_RATIO)
+    for percent, target_ms in ((50, TARGET_CPU_P50_MS), (99, TARGET_CPU_P99_MS)):
+        yield Figure(
+            name=f"turn_own_cpu_p{percent}_ms",
+            value=percentile(turn.cpu, percent) * 1000,
+            unit="ms",
+            target=target_ms,
+            durability="memory",
+        )
+    yield Figure(name="turn_overhead_ratio", value=turn_ms / floor_ms, unit="x", target=TARGET_RATIO)
     for count in threads:
         waiting = from_threads(ground, threads=count)
         yield Figure(name=f"turn_{count}_threads_p50_ms", value=percentile(waiting.wall, 50) * 1000, unit="ms")
@@ -113,8 +130,8 @@ def open_recorders(ground: Ground, count: int) -> list[StepRecorder]:
     ]
 
 
-def facts_of_a_turn(turn: int) -> tuple[ModelRequested, ModelResponded]:
-    """What a turn records, with an answer of about two kilobytes."""
+def facts_of_a_turn(turn: int, text: str = ANSWER_TEXT) -> tuple[ModelRequested, ModelResponded]:
+    """What a turn records; without a `text` of its own the answer is one of about two kilobytes."""
     call_id: UUID = uuid4()
     request = ModelRequested(
         call_id=call_id,
@@ -130,7 +147,7 @@ def facts_of_a_turn(turn: int) -> tuple[ModelRequested, ModelResponded]:
     response = ModelResponded(
         call_id=call_id,
         model="offline-rules-1",
-        content=({"type": "text", "text": "x" * (ANSWER_BYTES - 250)},),
+        content=({"type": "text", "text": text},),
         stop_reason="tool_use",
         usage=Usage(input_tokens=900, output_tokens=400),
         cost_microusd=COST_MICROUSD,

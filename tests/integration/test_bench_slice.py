@@ -1,19 +1,23 @@
 """A short slice of the benchmarks: that what they measure is what runs, not how long it takes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from sqlalchemy.orm import Session
 
-from benchmarks import core, turn
+from benchmarks import agents, core, linear, peers, recovery, turn
 from benchmarks.ground import Ground, make_floor_table
 from chargehand.memory import journal
 from chargehand.orchestrator import verification, views
 from chargehand.orchestrator.laptop import Valkey
+from chargehand.orchestrator.plan import step_id
 from chargehand.orchestrator.settings import Settings
 
 ROUNDS = 20
+# Long enough for a busy machine's heartbeat.
+LEASE_SECONDS = 4.0
 
 
 @pytest.fixture
@@ -54,3 +58,68 @@ def test_claims_rounds_and_messages_are_measured(ground: Ground, redis_url: str)
         "publish_chord_per_second",
     }
     assert all(figure.value > 0 for figure in figures.values())
+
+
+def test_turns_of_a_long_step_are_all_found_when_it_is_opened_again(ground: Ground) -> None:
+    figures = {figure.name: figure for figure in linear.measure(ground, turns=40, compared=5)}
+    assert figures["linear_late_over_early"].target == 1.2
+    assert all(figure.value > 0 for figure in figures.values())
+    assert len(facts_of(ground, "work-0")) == 1 + 2 * 40 + 1
+    assert len(facts_of(ground, "work-1")) == 1 + 2 * (linear.FIRST_COMPARED + 5)
+
+
+def test_agents_of_one_run_and_of_many_work_in_processes_of_their_own(ground: Ground) -> None:
+    figures = {figure.name: figure for figure in agents.measure(ground, threads=3, seconds=0.5, rounds=1)}
+    for crew in (agents.ONE_RUN, agents.MANY_RUNS):
+        assert 0 < figures[f"agents_{crew}_share_of_ideal"].value <= 1
+        # A turn takes a twentieth of a second or more.
+        assert 0 < figures[f"agents_{crew}_turns_per_second"].value < 2 * 3 / agents.CALL_SECONDS[0]
+    with Session(ground.supervisor) as session:
+        runs = views.list_runs(session, limit=7)
+        counts = [len(journal.read(session, run.run_id, step=step_id(run.run_id, "work-0"))) for run in runs]
+    assert len(counts) == 7
+    # Claimed, and two facts for each of several turns.
+    assert all(count >= 5 and count % 2 for count in counts)
+
+
+def test_a_turn_and_a_script_step_are_run_between_the_steps_of_a_peer(ground: Ground) -> None:
+    def nobody(database_url: str, *, count: int, answer: Callable[[], str], between: Callable[[], None]) -> list[float]:
+        with psycopg.connect(database_url) as connection:
+            assert connection.execute("SELECT current_database()").fetchone() == ("bench_nobody",)
+        for _ in range(count):
+            assert len(answer()) == 500
+            between()
+        return [1.0] * (count - 1)
+
+    make_floor_table(ground)
+    compared = peers.compare(ground, "nobody", nobody, count=4, size=500)
+    assert [len(compared.turns), len(compared.script_steps), len(compared.commits)] == [4, 4, 4]
+    figures = {figure.name: figure for figure in compared.figures("nobody", since=1, target=0.4)}
+    assert figures["nobody_step_p50_ms"].value == 1_000
+    assert figures["turn_over_nobody"].value == figures["turn_beside_nobody_p50_ms"].value / 1_000
+    with Session(ground.supervisor) as session:
+        assert [
+            verification.verify_run(session, run.run_id).objections for run in views.list_runs(session, limit=2)
+        ] == [(), ()]
+
+
+def test_the_bytes_of_turns_are_at_least_those_of_their_answers(ground: Ground) -> None:
+    size = peers.bytes_of_turns(ground, count=20)
+    assert 20 * peers.LONG_BYTES < size < 2 * 20 * peers.LONG_BYTES
+
+
+@pytest.mark.system
+def test_steps_of_a_killed_pool_run_again_and_end() -> None:
+    settings = Settings(lease_seconds=LEASE_SECONDS, visibility_timeout_seconds=LEASE_SECONDS)
+    figures = {figure.name: figure for figure in recovery.measure(steps=4, kills=1, settings=settings)}
+    last = figures["killed_pool_all_steps_run_again_seconds"]
+    assert last.target == LEASE_SECONDS + recovery.GRACE_SECONDS
+    # A lease that was just renewed lasts nearly as long; how long a busy machine takes then is not this test's matter.
+    assert last.value > LEASE_SECONDS / 2
+
+
+def facts_of(ground: Ground, key: str) -> list[str]:
+    """Kinds of the facts of a step of the newest run."""
+    with Session(ground.supervisor) as session:
+        run_id = views.list_runs(session, limit=1)[0].run_id
+        return [entry.kind for entry in journal.read(session, run_id, step=step_id(run_id, key))]
