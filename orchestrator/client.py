@@ -15,6 +15,7 @@ from typing import Any, Self
 from uuid import UUID
 
 import psycopg
+import redis
 from pydantic import JsonValue
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.orm import Session
@@ -38,6 +39,7 @@ from chargehand.orchestrator.errors import (
     WaitTimeout,
 )
 from chargehand.orchestrator.facts import SCHEMA_VERSION, WorkspaceRef
+from chargehand.orchestrator.hints import Follower, Hints
 from chargehand.orchestrator.plan import Plan, validate
 from chargehand.orchestrator.progress import Progress
 from chargehand.orchestrator.requests import RunRequest, check_goal, goal_plan, microusd
@@ -45,9 +47,6 @@ from chargehand.orchestrator.sessions import open_session
 from chargehand.orchestrator.settings import Settings, load_settings
 from chargehand.orchestrator.transitions import RUN_ENDINGS
 from chargehand.orchestrator.views import Escalation, Event, RunView, StepView
-
-# How often a follower looks when nothing tells it to.
-POLL_SECONDS = 0.1
 
 CallersConnection = psycopg.Connection[Any] | Connection | Session
 
@@ -77,7 +76,7 @@ class Client:
         )
         self._artifacts = Artifacts(self.settings.artifacts)
         self._celery: Any = None
-        self._progress: Progress | None = None
+        self._redis: redis.Redis | None = None
 
     def __enter__(self) -> Self:
         """The client itself."""
@@ -197,15 +196,28 @@ class Client:
 
     def progress(self, run_id: UUID) -> dict[str, str]:
         """step key → what a running step says it is doing."""
-        if self._progress is None:
-            url = self._redis_url or endpoints.redis_url(self.settings)
-            client = keyspace.connect(url, connect_timeout_seconds=1.0, socket_timeout_seconds=1.0, retries=0)
-            self._progress = Progress(client, key_prefix=self.settings.key_prefix)
-        return self._progress.lines(run_id)
+        return Progress(self._redis_client(), key_prefix=self.settings.key_prefix).lines(run_id)
 
     def artifact(self, digest: str) -> bytes:
         """A blob by its content hash."""
         return self._artifacts.get(digest)
+
+    @contextmanager
+    def follower(self, run_id: UUID) -> Iterator[Follower]:
+        """Waits for a run to go on while the block lasts; where no Redis is known it looks by the clock."""
+        try:
+            client = self._redis_client()
+        except Unavailable:
+            yield Follower(None)
+            return
+        with Hints(client, key_prefix=self.settings.key_prefix).follow(run_id) as follower:
+            yield follower
+
+    def _redis_client(self) -> "redis.Redis":
+        if self._redis is None:
+            url = self._redis_url or endpoints.redis_url(self.settings)
+            self._redis = keyspace.connect(url, connect_timeout_seconds=1.0, socket_timeout_seconds=1.0, retries=0)
+        return self._redis
 
     def _app(self) -> Any:
         if self._celery is None:
@@ -265,19 +277,20 @@ class RunHandle:
         """Its facts as they come, each stream in its order, until the run has ended (or those there are now)."""
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         seen: dict[UUID, int] = {}
-        while True:
-            # Asked before the rows are read: what an ended run still writes is then not missed.
-            ended = self._has_ended()
-            with self._client.session() as session:
-                events = views.events_after(session, self.run_id, seen)
-            for event in events:
-                seen[event.step_id or RUN_STREAM] = event.seq
-                yield event
-            if not follow or (ended and not events):
-                return
-            if deadline is not None and time.monotonic() > deadline:
-                raise WaitTimeout(f"Run {self.run_id} had not ended after {timeout_seconds} s; it goes on.")
-            time.sleep(POLL_SECONDS)
+        with self._client.follower(self.run_id) as follower:
+            while True:
+                # Asked before the rows are read: what an ended run still writes is then not missed.
+                ended = self._has_ended()
+                with self._client.session() as session:
+                    events = views.events_after(session, self.run_id, seen)
+                for event in events:
+                    seen[event.step_id or RUN_STREAM] = event.seq
+                    yield event
+                if not follow or (ended and not events):
+                    return
+                if deadline is not None and time.monotonic() > deadline:
+                    raise WaitTimeout(f"Run {self.run_id} had not ended after {timeout_seconds} s; it goes on.")
+                follower.wait()
 
     def wait(self, timeout_seconds: float | None = None) -> JsonValue:
         """Wait for the end and give the result.
@@ -285,10 +298,11 @@ class RunHandle:
         Raises `RunFailed`, `RunCancelled`, or `WaitTimeout` (the run goes on).
         """
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        while not self._has_ended():
-            if deadline is not None and time.monotonic() > deadline:
-                raise WaitTimeout(f"Run {self.run_id} had not ended after {timeout_seconds} s; it goes on.")
-            time.sleep(POLL_SECONDS)
+        with self._client.follower(self.run_id) as follower:
+            while not self._has_ended():
+                if deadline is not None and time.monotonic() > deadline:
+                    raise WaitTimeout(f"Run {self.run_id} had not ended after {timeout_seconds} s; it goes on.")
+                follower.wait()
         return self.result()
 
     def result(self) -> JsonValue:

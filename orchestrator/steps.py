@@ -4,7 +4,7 @@ Every write is conditional on the epoch of the claim: whoever was overtaken writ
 statement (the refused one reads an old snapshot).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -300,11 +300,14 @@ def _claim(tenant: UUID, row: Row) -> Claim:
 class HeldStep:
     """The writes of the worker that holds a claim, in order; any of them may raise `Fenced`."""
 
-    def __init__(self, connections: Connections, claimed: Claim) -> None:
-        """Start at the head that the claim left."""
+    def __init__(
+        self, connections: Connections, claimed: Claim, *, committed: Callable[[], None] = lambda: None
+    ) -> None:
+        """Start at the head that the claim left; `committed` is called after each commit."""
         self.claim = claimed
         self.seq = claimed.seq
         self._connections = connections
+        self._committed = committed
 
     def finish(self, fact: StepFinished) -> Ended:
         """End the step; queue the next link of its chain; ring. All in one commit.
@@ -374,6 +377,7 @@ class HeldStep:
         if row is None:
             raise self._refusal()
         self.seq = row["head_seq"]
+        self._committed()
         return row
 
     def _leave(

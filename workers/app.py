@@ -21,6 +21,7 @@ from chargehand.memory.embedder import load_embedder
 from chargehand.orchestrator import broker, endpoints
 from chargehand.orchestrator.connections import Connections
 from chargehand.orchestrator.heartbeat import Heartbeat
+from chargehand.orchestrator.hints import Hints
 from chargehand.orchestrator.logs import configure_logging
 from chargehand.orchestrator.plan import POOLS
 from chargehand.orchestrator.progress import Progress
@@ -87,6 +88,7 @@ def compose(pool: str, slots: int) -> Shop:
         embedder=load_embedder,
         recall=recall_from_run,
         progress=Progress(client, key_prefix=settings.key_prefix),
+        hints=Hints(client, key_prefix=settings.key_prefix),
         ring=lambda run_id: broker.ring_bell(app, settings, run_id),
         stopping=stopping,
     )

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from chargehand.orchestrator.errors import NewerVersion, NothingToClaim, Unavailable
 from chargehand.orchestrator.facts import StepFinished, StepReleased
-from chargehand.orchestrator.steps import HeldStep, claim, claim_many, finish_many, give_back, joins_are_open
+from chargehand.orchestrator.steps import Claim, HeldStep, claim, claim_many, finish_many, give_back, joins_are_open
 from chargehand.workers.agent import Finished
 from chargehand.workers.attempt import Attempt, Delivery
 from chargehand.workers.inputs import Gathered, RunReader
@@ -25,16 +25,13 @@ AT_RISK_SECONDS = 0.25
 def execute(shop: Shop, *, tenant: UUID, step_id: UUID) -> Delivery:
     """Run the step if it is this worker's to run; never raises for what a step or its lease can do."""
     try:
-        held = HeldStep(
+        claimed = claim(
             shop.connections,
-            claim(
-                shop.connections,
-                tenant=tenant,
-                step_id=step_id,
-                holder=shop.holder,
-                lease_seconds=shop.settings.lease_seconds,
-                solo_pool=shop.pool == "solo",
-            ),
+            tenant=tenant,
+            step_id=step_id,
+            holder=shop.holder,
+            lease_seconds=shop.settings.lease_seconds,
+            solo_pool=shop.pool == "solo",
         )
     except NothingToClaim as nothing:
         log.info("nothing to claim", extra={"step_id": str(step_id), "why": str(nothing)})
@@ -43,12 +40,16 @@ def execute(shop: Shop, *, tenant: UUID, step_id: UUID) -> Delivery:
         # Whether the claim was made or not: its lease, or the message that nobody claimed, brings the step back.
         log.warning("outage", extra={"step_id": str(step_id), "why": str(outage)})
         return "stop"
-    attempt = Attempt(shop=shop, held=held)
+    attempt = Attempt(shop=shop, held=_held(shop, claimed))
     attempt.begin()
     try:
         return attempt.run()
     finally:
         attempt.end()
+
+
+def _held(shop: Shop, claimed: Claim) -> HeldStep:
+    return HeldStep(shop.connections, claimed, committed=lambda: shop.hints.give(claimed.run_id))
 
 
 def execute_pack(shop: Shop, *, tenant: UUID, run_id: UUID, step_ids: Sequence[UUID]) -> Delivery:
@@ -106,7 +107,7 @@ class Pack:
             lease_seconds=self.shop.settings.lease_seconds,
             but_not=alone,
         )
-        attempts = [Attempt(shop=self.shop, held=HeldStep(self.shop.connections, one)) for one in claims]
+        attempts = [Attempt(shop=self.shop, held=_held(self.shop, one)) for one in claims]
         for attempt in attempts:
             attempt.begin()
         try:
@@ -158,6 +159,7 @@ class Pack:
         done, self.done = self.done, []
         finished = finish_many(self.shop.connections, [(attempt.held, fact) for attempt, fact in done])
         self.ended |= finished
+        self.shop.hints.give(self.run_id)
         for attempt, _ in done:
             if attempt.claim.step_id not in finished:
                 log.warning("fenced", extra={"run_id": str(self.run_id), "step": attempt.claim.step.key})

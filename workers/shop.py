@@ -14,6 +14,7 @@ from chargehand.memory.artifacts import Artifacts
 from chargehand.memory.embedder import Embedder
 from chargehand.orchestrator.connections import Connections
 from chargehand.orchestrator.heartbeat import Heartbeat
+from chargehand.orchestrator.hints import Hints
 from chargehand.orchestrator.progress import Progress
 from chargehand.orchestrator.settings import Settings
 from chargehand.workers.models.interface import Models
@@ -40,6 +41,7 @@ class Shop:
     recall: Callable[[Session, UUID, UUID, str, int], ToolOutput]
     """`recall(session, tenant, run, query, limit)`: passages of the run's index."""
     progress: Progress
+    hints: Hints
     ring: Callable[[UUID], object]
     """Ask a supervisor to advance a run now."""
     stopping: threading.Event

@@ -18,6 +18,7 @@ from chargehand.memory.database import SUPERVISOR_ROLE, open_engine
 from chargehand.orchestrator import broker, endpoints
 from chargehand.orchestrator.auditkey import audit_key
 from chargehand.orchestrator.errors import NewerVersion
+from chargehand.orchestrator.hints import Hints
 from chargehand.orchestrator.logs import configure_logging
 from chargehand.orchestrator.settings import Settings, load_settings
 from chargehand.orchestrator.supervisor.admit import admit
@@ -42,6 +43,7 @@ class Supervisor:
         self._redis = redis_client
         self._audit_key = audit_key(settings)
         self._graphs = Graphs()
+        self._hints = Hints(redis_client, key_prefix=settings.key_prefix)
 
     def answer(self, run_id: UUID) -> None:
         """Advance the run and admit what may start, until it rings no more."""
@@ -52,6 +54,7 @@ class Supervisor:
                 # Its rings stay for a supervisor that can read it.
                 log.warning("run left to a newer version", extra={"run_id": str(run_id), "why": str(newer)})
                 return
+            self._hints.give(run_id)
             if may_admit:
                 self.admit()
             # Whoever rang while this round held the run found it locked and left.
@@ -72,6 +75,7 @@ class Supervisor:
         for run_id in found.runs:
             try:
                 advance(self._engine, self._graphs, run_id, audit_key=self._audit_key)
+                self._hints.give(run_id)
             except OperationalError:
                 raise
             except Exception:

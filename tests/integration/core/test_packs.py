@@ -29,6 +29,12 @@ class NoHeartbeat:
     def drop(self, step_id: UUID, epoch: int) -> None: ...
 
 
+class Silence:
+    """Nobody follows."""
+
+    def give(self, run_id: UUID) -> None: ...
+
+
 class Worker:
     """One worker's shop with scripts of the test's own, and what they have seen."""
 
@@ -53,6 +59,7 @@ class Worker:
             embedder=cast(Any, None),
             recall=cast(Any, None),
             progress=cast(Any, None),
+            hints=cast(Any, Silence()),
             ring=self.rung.append,
             stopping=self.stopping,
         )
