@@ -212,6 +212,8 @@ def leases(case: Case) -> Iterator[str]:
         renewed, held = 0.0, False
         for row in case.of_step(step):
             now = seconds(row.at)
+            if row.kind == "step.claimed" and held and not row.fact["takeover"]:
+                yield f"step {step.key!r} was claimed (row {row.seq}) while somebody held it"
             takes = row.kind == "step.recovered" or (row.kind == "step.claimed" and held)
             if takes and now - renewed < case.evidence.lease_seconds - CLOCK_SLACK_SECONDS:
                 yield (
@@ -224,7 +226,10 @@ def leases(case: Case) -> Iterator[str]:
 
 
 def crashes(case: Case) -> Iterator[str]:
-    """Each loss of a worker was counted, only a model's answer forgives, and too many bring a person."""
+    """Each loss of a worker was counted, only a model's answer forgives, and too many bring a person.
+
+    That Postgres was away is no worker's fault, and is not counted.
+    """
     # A step runs alone after the first half of them.
     most = case.evidence.max_crashes * 2
     for step in case.evidence.steps:
@@ -232,7 +237,8 @@ def crashes(case: Case) -> Iterator[str]:
         rows = case.of_step(step)
         for row, following in pairwise([*rows, None]):
             assert row is not None
-            lost = row.kind == "step.recovered" or (row.kind == "step.claimed" and row.fact["takeover"])
+            lost = row.kind == "step.recovered" and row.fact.get("cause") != "outage"
+            lost = lost or (row.kind == "step.claimed" and row.fact["takeover"])
             count = 0 if row.kind in ANSWERS else count + lost
             told = row.fact.get("crashes") if row.kind in {"step.recovered", "step.claimed"} else None
             if told is not None and told != count:

@@ -115,6 +115,10 @@ JOURNAL = {
         many(remove("load", "step.finished"), write("load", 2, 2, claimed(12, takeover=True, crashes=1))),
         "was taken away (row 2, step.claimed)",
     ),
+    "a claim of what is held": (
+        many(remove("load", "step.finished"), write("load", 20, 2, claimed(12))),
+        "was claimed (row 2) while somebody held it",
+    ),
     "a crash that was not counted": (
         many(change("post", "step.recovered", 1, crashes=1), change("post", "step.claimed", 2, crashes=1)),
         "lost 2 workers in a row by row 9, which counts 1",
