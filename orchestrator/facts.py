@@ -172,6 +172,8 @@ class StepRecovered(Fact):
     kind: Literal["step.recovered"] = "step.recovered"
     crashes: int
     solo: bool = False
+    cause: Literal["crash", "outage"] = "crash"
+    """Only a crash counts; an outage of Postgres is nobody's."""
 
 
 class StepWaiting(Fact):

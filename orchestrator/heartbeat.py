@@ -20,6 +20,9 @@ from chargehand.orchestrator.connections import KEEPALIVE
 
 log = logging.getLogger(__name__)
 
+# Of a lease. After an outage everybody must be back soon: who stays silent longer than the others is taken for dead.
+BEAT = 1 / 3
+RETRY = 1 / 15
 # A beat that takes longer than this hangs: its connection is cut and made anew.
 LONGEST_BEAT_SECONDS = 5.0
 SHORTEST_PATIENCE_SECONDS = 1.0
@@ -52,7 +55,7 @@ class Heartbeat:
         self._lease_seconds = lease_seconds
         self._held: dict[_Lease, Callable[[], None]] = {}
         self._missed: frozenset[_Lease] = frozenset()
-        self._patience_seconds = min(LONGEST_BEAT_SECONDS, max(SHORTEST_PATIENCE_SECONDS, lease_seconds / 3))
+        self._patience_seconds = min(LONGEST_BEAT_SECONDS, max(SHORTEST_PATIENCE_SECONDS, lease_seconds * BEAT))
         self._guard = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -80,6 +83,7 @@ class Heartbeat:
     def _beat(self) -> None:
         connection: psycopg.Connection | None = None
         while True:
+            pause = self._lease_seconds * BEAT
             try:
                 anew = connection is None or connection.closed
                 if connection is None or connection.closed:
@@ -92,7 +96,7 @@ class Heartbeat:
                 if connection is not None:
                     connection.close()
                 connection = None
-            pause = self._lease_seconds / 3
+                pause = self._lease_seconds * RETRY
             if self._stopping.wait(min(LOOK_AGAIN_SECONDS, pause) if self._missed else pause):
                 break
         self._leave(connection)

@@ -6,10 +6,11 @@ Locks are taken in one order everywhere: the run, then its steps by ordinal, the
 import json
 import os
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from uuid import UUID
 
-from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy import func, insert, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
@@ -42,6 +43,9 @@ from chargehand.orchestrator.tables import (
     SubmissionRow,
 )
 from chargehand.orchestrator.transitions import RUN_ENDINGS, STEP_ENDINGS
+
+# Well within a lease.
+LONGEST_IDLE = "5s"
 
 _RECORD = """
 WITH own AS (
@@ -81,8 +85,8 @@ def accept(session: Session, tenant: UUID, request: RunRequest, installed: Itera
     A second request with the same idempotency key gives the first one's id and writes nothing. Raises `InvalidPlan`.
     """
     roles = {role.name: role for role in installed}
-    for name, text in request.role_texts.items():
-        roles[name] = procedural.parse_role(text, origin=f"role {name!r} of the request")
+    for name, written in request.role_texts.items():
+        roles[name] = procedural.parse_role(written, origin=f"role {name!r} of the request")
     validate(request.plan, roles=roles.keys())
     made = session.execute(
         upsert(RunRow)
@@ -249,7 +253,8 @@ def patch(session: Session, run: RunRow, change: PlanPatch, *, by_step: UUID | N
                 raise InvalidPlan(f"Step {row.key!r} is {row.status} and cannot be dropped; cancel it instead.")
             row.status, row.chain = "cancelled", None
     run.plan_version += 1
-    session.flush()
+    # One that was recovered has drawn money.
+    return_allotments(session, [row for row in rows if row.key in change.drop])
     if change.add:
         added = {step.key for step in change.add}
         fresh = [step for step in grown.steps if step.key in added]
@@ -264,8 +269,37 @@ def patch(session: Session, run: RunRow, change: PlanPatch, *, by_step: UUID | N
     ring(session, run.tenant, run.id)
 
 
+def return_allotments(session: Session, rows: Iterable[StepRow]) -> None:
+    """Give back what these steps have drawn and will not spend now: it blocks the calls of the run's other steps.
+
+    What a call in flight has reserved stays. Called when all steps of the transaction are locked: budgets are last.
+    """
+    returned: dict[UUID, int] = defaultdict(int)
+    for row in rows:
+        rest = row.allotment_microusd - row.spent_microusd - row.reserved_microusd
+        if rest > 0:
+            row.allotment_microusd -= rest
+            row.returned_microusd = rest
+            returned[row.run] += rest
+    session.flush()
+    for run, rest in sorted(returned.items()):
+        session.execute(
+            update(BudgetRow)
+            .where(BudgetRow.run == run)
+            .values(drawn_microusd=BudgetRow.drawn_microusd - rest)
+            .execution_options(synchronize_session=False)
+        )
+
+
 def lock(session: Session, tenant: UUID, run_id: UUID) -> RunRow:
-    """The run's row, locked; raises `NotFound`. Foreign keys of new steps (`KEY SHARE`) are not in its way."""
+    """The run's row, locked; raises `NotFound`. Foreign keys of new steps (`KEY SHARE`) are not in its way.
+
+    From here on the transaction may not stand idle for long: a client frozen with the run and its steps locked would
+    cost their workers the leases.
+    """
+    session.execute(
+        text("SELECT set_config('idle_in_transaction_session_timeout', :longest, true)"), {"longest": LONGEST_IDLE}
+    )
     row = session.scalars(
         select(RunRow).where(RunRow.id == run_id, RunRow.tenant == tenant).with_for_update(key_share=True)
     ).one_or_none()
@@ -299,7 +333,8 @@ def cancel(session: Session, tenant: UUID, run_id: UUID, *, reason: str = "cance
 def end_run(session: Session, run: RunRow, *, outcome: str, reason: str) -> None:
     """Close every step and the run itself."""
     unclaimed: list[UUID] = []
-    for row in live_steps(session, run.id):
+    rows = live_steps(session, run.id)
+    for row in rows:
         if row.status in {"running", "waiting"}:
             record_in_step(session, row, [StepFinished(outcome="cancelled", error=reason)])
         else:
@@ -311,7 +346,7 @@ def end_run(session: Session, run: RunRow, *, outcome: str, reason: str) -> None
     if unclaimed:
         facts.append(StepsSkipped(steps=tuple(unclaimed), outcome="cancelled", reason=reason))
     facts.append(RunFinished.model_validate({"outcome": outcome, "reason": reason}))
-    session.flush()
+    return_allotments(session, rows)
     record(session, run.tenant, run.id, facts)
     run.status, run.reason = outcome, reason
     run.finished_at = func.clock_timestamp()

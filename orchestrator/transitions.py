@@ -172,6 +172,14 @@ def _states(run_id: UUID, steps: Iterable[Step]) -> dict[UUID, StepState]:
 
 def apply_to_step(step: StepState, recorded: Recorded) -> tuple[StepState, tuple[Effect, ...]]:
     """One step after one more fact of its stream; raises `IllegalFact`."""
+    changed, effects = _apply_to_step(step, recorded)
+    if step.status in STEP_ENDINGS:
+        # The run's stream ended it (dropped, skipped, cancelled), and may be folded first.
+        changed = replace(changed, status=step.status)
+    return changed, effects
+
+
+def _apply_to_step(step: StepState, recorded: Recorded) -> tuple[StepState, tuple[Effect, ...]]:
     if recorded.seq != step.seq + 1:
         raise IllegalFact(f"Step {step.key!r} is at row {step.seq}; row {recorded.seq} does not follow.")
     fact = recorded.fact

@@ -11,7 +11,7 @@ from chargehand.memory.journal import Objection
 from chargehand.memory.tables import RUN_STREAM, RunAnchor
 from chargehand.orchestrator.errors import NotFound
 from chargehand.orchestrator.facts import StepsAnchored, parse_fact
-from chargehand.orchestrator.tables import EdgeRow, RingRow, RunRow, StepRow
+from chargehand.orchestrator.tables import BudgetRow, EdgeRow, RingRow, RunRow, StepRow
 from chargehand.orchestrator.transitions import RUN_ENDINGS, Recorded, RunState, fold
 
 
@@ -69,6 +69,13 @@ def drift(session: Session, run_id: UUID) -> list[str]:
             differences.append(
                 f"step {row.key!r}: tables {tables}, journal {(step.status, step.epoch, step.seq, told_money)}"
             )
+    budget = session.get(BudgetRow, run_id, populate_existing=True)
+    if budget is not None:
+        allotted = sum(row.allotment_microusd for row in rows)
+        if budget.drawn_microusd != allotted:
+            differences.append(f"budget: {budget.drawn_microusd} drawn, {allotted} allotted to steps")
+        if budget.cap_microusd != told.budget_microusd:
+            differences.append(f"budget: tables cap {budget.cap_microusd}, journal {told.budget_microusd}")
     edges = {
         (before, after)
         for before, after in session.execute(

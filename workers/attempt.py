@@ -134,7 +134,7 @@ class Attempt:
         if script is None:
             known = ", ".join(sorted(self.shop.scripts))
             return Failed(error=f"Step {step.key!r} names unknown script {step.script!r}; known: {known}.")
-        if script.effect == "effectful" and self.claim.crashes > 0 and not self.may_repeat:
+        if script.effect == "effectful" and self.claim.taken_over and not self.may_repeat:
             return Wait(
                 reason="human",
                 question=f"The worker died while script {script.name!r} ran, and it cannot be told whether its effect "

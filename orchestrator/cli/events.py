@@ -130,6 +130,8 @@ def gist(fact: AnyFact) -> str:
             return f"by {fact.holder}{', whose predecessor was lost' if fact.takeover else ''}"
         case StepReleased():
             return f"{fact.reason} {fact.detail}"
+        case StepRecovered(cause="outage"):
+            return "Postgres was away for longer than its lease"
         case StepRecovered():
             return f"its worker was lost ({fact.crashes} in a row){', runs alone from now on' if fact.solo else ''}"
         case StepWaiting():

@@ -5,32 +5,25 @@ has written to is left to a supervisor of that version, and takes no place in a 
 """
 
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Engine, delete, func, select, text, update
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from chargehand.memory import procedural
 from chargehand.memory.database import bind_tenant
 from chargehand.orchestrator import runs
 from chargehand.orchestrator.facts import SCHEMA_VERSION, StepFinished, StepRecovered, StepWaiting
+from chargehand.orchestrator.recovery import RETURN, SILENCE, Cause, Evidence, cause_of, judge
 from chargehand.orchestrator.requests import RunRequest
 from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.steps import new_wait_id
 from chargehand.orchestrator.supervisor.admit import POOL_SILENCE_SECONDS, SOLO, live_slots
-from chargehand.orchestrator.tables import (
-    BudgetRow,
-    PoolRow,
-    RunRow,
-    SignalRow,
-    StepRow,
-    SubmissionRow,
-)
+from chargehand.orchestrator.tables import PoolRow, RunRow, SignalRow, StepRow, SubmissionRow
 from chargehand.orchestrator.transitions import RUN_ENDINGS
 
 log = logging.getLogger(__name__)
@@ -132,31 +125,61 @@ def _is_ours() -> ColumnElement[bool]:
 def recover(engine: Engine, settings: Settings) -> int:
     """Put steps whose lease expired back; those that crash too often run alone, and then go to a person."""
     with Session(engine) as session, session.begin():
-        rows = session.scalars(
-            select(StepRow)
+        fleet_connected = _fleet_connected_seconds(session, settings)
+        query = (
+            select(StepRow, _age(StepRow.lease_until), _age(PoolRow.seen_at), _age(PoolRow.since))
             .join(RunRow, RunRow.id == StepRow.run)
+            .outerjoin(PoolRow, PoolRow.holder == StepRow.holder)
             .where(StepRow.status == "running", StepRow.lease_until < func.clock_timestamp(), _is_ours())
-            .order_by(StepRow.run, StepRow.ordinal)
+        )
+        if fleet_connected <= RETURN * settings.lease_seconds:
+            # Nothing can be said of the others yet: they take no place in the batch.
+            query = query.where(_age(PoolRow.seen_at) < SILENCE * settings.lease_seconds)
+        found = session.execute(
+            query.order_by(StepRow.run, StepRow.ordinal)
             .limit(BATCH)
             .with_for_update(skip_locked=True, key_share=True, of=StepRow)
         ).all()
-        solo_pool_lives = bool(rows) and bool(live_slots(session).get(SOLO))
-        for row in rows:
-            _recover_step(session, row, settings, solo_pool_lives=solo_pool_lives)
-        _return_allotments(session, [row for row in rows if row.status == "waiting"])
-        return len(rows)
+        solo_pool_lives = bool(found) and bool(live_slots(session).get(SOLO))
+        recovered: list[StepRow] = []
+        for row, expired, heard, connected in found:
+            evidence = Evidence(
+                renewed=float(expired) + settings.lease_seconds,
+                heard=None if heard is None else float(heard),
+                connected=None if connected is None else float(connected),
+                fleet_connected=fleet_connected,
+            )
+            cause = cause_of(evidence, lease_seconds=settings.lease_seconds)
+            if cause is not None:
+                _recover_step(session, row, settings, cause=cause, solo_pool_lives=solo_pool_lives)
+                recovered.append(row)
+        runs.return_allotments(session, [row for row in recovered if row.status == "waiting"])
+        return len(recovered)
 
 
-def _recover_step(session: Session, row: StepRow, settings: Settings, *, solo_pool_lives: bool) -> None:
-    crashes = row.crashes + 1
-    # One poison step takes a whole process down, and with it its neighbours: only what crashes alone is to blame.
-    guilty = crashes >= settings.max_crashes * 2 if row.solo else crashes > settings.max_crashes and not solo_pool_lives
-    # Without a solo pool nobody could claim it again, not even to carry out what the person decides.
-    solo = row.solo or (crashes >= settings.max_crashes and solo_pool_lives)
-    runs.record_in_step(session, row, [StepRecovered(crashes=crashes, solo=solo)])
-    row.crashes, row.solo = crashes, solo
+def _age(moment: InstrumentedAttribute[Any]) -> ColumnElement[Any]:
+    return func.extract("epoch", func.clock_timestamp() - moment)
+
+
+def _fleet_connected_seconds(session: Session, settings: Settings) -> float:
+    """For how long the most settled of the processes that live has been connected."""
+    alive = _age(PoolRow.seen_at) < SILENCE * settings.lease_seconds
+    return float(session.scalar(select(func.max(_age(PoolRow.since))).where(alive)) or 0.0)
+
+
+def _recover_step(session: Session, row: StepRow, settings: Settings, *, cause: Cause, solo_pool_lives: bool) -> None:
+    verdict = judge(
+        cause=cause,
+        crashes=row.crashes,
+        solo=row.solo,
+        max_crashes=settings.max_crashes,
+        solo_pool_lives=solo_pool_lives,
+    )
+    recovered = StepRecovered(crashes=verdict.crashes, solo=verdict.solo, cause=cause)
+    runs.record_in_step(session, row, [recovered])
+    row.crashes, row.solo, row.taken_over = verdict.crashes, verdict.solo, True
     row.lease_until = row.holder = None
-    if guilty:
+    if verdict.asks_person:
         wait_id = new_wait_id()
         where = "alone in a solo pool" if solo_pool_lives else "and no solo pool is running to try it alone"
         runs.record_in_step(
@@ -166,7 +189,7 @@ def _recover_step(session: Session, row: StepRow, settings: Settings, *, solo_po
                 StepWaiting(
                     wait_id=wait_id,
                     reason="human",
-                    question=f"Step {row.key!r} took its worker down {crashes} times {where}. What shall be done?",
+                    question=f"Step {row.key!r} took its worker down {row.crashes} times {where}. What shall be done?",
                     options=HUMAN_OPTIONS,
                     evidence=(f"{row.id}:{row.head_seq}",),
                 )
@@ -190,28 +213,6 @@ def _unchain_followers(session: Session, row: StepRow) -> None:
             .execution_options(synchronize_session=False)
         )
     row.chain = row.next_in_chain = None
-
-
-def _return_allotments(session: Session, rows: Sequence[StepRow]) -> None:
-    """Give back what these steps have drawn and will not spend now: it blocks the calls of the run's other steps.
-
-    What a call in flight has reserved stays. Called when all steps of the transaction are locked: budgets are last.
-    """
-    returned: dict[UUID, int] = defaultdict(int)
-    for row in rows:
-        rest = row.allotment_microusd - row.spent_microusd - row.reserved_microusd
-        if rest > 0:
-            row.allotment_microusd -= rest
-            row.returned_microusd = rest
-            returned[row.run] += rest
-    session.flush()
-    for run, rest in sorted(returned.items()):
-        session.execute(
-            update(BudgetRow)
-            .where(BudgetRow.run == run)
-            .values(drawn_microusd=BudgetRow.drawn_microusd - rest)
-            .execution_options(synchronize_session=False)
-        )
 
 
 def wake(engine: Engine) -> list[UUID]:
@@ -331,7 +332,7 @@ def _fail_overdue_steps(session: Session) -> int:
         _unchain_followers(session, row)
         session.flush()
         runs.ring(session, row.tenant, row.run)
-    _return_allotments(session, rows)
+    runs.return_allotments(session, rows)
     return len(rows)
 
 

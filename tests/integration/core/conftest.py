@@ -20,6 +20,7 @@ from chargehand.orchestrator import runs, steps, verification
 from chargehand.orchestrator.connections import Connections
 from chargehand.orchestrator.facts import StepFinished
 from chargehand.orchestrator.heartbeat import Heartbeat
+from chargehand.orchestrator.hints import Hints
 from chargehand.orchestrator.plan import Plan, Step, step_id
 from chargehand.orchestrator.progress import Progress
 from chargehand.orchestrator.requests import RunRequest
@@ -115,6 +116,13 @@ class House:
         )
         return HeldStep(self.connections, claimed)
 
+    def take_over(self, run_id: UUID, key: str) -> HeldStep:
+        """Claim the step whose worker was just lost, once it has come back through the front door."""
+        self.expire(run_id, key)
+        assert self.recover() == 1
+        self.admit()
+        return self.claim(run_id, key)
+
     def run(self, run_id: UUID, key: str, result: object = None) -> Ended:
         """Claim and finish a queued step."""
         return self.claim(run_id, key).finish(StepFinished.model_validate({"outcome": "succeeded", "result": result}))
@@ -138,6 +146,7 @@ class House:
             embedder=nobody,
             recall=nobody,
             progress=Progress(client, key_prefix="test"),
+            hints=Hints(client, key_prefix="test"),
             ring=lambda _run: None,
             stopping=threading.Event(),
         )
@@ -146,8 +155,10 @@ class House:
     # --- what the test does behind everybody's back
 
     def open_pool(self, pool: str, slots: int = 50) -> None:
+        """A process of the pool that lives, and whose connection has not broken for an hour."""
         self.execute(
-            "INSERT INTO pools (holder, pool, slots) VALUES (:holder, :pool, :slots) "
+            "INSERT INTO pools (holder, pool, slots, since) "
+            "VALUES (:holder, :pool, :slots, clock_timestamp() - interval '1 h') "
             "ON CONFLICT (holder) DO UPDATE SET slots = excluded.slots, seen_at = clock_timestamp()",
             {"holder": f"test-{pool}", "pool": pool, "slots": slots},
         )

@@ -196,8 +196,7 @@ def test_a_claim_that_this_very_process_took_over_is_reported_lost(
 ) -> None:
     run_id = house.start(script("a"))
     zombie = house.claim(run_id, "a")
-    house.expire(run_id, "a")
-    successor = house.claim(run_id, "a")
+    successor = house.take_over(run_id, "a")
     lost: list[int] = []
     for held in (zombie, successor):
         epoch = held.claim.epoch

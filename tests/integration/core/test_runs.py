@@ -10,14 +10,16 @@ from sqlalchemy.orm import Session
 
 from chargehand.memory.database import tenant_session
 from chargehand.orchestrator import runs
-from chargehand.orchestrator.errors import InvalidPlan, NotFound, NothingToClaim, StepPaused, UserError
+from chargehand.orchestrator.errors import InvalidPlan, NotFound, NothingToClaim, StepPaused, Unavailable, UserError
 from chargehand.orchestrator.facts import ModelRequested, SignalReceived, StepFinished, StepReleased, StepWaiting
 from chargehand.orchestrator.plan import PlanPatch, Step, step_id
 from chargehand.orchestrator.requests import RunRequest
+from chargehand.orchestrator.sessions import open_session
 from chargehand.orchestrator.steps import HeldStep, new_wait_id
 from chargehand.orchestrator.turns import StepRecorder
 
 if TYPE_CHECKING:
+    from tests.conftest import WaitUntil
     from tests.integration.core.conftest import House
 
 DONE = StepFinished(outcome="succeeded")
@@ -52,6 +54,25 @@ def answer(house: "House", run_id: UUID, key: str, wait_id: UUID, choice: str) -
         return runs.answer(
             session, house.tenant, run_id=run_id, step=step_id(run_id, key), wait_id=wait_id, choice=choice
         )
+
+
+def test_a_client_frozen_in_the_middle_of_a_pause_is_cut_off(
+    house: "House", monkeypatch: pytest.MonkeyPatch, wait_until: "WaitUntil"
+) -> None:
+    # It has the run and its steps locked; thirty seconds of it cost their workers the leases.
+    monkeypatch.setattr(runs, "LONGEST_IDLE", "200ms")
+    run_id = house.start(script("a"))
+    house.claim(run_id, "a")
+    free = f"SELECT 1 FROM steps WHERE run = '{run_id}' FOR NO KEY UPDATE SKIP LOCKED"
+
+    def freeze_in_a_pause() -> None:
+        with open_session(house.app, house.tenant) as session:
+            runs.pause(session, house.tenant, run_id)
+            wait_until(lambda: house.execute(free), timeout_seconds=60)
+
+    with pytest.raises(Unavailable, match="idle-in-transaction"):
+        freeze_in_a_pause()
+    assert house.run_row(run_id).status == "running"
 
 
 def test_accepted_means_run_plan_fact_and_ring_in_one_commit(house: "House") -> None:

@@ -242,15 +242,14 @@ def test_a_lost_lease_reserves_nothing(house: "House") -> None:
     # As siblings the two writes were made apart: with the lease lost the reservation still happened.
     run_id = house.start(script("a"))
     zombie = recorder_of(house, house.claim(run_id, "a"))
-    house.expire(run_id, "a")
-    house.claim(run_id, "a")
+    house.take_over(run_id, "a")
 
     with pytest.raises(LeaseLost):
         zombie.request([], requested(10))
 
     assert house.row(run_id, "a").reserved_microusd == 0
     assert house.budget(run_id).drawn_microusd == 0
-    assert house.kinds(run_id, "a") == ["step.claimed", "step.claimed"]
+    assert house.kinds(run_id, "a") == ["step.claimed", "step.recovered", "step.claimed"]
 
 
 def test_a_cancelled_step_is_told_so_at_its_next_commit(house: "House") -> None:
@@ -356,8 +355,7 @@ def test_the_same_commit_again_is_known_as_own_and_another_epochs_as_foreign(hou
         recorder.tool_finished(tool_finished("x"))
 
     # Same place and content, but the step has been claimed again since.
-    house.expire(run_id, "a")
-    successor = house.claim(run_id, "a")
+    successor = house.take_over(run_id, "a")
     held.seq = successor.claim.seq
     recorder_of(house, successor).tool_started(started)
     with pytest.raises(LeaseLost, match="epoch 1 is over"):
@@ -379,8 +377,7 @@ def test_the_key_of_the_journal_is_the_second_line(house: "House") -> None:
 def test_an_answer_is_progress_and_forgives_crashes(house: "House") -> None:
     run_id = house.start(script("a"))
     house.claim(run_id, "a")
-    house.expire(run_id, "a")
-    recorder = recorder_of(house, house.claim(run_id, "a"))
+    recorder = recorder_of(house, house.take_over(run_id, "a"))
     assert house.row(run_id, "a").crashes == 1
 
     take_turn(recorder)
@@ -393,8 +390,7 @@ def test_giving_up_a_dead_attempts_call_is_no_progress(house: "House") -> None:
     run_id = house.start(script("a"))
     request = requested(10)
     recorder_of(house, house.claim(run_id, "a")).request([], request)
-    house.expire(run_id, "a")
-    recorder = recorder_of(house, house.claim(run_id, "a"))
+    recorder = recorder_of(house, house.take_over(run_id, "a"))
 
     recorder.abandon(CallAbandoned(call_id=request.call_id, charged_microusd=10))
 
@@ -421,11 +417,11 @@ def test_the_next_attempt_reads_what_the_dead_one_recorded(house: "House") -> No
     first = recorder_of(house, house.claim(run_id, "a"))
     first.request([], request)
     first.respond(responded(request.call_id, 3, text="zero \x00 and ü"))
-    house.expire(run_id, "a")
 
-    history = recorder_of(house, house.claim(run_id, "a")).history
+    history = recorder_of(house, house.take_over(run_id, "a")).history
 
-    assert [fact.kind for fact in history] == ["step.claimed", "model.requested", "model.responded", "step.claimed"]
+    before = ["step.claimed", "model.requested", "model.responded"]
+    assert [fact.kind for fact in history] == [*before, "step.recovered", "step.claimed"]
 
 
 def test_failures_of_the_other_steps_are_seen(house: "House") -> None:

@@ -6,18 +6,23 @@ from uuid import uuid4
 import pytest
 from sqlalchemy.orm import Session
 
-from chargehand.orchestrator import views
+from chargehand.orchestrator import runs, views
 from chargehand.orchestrator.errors import LeaseLost
 from chargehand.orchestrator.facts import ModelRequested, ModelResponded, StepFinished, StepWaiting, Usage
-from chargehand.orchestrator.plan import Step, step_id
+from chargehand.orchestrator.heartbeat import Heartbeat
+from chargehand.orchestrator.plan import PlanPatch, Step, step_id
 from chargehand.orchestrator.steps import new_wait_id
 from chargehand.orchestrator.supervisor import watch
 from chargehand.orchestrator.supervisor.admit import SOLO
+from chargehand.orchestrator.tables import RunRow
 from chargehand.orchestrator.turns import StepRecorder
+from chargehand.workers.scripts.registry import SCRIPTS
+from chargehand.workers.scripts.registry import script as register
 
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from tests.conftest import WaitUntil
     from tests.integration.core.conftest import House
 
 
@@ -62,6 +67,107 @@ def test_a_lease_that_lives_is_left_alone(house: "House") -> None:
     run_id = house.start(script("a"))
     house.claim(run_id, "a")
     assert house.recover() == 0
+
+
+def outage(house: "House", *, back: bool) -> None:
+    """Postgres was away for longer than a lease; every other process has just come back, and the worker, if `back`."""
+    house.execute("UPDATE pools SET since = clock_timestamp(), seen_at = clock_timestamp()")
+    seen = "clock_timestamp()" if back else "clock_timestamp() - interval '1 h'"
+    house.execute(
+        f"INSERT INTO pools (holder, pool, slots, since, seen_at) VALUES ('worker', 'research', 1, {seen}, {seen}) "
+        "ON CONFLICT (holder) DO UPDATE SET since = excluded.since, seen_at = excluded.seen_at"
+    )
+
+
+def test_a_worker_that_survives_an_outage_of_postgres_keeps_its_step(house: "House", wait_until: "WaitUntil") -> None:
+    # The watch loop is back before the worker's heartbeat: it must not call it dead.
+    run_id = house.start(script("a"))
+    held = house.claim(run_id, "a")
+    house.expire(run_id, "a")
+    outage(house, back=False)
+
+    assert house.recover() == 0
+
+    heartbeat = Heartbeat(house.database_url, holder="worker", pool="research", slots=1, lease_seconds=60)
+    heartbeat.hold(held.claim.step_id, 1, lambda: pytest.fail("lost"))
+    heartbeat.start()
+    wait_until(
+        lambda: house.execute("SELECT FROM steps WHERE run = :run AND lease_until > clock_timestamp()", {"run": run_id})
+    )
+    heartbeat.stop()
+    assert house.recover() == 0
+    held.finish(StepFinished(outcome="succeeded"))
+    assert house.row(run_id, "a").crashes == 0
+
+
+def test_a_step_that_its_living_worker_gave_up_in_an_outage_comes_back_without_a_crash(house: "House") -> None:
+    run_id = house.start(script("a"))
+    for epoch in range(1, 6):
+        house.claim(run_id, "a")
+        house.expire(run_id, "a")
+        outage(house, back=True)
+        assert house.recover() == 1
+        house.admit()
+        assert (house.row(run_id, "a").epoch, house.row(run_id, "a").crashes) == (epoch, 0)
+    assert house.row(run_id, "a").status == "queued", "five outages bring no person"
+    assert house.drift(run_id) == []
+
+
+def test_a_worker_that_does_not_come_back_after_an_outage_is_found_once_the_others_have(house: "House") -> None:
+    run_id = house.start(script("a"))
+    house.claim(run_id, "a")
+    house.expire(run_id, "a")
+    outage(house, back=False)
+    assert house.recover() == 0
+    long_ago = house.settings.lease_seconds
+    house.execute("UPDATE pools SET since = clock_timestamp() - make_interval(secs => :ago)", {"ago": long_ago})
+    assert house.recover() == 1
+    assert house.row(run_id, "a").crashes == 1
+
+
+def test_a_worker_that_lives_and_lets_its_lease_expire_without_an_outage_is_counted(house: "House") -> None:
+    # Otherwise a step that believes in an outage every time would come back for ever.
+    run_id = house.start(script("a"))
+    house.claim(run_id, "a")
+    house.expire(run_id, "a")
+    house.execute(
+        "INSERT INTO pools (holder, pool, slots, since) "
+        "VALUES ('worker', 'research', 1, clock_timestamp() - interval '1 h')"
+    )
+    assert house.recover() == 1
+    assert house.row(run_id, "a").crashes == 1
+
+
+def test_steps_of_which_nothing_can_be_said_yet_do_not_fill_the_batch(
+    house: "House", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "BATCH", 1)
+    silent, back = house.start(script("a")), house.start(script("a"))
+    for run_id in (silent, back):
+        house.claim(run_id, "a")
+        house.expire(run_id, "a")
+    house.execute("UPDATE steps SET holder = 'silent' WHERE run = :run", {"run": silent})
+    outage(house, back=True)
+    assert house.recover() == 1
+    assert house.row(back, "a").status == "ready"
+
+
+def test_an_effect_that_an_outage_may_have_cut_off_is_not_repeated(house: "House") -> None:
+    # No crash was counted, and whether it happened is as unknown as after one.
+    happened: list[str] = []
+    effect = register(name="work", effect="effectful")(lambda: happened.append("again"))
+    del SCRIPTS["work"]
+    run_id = house.start(script("a"))
+    house.claim(run_id, "a")
+    house.expire(run_id, "a")
+    outage(house, back=True)
+    house.recover()
+    house.admit()
+
+    assert house.deliver(run_id, "a", effect) == "stop"
+
+    row = house.row(run_id, "a")
+    assert (row.status, row.wait_reason, row.crashes, happened) == ("waiting", "human", 0, [])
 
 
 def test_a_zombie_cannot_write_after_its_step_was_recovered(house: "House") -> None:
@@ -283,6 +389,54 @@ def test_a_step_that_crashed_too_often_holds_no_allotment_while_a_person_is_aske
     house.recover()
     assert house.row(run_id, "a").status == "waiting"
     assert house.budget(run_id).drawn_microusd == 15
+
+
+def lost_with_money(house: "House", run_id: "UUID", key: str) -> None:
+    """A step that was lost with an allotment and a call in flight, and is ready again."""
+    drawing(house, run_id, key)
+    house.expire(run_id, key)
+    house.recover()
+    assert (house.row(run_id, key).status, house.budget(run_id).drawn_microusd) == ("ready", 160)
+
+
+def test_a_dropped_step_returns_what_it_had_drawn_before_it_was_lost(house: "House") -> None:
+    run_id = house.start(script("a"), script("b"))
+    lost_with_money(house, run_id, "a")
+    with Session(house.supervisor) as session, session.begin():
+        run = session.get_one(RunRow, run_id)
+        runs.patch(session, run, PlanPatch(drop=("a",)))
+    assert house.budget(run_id).drawn_microusd == 15
+    assert house.drift(run_id) == []
+    house.run(run_id, "b")
+    house.advance(run_id)
+    assert house.drift(run_id) == []
+
+
+@pytest.mark.parametrize("end", ["cancel", "deadline"])
+def test_a_run_that_is_ended_returns_what_its_steps_had_drawn(house: "House", end: str) -> None:
+    run_id = house.start(script("a"), script("b"), deadline_seconds=3600)
+    lost_with_money(house, run_id, "a")
+    house.claim(run_id, "b")
+    if end == "cancel":
+        with house.as_tenant() as session:
+            runs.cancel(session, house.tenant, run_id)
+    else:
+        house.execute("UPDATE runs SET deadline_at = clock_timestamp() WHERE id = :run", {"run": run_id})
+        house.watch()
+    assert house.budget(run_id).drawn_microusd == 15
+    assert house.drift(run_id) == []
+    house.advance(run_id)
+    assert house.row(run_id, "a").spent_microusd == 15
+    assert house.drift(run_id) == []
+
+
+def test_money_that_is_drawn_and_belongs_to_no_step_is_seen(house: "House") -> None:
+    run_id = house.start(script("a"))
+    house.execute("UPDATE budgets SET drawn_microusd = 7, cap_microusd = 9 WHERE run = :run", {"run": run_id})
+    assert house.drift(run_id) == [
+        "budget: 7 drawn, 0 allotted to steps",
+        "budget: tables cap 9, journal 1000000",
+    ]
 
 
 def test_rounds_of_two_supervisors_take_different_steps(house: "House") -> None:
