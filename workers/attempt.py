@@ -336,7 +336,7 @@ class Attempt:
     @contextmanager
     def _fenced_session(self) -> Iterator[Session]:
         """One transaction that writes only while this attempt holds the step."""
-        with open_session(self.shop.engine, self.claim.tenant) as session:
+        with self.shop.long_sessions, open_session(self.shop.engine, self.claim.tenant) as session:
             yield session
             # At the end, so that nothing long holds the lock; in the same transaction, so that it decides.
             mine = session.execute(
@@ -349,7 +349,7 @@ class Attempt:
                 raise LeaseLost(f"Step {self.claim.step.key!r} is not this worker's any more; nothing was written.")
 
     def _recall(self, query: str, limit: int) -> ToolOutput:
-        with open_session(self.shop.engine, self.claim.tenant) as session:
+        with self.shop.long_sessions, open_session(self.shop.engine, self.claim.tenant) as session:
             return self.shop.recall(session, self.claim.tenant, self.claim.run_id, query, limit)
 
     def _fields(self) -> dict[str, object]:

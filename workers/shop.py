@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -20,6 +20,9 @@ from chargehand.orchestrator.settings import Settings
 from chargehand.workers.models.interface import Models
 from chargehand.workers.scripts.registry import Script
 from chargehand.workers.tools.registry import Tool, ToolOutput
+
+# Half of the engine's connections: while scripts embed in their sessions, the others must be able to read their inputs.
+LONG_SESSIONS = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,3 +49,5 @@ class Shop:
     """Ask a supervisor to advance a run now."""
     stopping: threading.Event
     """Set on SIGTERM: finish the turn, hand back."""
+    long_sessions: threading.Semaphore = field(default_factory=lambda: threading.BoundedSemaphore(LONG_SESSIONS))
+    """Taken by whoever may work for seconds between the statements of a session."""

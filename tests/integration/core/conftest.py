@@ -128,10 +128,14 @@ class House:
         return self.claim(run_id, key).finish(StepFinished.model_validate({"outcome": "succeeded", "result": result}))
 
     def deliver(self, run_id: UUID, key: str, *scripts: Script[..., Any]) -> Delivery:
-        """Run the step as a worker process does that has these scripts, and Redis away."""
+        """Run the step as a worker process does that has these scripts."""
+        return execute(self.shop(*scripts), tenant=self.tenant, step_id=step_id(run_id, key))
+
+    def shop(self, *scripts: Script[..., Any]) -> Shop:
+        """A worker process that has these scripts, no model, and Redis away."""
         client = redis.Redis(port=1, retry=None)
         nobody: Any = None
-        shop = Shop(
+        return Shop(
             settings=self.settings,
             connections=self.connections,
             engine=self.app,
@@ -150,7 +154,6 @@ class House:
             ring=lambda _run: None,
             stopping=threading.Event(),
         )
-        return execute(shop, tenant=self.tenant, step_id=step_id(run_id, key))
 
     # --- what the test does behind everybody's back
 
