@@ -15,13 +15,10 @@ from pydantic import BaseModel, JsonValue, PrivateAttr, TypeAdapter, ValidationE
 
 from chargehand.orchestrator import plan as graph
 from chargehand.orchestrator.errors import InvalidPlan
-from chargehand.orchestrator.plan import Join, Pool, Step
+from chargehand.orchestrator.plan import RESULT_OF, Join, Pool, Step
 
 if TYPE_CHECKING:
     from chargehand.memory.procedural import Role
-
-# How a step's arguments refer to what an earlier step gave: `{"$result_of": "load"}`.
-RESULT_OF = "$result_of"
 
 _ANYTHING: TypeAdapter[object] = TypeAdapter(object)
 

@@ -18,7 +18,7 @@ SCHEMA_VERSION = 1
 
 RunOutcome = Literal["succeeded", "failed", "cancelled"]
 StepOutcome = Literal["succeeded", "failed", "cancelled"]
-WaitReason = Literal["human", "gate", "rate", "budget", "retry"]
+WaitReason = Literal["human", "gate", "rate", "budget", "retry", "children"]
 
 
 class Fact(BaseModel):
@@ -88,7 +88,7 @@ class RunResumed(Fact):
 
 
 class StepsSkipped(Fact):
-    """Steps that end without ever having been claimed: nothing reaches them, or the run was cancelled."""
+    """Steps that end without ever having been claimed: nothing reaches them, or they were cancelled."""
 
     stream = "run"
     kind: Literal["steps.skipped"] = "steps.skipped"
@@ -317,6 +317,8 @@ class StepFinished(Fact):
     """name → content hash."""
     patch: PlanPatch | None = None
     """What a planner appends to the graph."""
+    label: str | None = None
+    """The way that a branch takes."""
 
 
 RunFact = Annotated[

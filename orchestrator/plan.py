@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Annotated, Literal, Self
 from uuid import UUID, uuid5
 
@@ -11,14 +11,72 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.settings import MAX_STEPS, MAX_TURNS_CEILING
 
-StepKind = Literal["agent", "script", "gate"]
-# all: every predecessor succeeded. settled: every predecessor ended, however. any: the first one succeeded.
+StepKind = Literal["agent", "script", "gate", "branch", "map", "repeat", "merge"]
+# No worker runs these: `advance` appends their children and ends them with what those gave.
+CONTROL_KINDS = frozenset({"branch", "map", "repeat", "merge"})
+# all: every predecessor that was reached succeeded. settled: every predecessor ended, however. any: one succeeded.
 Join = Literal["all", "settled", "any"]
+Tier = Literal["small", "medium", "large"]
 POOLS = ("research", "coding", "audit")
 Pool = Literal["research", "coding", "audit"]
 
+# More rounds without a verdict are not diligence.
+MAX_ROUNDS = 10
+# How the arguments of a `map`'s body refer to the item: `{"$item": null}`.
+ITEM = "$item"
+# How arguments refer to what an earlier step gave: `{"$result_of": "load"}`.
+RESULT_OF = "$result_of"
+
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,119}\Z")
 StepKey = Annotated[str, Field(min_length=1, max_length=120)]
+
+
+class Branch(BaseModel):
+    """Which way a run goes on: chosen by a script, or by a model that gives each label a probability."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    labels: tuple[str, ...] = Field(min_length=2)
+    script: str | None = None
+    """A predicate: it gives one of the labels."""
+    role: str | None = None
+    """A role that ends with `submit_choice`: asked small, then large, then a person is."""
+    choose: Literal["argmax", "sample"] = "argmax"
+    threshold: float = Field(default=0.6, ge=0, le=1)
+    """argmax: below this probability the next larger one is asked."""
+
+
+class Map(BaseModel):
+    """The same body for each item of a list that is known when the run gets there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    items: JsonValue
+    """A list, or `{"$result_of": key}` of a step that gives one."""
+    body: tuple["Step", ...] = Field(min_length=1)
+    """The last one's result is the item's."""
+    max_parallel: int | None = Field(default=None, ge=1)
+    tolerated_failures: int = Field(default=0, ge=0)
+
+
+class Repeat(BaseModel):
+    """A body that is run again, on what the round before gave, until its verdict passes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    body: tuple["Step", ...] = Field(min_length=1)
+    until: StepKey
+    """The step of the body whose result says `passed`."""
+    max_rounds: int = Field(default=3, ge=1, le=MAX_ROUNDS)
+
+
+class Merge(BaseModel):
+    """What parallel steps made of the workspace becomes one, in plan order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: str | None = None
+    """Resolves a conflict; without one a conflict fails the step."""
 
 
 class Step(BaseModel):
@@ -50,6 +108,21 @@ class Step(BaseModel):
     deadline_seconds: float | None = Field(default=None, gt=0)
     options: tuple[str, ...] = ()
     """gate: the answers a person may give."""
+    tier: Tier | None = None
+    """agent: the model to begin with, where it is not the role's own."""
+    when: dict[StepKey, str] = Field(default_factory=dict)
+    """Of branches that it waits for: the label under which this way is taken."""
+    parent: StepKey | None = None
+    """The step that appended it and stands for it: nothing else waits for a child."""
+    branch: Branch | None = None
+    map: Map | None = None
+    repeat: Repeat | None = None
+    merge: Merge | None = None
+
+    @property
+    def body(self) -> tuple["Step", ...]:
+        """The templates of its children."""
+        return self.map.body if self.map is not None else self.repeat.body if self.repeat is not None else ()
 
 
 class Plan(BaseModel):
@@ -115,13 +188,54 @@ def _validate_step(step: Step, known: Mapping[str, Step], roles: Set[str] | None
             raise InvalidPlan(f"Step {step.key!r} depends on unknown step {predecessor!r}; add it to the plan.")
     if len(set(step.after)) != len(step.after):
         raise InvalidPlan(f"Step {step.key!r} names a predecessor twice; name each once.")
-    if step.kind == "agent":
-        if not step.role:
-            raise InvalidPlan(f"Agent step {step.key!r} has no role; name one.")
-        if roles is not None and step.role not in roles:
-            raise InvalidPlan(f"Step {step.key!r} has unknown role {step.role!r}; known: {', '.join(sorted(roles))}.")
+    _validate_kind(step, roles)
+    for predecessor, label in step.when.items():
+        if predecessor not in step.after:
+            raise InvalidPlan(f"Step {step.key!r} has a label for {predecessor!r}, which it does not wait for.")
+        branch = known[predecessor].branch
+        if branch is None:
+            raise InvalidPlan(f"Step {step.key!r} has a label for {predecessor!r}, which is no branch.")
+        if label not in branch.labels:
+            labels = ", ".join(branch.labels)
+            raise InvalidPlan(f"Step {step.key!r} waits for label {label!r} of {predecessor!r}; it has: {labels}.")
+    if step.parent is not None and step.parent not in known:
+        raise InvalidPlan(f"Step {step.key!r} is a child of unknown step {step.parent!r}; add that to the plan.")
+
+
+def _validate_kind(step: Step, roles: Set[str] | None) -> None:
+    if step.kind == "agent" and not step.role:
+        raise InvalidPlan(f"Agent step {step.key!r} has no role; name one.")
     if step.kind == "script" and not step.script:
         raise InvalidPlan(f"Script step {step.key!r} names no script; name a registered one.")
+    for kind in CONTROL_KINDS:
+        if (step.kind == kind) != (getattr(step, kind) is not None):
+            raise InvalidPlan(f"Step {step.key!r} is of kind {step.kind!r} and {_has(step, kind)} field {kind!r}.")
+    if step.branch is not None and (step.branch.script is None) == (step.branch.role is None):
+        raise InvalidPlan(f"Branch {step.key!r} needs a script or a role to choose, one of the two.")
+    for role in _roles_of(step):
+        if roles is not None and role not in roles:
+            raise InvalidPlan(f"Step {step.key!r} has unknown role {role!r}; known: {', '.join(sorted(roles))}.")
+    if step.body:
+        _validate_body(step, roles)
+
+
+def _has(step: Step, kind: str) -> str:
+    return "has no" if getattr(step, kind) is None else "has"
+
+
+def _roles_of(step: Step) -> Iterator[str]:
+    named = (step.role, step.branch and step.branch.role, step.merge and step.merge.role)
+    return (role for role in named if role)
+
+
+def _validate_body(step: Step, roles: Set[str] | None) -> None:
+    """A body is a plan of its own: its steps wait for each other only, and are no wider than its own graph."""
+    try:
+        validate(Plan(steps=step.body), roles=roles)
+    except InvalidPlan as error:
+        raise InvalidPlan(f"In the body of {step.key!r}: {error}") from error
+    if step.repeat is not None and step.repeat.until not in {inner.key for inner in step.body}:
+        raise InvalidPlan(f"Repeat {step.key!r} waits for unknown step {step.repeat.until!r} of its body to pass.")
 
 
 def find_cycle(after: Mapping[str, Iterable[str]]) -> list[str]:

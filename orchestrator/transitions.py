@@ -9,6 +9,7 @@ in any order that keeps each stream's own, because a fact touches nothing but it
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Literal, Protocol
 from uuid import UUID
 
@@ -39,11 +40,12 @@ from chargehand.orchestrator.facts import (
 )
 from chargehand.orchestrator.plan import Join, Step, step_id
 
-StepStatus = Literal["open", "running", "waiting", "succeeded", "failed", "cancelled", "skipped"]
+StepStatus = Literal["open", "running", "waiting", "succeeded", "failed", "cancelled", "skipped", "superseded"]
 RunStatus = Literal["running", "paused", "succeeded", "failed", "cancelled"]
 Effect = Literal["ring", "anchor", "apply_patch", "unchain"]
 
-STEP_ENDINGS = frozenset({"succeeded", "failed", "cancelled", "skipped"})
+STEP_ENDINGS = frozenset({"succeeded", "failed", "cancelled", "skipped", "superseded"})
+NO_LABELS: Mapping[UUID, str] = MappingProxyType({})
 RUN_ENDINGS = frozenset({"succeeded", "failed", "cancelled"})
 
 
@@ -65,6 +67,10 @@ class StepState:
     """Calls in flight or of unknown outcome: call id → micro-dollars."""
     wait_id: UUID | None = None
     error: str = ""
+    when: Mapping[UUID, str] = field(default_factory=dict)
+    parent: UUID | None = None
+    label: str | None = None
+    """The way that a branch chose."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,6 +171,8 @@ def _states(run_id: UUID, steps: Iterable[Step]) -> dict[UUID, StepState]:
             key=step.key,
             after=tuple(step_id(run_id, key) for key in step.after),
             join=step.join,
+            when={step_id(run_id, key): label for key, label in step.when.items()},
+            parent=None if step.parent is None else step_id(run_id, step.parent),
         )
         for step in steps
     }
@@ -210,7 +218,7 @@ def _apply_to_step(step: StepState, recorded: Recorded) -> tuple[StepState, tupl
             effects: tuple[Effect, ...] = (
                 ("ring", "anchor") if fact.patch is None else ("apply_patch", "ring", "anchor")
             )
-            return replace(step, status=fact.outcome, error=fact.error), effects
+            return replace(step, status=fact.outcome, error=fact.error, label=fact.label), effects
         case ToolStarted() | ToolFinished() | SignalReceived() | BreakerTripped():
             return step, ()
         case _:
@@ -238,6 +246,16 @@ class Placed(Protocol):
         """Which of them it waits for."""
         ...
 
+    @property
+    def when(self) -> Mapping[UUID, str]:
+        """Of branches among them: the label under which this way is taken."""
+        ...
+
+    @property
+    def parent(self) -> UUID | None:
+        """The step that stands for it."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settlement:
@@ -246,49 +264,88 @@ class Settlement:
     ready: frozenset[UUID]
     """Open steps whose predecessors let them run; some may be on their way to a worker already."""
     skipped: frozenset[UUID]
-    """Steps that can never run any more."""
+    """Steps that can never run any more: no way that is taken reaches them, or what they need failed."""
     outcome: Literal["succeeded", "failed"] | None
     """Set when every step has ended."""
 
 
-def settle(places: Mapping[UUID, Placed], status: Mapping[UUID, str]) -> Settlement:
+# A skipped step was not reached, which is nobody's fault, or what it needed failed; its status does not say which.
+Fate = Literal["open", "running", "waiting", "succeeded", "failed", "cancelled", "superseded", "unreached", "blocked"]
+_OVER = frozenset({"succeeded", "failed", "cancelled", "superseded", "unreached", "blocked"})
+_LOST = frozenset({"failed", "cancelled", "blocked"})
+
+
+def settle(
+    places: Mapping[UUID, Placed], status: Mapping[UUID, str], labels: Mapping[UUID, str] = NO_LABELS
+) -> Settlement:
     """Which steps may run, which never will, and whether the run is over.
 
-    `places` in plan order, which is topological; `status` as a `StepStatus`. A step waits for *all* its predecessors to
-    succeed, for *any* of them, or (`settled`) for all to end in whatever way. One that cannot be reached any more is
-    skipped, and so is what depends on it. The run succeeds when every step that nothing depends on succeeded.
+    `places` in plan order, which is topological; `status` as a `StepStatus`; `labels`: the way that ended branches
+    chose. A step waits for *all* its predecessors that are reached to succeed, for *any* of them, or (`settled`) for all
+    to end in whatever way. One that cannot run any more is skipped, and so is what depends on it. The run succeeds when
+    every step that nothing depends on succeeded, or was not reached; a step's parent stands for it.
     """
-    status = dict(status)
+    fate: dict[UUID, Fate] = {}
     ready: set[UUID] = set()
     skipped: set[UUID] = set()
     is_over = True
     # One pass, because the order is topological: it sees a skip before what depends on it.
     for identity, place in places.items():
         current = status[identity]
-        if current == "open":
-            verdict = _judge(place.join, [status[predecessor] for predecessor in place.after])
+        if current in ("open", "skipped"):
+            verdict = _judge(place.join, _ways_to(place, fate, labels))
+            if current == "skipped":
+                fate[identity] = "unreached" if verdict == "unreached" else "blocked"
+                continue
             if verdict == "run":
                 ready.add(identity)
-            elif verdict == "skip":
+            elif verdict != "wait":
                 skipped.add(identity)
-                status[identity] = current = "skipped"
+                fate[identity] = verdict
+                continue
+        fate[identity] = current  # type: ignore[assignment]
         is_over = is_over and current in STEP_ENDINGS
     if not is_over:
         return Settlement(ready=frozenset(ready), skipped=frozenset(skipped), outcome=None)
-    depended_on = {predecessor for place in places.values() for predecessor in place.after}
-    succeeded = all(status[identity] == "succeeded" for identity in places if identity not in depended_on)
+    depended_on = {
+        predecessor for identity, place in places.items() if fate[identity] != "superseded" for predecessor in place.after
+    }
+    ends = [
+        fate[identity]
+        for identity, place in places.items()
+        if identity not in depended_on and place.parent is None and fate[identity] != "superseded"
+    ]
+    succeeded = all(end in ("succeeded", "unreached") for end in ends) and "succeeded" in ends
     return Settlement(ready=frozenset(), skipped=frozenset(skipped), outcome="succeeded" if succeeded else "failed")
 
 
-def _judge(join: Join, before: list[str]) -> Literal["run", "skip", "wait"]:
+def _ways_to(place: Placed, fate: Mapping[UUID, Fate], labels: Mapping[UUID, str]) -> list[Fate]:
+    """The fates of its predecessors, as far as they lead to it."""
+    ways = [fate[predecessor] for predecessor in place.after]
+    if not place.when:
+        return ways
+    return [
+        "unreached"
+        if way == "succeeded" and place.when.get(predecessor) not in (None, labels.get(predecessor))
+        else way
+        for way, predecessor in zip(ways, place.after, strict=True)
+    ]
+
+
+def _judge(join: Join, before: list[Fate]) -> Literal["run", "wait", "unreached", "blocked"]:
     if not before:
         return "run"
     if join == "any":
         if "succeeded" in before:
             return "run"
-        return "skip" if all(status in STEP_ENDINGS for status in before) else "wait"
-    if join == "settled":
-        return "run" if all(status in STEP_ENDINGS for status in before) else "wait"
-    if all(status == "succeeded" for status in before):
+        if not _OVER.issuperset(before):
+            return "wait"
+    elif join == "settled":
+        return "run" if _OVER.issuperset(before) else "wait"
+    elif not _LOST.isdisjoint(before):
+        return "blocked"
+    elif not _OVER.issuperset(before):
+        return "wait"
+    elif "succeeded" in before:
         return "run"
-    return "skip" if any(status in STEP_ENDINGS and status != "succeeded" for status in before) else "wait"
+    return "unreached" if _LOST.isdisjoint(before) else "blocked"

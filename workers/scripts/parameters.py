@@ -8,8 +8,9 @@ from typing import Any, get_type_hints
 
 from pydantic import JsonValue, PydanticUserError, TypeAdapter, ValidationError
 
-from chargehand.orchestrator.building import RESULT_OF, Parameter, holds_drafts
+from chargehand.orchestrator.building import Parameter, holds_drafts
 from chargehand.orchestrator.errors import ChargehandError, InvalidPlan
+from chargehand.orchestrator.plan import RESULT_OF
 
 # The parameter that a script names to get its key; plans never give it.
 KEY_PARAMETER = "idempotency_key"

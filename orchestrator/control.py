@@ -1,0 +1,338 @@
+"""How a branch, a map, a repeat or a merge goes on: which children it appends, and what they amount to; pure.
+
+A graph grows, it is never rewritten: another round is new steps, so that nothing waits for itself and round 3 never
+overwrites the evidence of round 2. The keys of children follow from their parent's and from their number, so that
+whoever decides twice appends once.
+"""
+
+import hashlib
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+from uuid import UUID
+
+from pydantic import JsonValue
+
+from chargehand.orchestrator.plan import ITEM, RESULT_OF, Branch, Map, Merge, Repeat, Step, Tier
+from chargehand.orchestrator.transitions import STEP_ENDINGS
+
+# A branch asks these one after the other, until one is sure.
+TIERS_OF_BRANCH: tuple[Tier, ...] = ("small", "large")
+ASK_PERSON = "person"
+MERGE_SCRIPT = "merge_commits"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Child:
+    """A child as it stands."""
+
+    step: Step
+    status: str
+    result: JsonValue = None
+    """Of one that succeeded."""
+    error: str = ""
+    commit: str | None = None
+    """Where it left the workspace."""
+
+    @property
+    def name(self) -> str:
+        """Its place under its parent: `3/code`, `small`."""
+        return self.step.key.removeprefix(f"{self.step.parent}/")
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is over."""
+        return self.status in STEP_ENDINGS
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it is over without a result."""
+        return self.has_ended and self.status != "succeeded"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grow:
+    """Append these children."""
+
+    add: tuple[Step, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class End:
+    """The step is over; children that are still open are cancelled."""
+
+    outcome: Literal["succeeded", "failed"]
+    result: JsonValue = None
+    label: str | None = None
+    """branch: the way that is taken."""
+    commit: str | None = None
+    error: str = ""
+
+
+def proceed(step: Step, children: Sequence[Child], *, given: Mapping[str, JsonValue], seed: UUID) -> Grow | End | None:
+    """What a control step does next; None: it waits for its children.
+
+    `children`: all it has appended, in plan order. `given`: results of the steps before it, by key. `seed`: makes the
+    same choice whoever makes it; the step's id.
+    """
+    if step.branch is not None:
+        return _branch(step, step.branch, children, seed=seed)
+    if step.map is not None:
+        return _map(step, step.map, children, given)
+    if step.repeat is not None:
+        return _repeat(step, step.repeat, children)
+    if step.merge is not None:
+        return _merge(step, step.merge, children)
+    raise ValueError(f"Step {step.key!r} of kind {step.kind!r} has no children.")
+
+
+def is_worth_a_look(step: Step, statuses: Sequence[str]) -> bool:
+    """Whether children that stand so may let `proceed` say something: results need not be read before."""
+    ended = [status in STEP_ENDINGS for status in statuses]
+    failed = sum(end and status != "succeeded" for end, status in zip(ended, statuses, strict=True))
+    return all(ended) or (step.map is not None and failed > step.map.tolerated_failures)
+
+
+# --- branch -----------------------------------------------------------------------------------------------------------
+
+
+def _branch(step: Step, branch: Branch, children: Sequence[Child], *, seed: UUID) -> Grow | End | None:
+    if not children:
+        return Grow(add=(_chooser(step, branch, None if branch.role is None else TIERS_OF_BRANCH[0]),))
+    newest = children[-1]
+    if not newest.has_ended:
+        return None
+    if branch.script is not None:
+        return _by_script(step, branch, newest)
+    if newest.name == ASK_PERSON:
+        choice = newest.result.get("choice") if isinstance(newest.result, dict) else None
+        if newest.has_failed or choice not in branch.labels:
+            return End(outcome="failed", error=newest.error or "nobody chose a way")
+        return _chosen(str(choice), by="person")
+    odds = _odds(branch, newest.result)
+    if odds is not None and branch.choose == "sample":
+        return _chosen(_sample(odds, seed), by=newest.name, odds=odds, seed=seed)
+    if odds is not None and max(odds.values()) >= branch.threshold:
+        return _chosen(max(odds, key=lambda label: odds[label]), by=newest.name, odds=odds)
+    return Grow(add=(_next_chooser(step, branch, asked=[child.name for child in children]),))
+
+
+def _by_script(step: Step, branch: Branch, chooser: Child) -> End:
+    if chooser.has_failed:
+        return End(outcome="failed", error=chooser.error)
+    label = "yes" if chooser.result is True else "no" if chooser.result is False else chooser.result
+    if label not in branch.labels:
+        labels = ", ".join(branch.labels)
+        return End(outcome="failed", error=f"script {branch.script!r} gave {chooser.result!r}; labels are: {labels}")
+    return _chosen(str(label), by="script")
+
+
+def _odds(branch: Branch, result: JsonValue) -> dict[str, float] | None:
+    """The probabilities of all labels, adding up to one; None when the answer is no distribution over them."""
+    told = result.get("odds") if isinstance(result, dict) else None
+    if not isinstance(told, dict) or not told.keys() <= set(branch.labels):
+        return None
+    odds = {label: told.get(label, 0.0) for label in branch.labels}
+    numbers = {label: float(value) for label, value in odds.items() if isinstance(value, int | float) and value >= 0}
+    total = sum(numbers.values())
+    return (
+        {label: value / total for label, value in numbers.items()} if len(numbers) == len(odds) and total > 0 else None
+    )
+
+
+def _sample(odds: Mapping[str, float], seed: UUID) -> str:
+    number = random.Random(int.from_bytes(hashlib.sha256(seed.bytes).digest()[:8], "big"))
+    return number.choices(list(odds), weights=list(odds.values()))[0]
+
+
+def _chosen(label: str, *, by: str, odds: Mapping[str, float] | None = None, seed: UUID | None = None) -> End:
+    result: dict[str, JsonValue] = {"label": label, "chosen_by": by}
+    if odds is not None:
+        result["odds"] = dict(odds)
+    if seed is not None:
+        result["seed"] = str(seed)
+    return End(outcome="succeeded", result=result, label=label)
+
+
+def _chooser(step: Step, branch: Branch, tier: Tier | None) -> Step:
+    if branch.script is not None:
+        return _child(step, "choose", kind="script", script=branch.script, arguments=step.arguments, after=step.after)
+    arguments: dict[str, JsonValue] = {**step.arguments, "labels": list(branch.labels)}
+    return _child(
+        step,
+        str(tier),
+        kind="agent",
+        role=branch.role,
+        tier=tier,
+        instruction=step.instruction,
+        arguments=arguments,
+        after=step.after,
+    )
+
+
+def _next_chooser(step: Step, branch: Branch, *, asked: Sequence[str]) -> Step:
+    for tier in TIERS_OF_BRANCH:
+        if tier not in asked:
+            return _chooser(step, branch, tier)
+    question = step.instruction or step.title or f"Which way does {step.key} go on?"
+    return _child(step, ASK_PERSON, kind="gate", instruction=question, options=branch.labels)
+
+
+# --- map --------------------------------------------------------------------------------------------------------------
+
+
+def _map(step: Step, mapping: Map, children: Sequence[Child], given: Mapping[str, JsonValue]) -> Grow | End | None:
+    source = _referred_to(mapping.items)
+    items = mapping.items if source is None else given.get(source)
+    if not isinstance(items, list):
+        return End(outcome="failed", error=f"the items of {step.key!r} are no list but {type(items).__name__}")
+    if not items:
+        return End(outcome="succeeded", result=[])
+    if not children:
+        return Grow(add=tuple(_of_items(step, mapping, items)))
+    size = len(mapping.body)
+    bodies = [children[start : start + size] for start in range(0, len(children), size)]
+    failed = [body for body in bodies if any(child.status in {"failed", "cancelled"} for child in body)]
+    if len(failed) > mapping.tolerated_failures:
+        first = next(child for body in failed for child in body if child.has_failed)
+        return End(outcome="failed", error=f"{len(failed)} of {len(items)} items failed: {first.name}: {first.error}")
+    if not all(child.has_ended for child in children):
+        return None
+    results: list[JsonValue] = [body[-1].result if body[-1].status == "succeeded" else None for body in bodies]
+    return End(outcome="succeeded", result=results)
+
+
+def _referred_to(value: JsonValue) -> str | None:
+    """The step whose result the value stands for."""
+    return str(value[RESULT_OF]) if isinstance(value, dict) and value.keys() == {RESULT_OF} else None
+
+
+def _of_items(step: Step, mapping: Map, items: Sequence[JsonValue]) -> list[Step]:
+    """Children of all items; with `max_parallel`, that many lanes in which one item waits for the one before."""
+    width = mapping.max_parallel or len(items)
+    last = mapping.body[-1].key
+    return [
+        _templated(
+            step,
+            template,
+            prefix=str(index),
+            # The item before in its lane, however it ended.
+            entry_after=() if index < width else (f"{step.key}/{index - width}/{last}",),
+            item=item,
+        )
+        for index, item in enumerate(items)
+        for template in mapping.body
+    ]
+
+
+# --- repeat -----------------------------------------------------------------------------------------------------------
+
+
+def _repeat(step: Step, repeat: Repeat, children: Sequence[Child]) -> Grow | End | None:
+    size = len(repeat.body)
+    if not children:
+        return Grow(add=_round(step, repeat, 1))
+    if not all(child.has_ended for child in children):
+        return None
+    rounds_run = len(children) // size
+    newest = children[-size:]
+    broken = next((child for child in newest if child.status in {"failed", "cancelled"}), None)
+    if broken is not None:
+        return End(outcome="failed", error=f"round {rounds_run}: {broken.name} failed: {broken.error}")
+    verdict = next(child for child in newest if child.name == f"{rounds_run}/{repeat.until}")
+    commits = [child.commit for child in newest if child.commit is not None]
+    if _passed(verdict.result):
+        result: JsonValue = {"rounds": rounds_run, "passed": True, "verdict": verdict.result}
+        return End(outcome="succeeded", result=result, commit=commits[-1] if commits else None)
+    if rounds_run >= repeat.max_rounds:
+        return End(outcome="failed", error=f"{repeat.until} did not pass in {rounds_run} rounds")
+    return Grow(add=_round(step, repeat, rounds_run + 1))
+
+
+def _passed(verdict: JsonValue) -> bool:
+    return verdict.get("passed") is True if isinstance(verdict, dict) else verdict is True
+
+
+def _round(step: Step, repeat: Repeat, number: int) -> tuple[Step, ...]:
+    """One round; what begins it is given what the round before ended with."""
+    depended_on = {key for template in repeat.body for key in template.after}
+    ends = [template.key for template in repeat.body if template.key not in depended_on]
+    before = () if number == 1 else tuple(f"{step.key}/{number - 1}/{key}" for key in ends)
+    return tuple(_templated(step, template, prefix=str(number), entry_after=before) for template in repeat.body)
+
+
+# --- merge ------------------------------------------------------------------------------------------------------------
+
+
+def _merge(step: Step, merge: Merge, children: Sequence[Child]) -> Grow | End | None:
+    if not children:
+        return Grow(add=(_child(step, "try", kind="script", script=MERGE_SCRIPT, pool="coding", after=step.after),))
+    newest = children[-1]
+    if not newest.has_ended:
+        return None
+    if newest.has_failed:
+        return End(outcome="failed", error=newest.error)
+    conflicts = newest.result.get("conflicts") if isinstance(newest.result, dict) else None
+    if not conflicts:
+        return End(outcome="succeeded", result=newest.result, commit=newest.commit)
+    if merge.role is None:
+        names = ", ".join(str(name) for name in conflicts) if isinstance(conflicts, list) else str(conflicts)
+        return End(outcome="failed", error=f"the parallel changes conflict in {names}, and no role resolves that")
+    resolve = _child(
+        step,
+        "resolve",
+        kind="agent",
+        role=merge.role,
+        pool="coding",
+        instruction=step.instruction or "Resolve the conflict markers so that both changes keep their meaning.",
+        arguments={"conflicts": conflicts},
+        after=(newest.step.key,),
+    )
+    return Grow(add=(resolve,))
+
+
+# --- children ---------------------------------------------------------------------------------------------------------
+
+
+def _child(step: Step, name: str, **fields: object) -> Step:
+    # What its parent waited for has come, or will not: it reads what there is.
+    values = {"pool": step.pool, "join": "settled", **fields, "key": f"{step.key}/{name}", "parent": step.key}
+    return Step.model_validate(values)
+
+
+def _templated(
+    step: Step, template: Step, *, prefix: str, entry_after: tuple[str, ...] = (), item: JsonValue = None
+) -> Step:
+    """A template of a body as a step of the plan."""
+
+    def placed(key: str) -> str:
+        return f"{step.key}/{prefix}/{key}"
+
+    names = {inner.key for inner in step.body}
+    return template.model_copy(
+        update={
+            "key": placed(template.key),
+            "parent": step.key,
+            "after": tuple(placed(key) for key in template.after) or (*step.after, *entry_after),
+            "when": {placed(key): label for key, label in template.when.items()},
+            # What its parent waited for has come, or will not; the item before it in its lane may have failed.
+            "join": template.join if template.after else "settled",
+            "arguments": {
+                name: _filled(value, item=item, placed=lambda key: placed(key) if key in names else key)
+                for name, value in template.arguments.items()
+            },
+        }
+    )
+
+
+def _filled(value: JsonValue, *, item: JsonValue, placed: Callable[[str], str]) -> JsonValue:
+    if isinstance(value, dict):
+        if value.keys() == {ITEM}:
+            return item
+        if (source := _referred_to(value)) is not None:
+            return {RESULT_OF: placed(source)}
+        return {name: _filled(inner, item=item, placed=placed) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_filled(inner, item=item, placed=placed) for inner in value]
+    return value
