@@ -110,7 +110,8 @@ class Client:
         A goal without a plan is decomposed by the planner. `workspace`: path or URL of a git repository, audited at its
         HEAD. With `connection` (psycopg, SQLAlchemy) the run exists if and only if the caller's transaction commits.
         A second submit with the same `idempotency_key` gives the first one's run. Raises `UserError` for a request
-        that is wrong, `Unavailable` when Postgres does not answer; in both cases nothing is left behind.
+        that is wrong, `Unavailable` when Postgres does not answer; in both cases nothing is left behind, unless
+        Postgres broke off at the commit itself: then only a second submit with the same key tells.
         """
         goal = check_goal(goal) if plan is None else goal.strip()
         chosen = plan or goal_plan(with_workspace=workspace is not None)
@@ -134,10 +135,7 @@ class Client:
             if connection is not None:
                 _enqueue(connection, self.tenant, request)
                 return RunHandle(self, run_id)
-            with self.session() as session:
-                accepted = runs.accept(
-                    session, self.tenant, request, procedural.load_roles(self.settings.roles).values()
-                )
+            accepted = self._accept(request)
         if accepted != run_id:
             self._forget_import(run_id)
         self.ring(accepted)
@@ -224,6 +222,31 @@ class Client:
             self._celery = broker.make_app(self.settings, self._redis_url or endpoints.redis_url(self.settings))
         return self._celery
 
+    def _accept(self, request: RunRequest) -> UUID:
+        """Commit the request; after a commit whose reply is lost, once more: a run of this id is made once."""
+        try:
+            return self._accept_once(request)
+        except _ReplyLost as lost:
+            try:
+                return self._accept_once(request)
+            except Unavailable:
+                raise lost from None
+
+    def _accept_once(self, request: RunRequest) -> UUID:
+        installed = procedural.load_roles(self.settings.roles).values()
+        is_committing = False
+        try:
+            with self.session() as session:
+                accepted = runs.accept(session, self.tenant, request, installed)
+                is_committing = True
+        except Unavailable as error:
+            if not is_committing:
+                raise
+            raise _ReplyLost(
+                f"{error} The run may have been accepted all the same: submit it again with the same idempotency key."
+            ) from error
+        return accepted
+
     @contextmanager
     def _imported(self, workspace: str | Path | None, run_id: UUID) -> Iterator[WorkspaceRef | None]:
         """The workspace among the artifacts, removed again when the block raises."""
@@ -243,12 +266,19 @@ class Client:
                 uncommitted=imported.uncommitted,
                 submodules=imported.submodules,
             )
+        except _ReplyLost:
+            # The run may be there, and then it needs what was imported for it.
+            raise
         except BaseException:
             self._forget_import(run_id)
             raise
 
     def _forget_import(self, run_id: UUID) -> None:
         shutil.rmtree(self._artifacts.repository(run_id), ignore_errors=True)
+
+
+class _ReplyLost(Unavailable):
+    """Postgres broke off at the commit of a request: nobody knows whether the run was made."""
 
 
 class RunHandle:

@@ -354,7 +354,7 @@ def explain(session: Session, run_id: UUID) -> list[tuple[str, str]]:
                 f"start workers of version {step.schema_version}"
             )
         elif (pool := SOLO if step.solo else step.pool) not in slots:
-            gone = "no live process any more" if pool in known else "never had a process"
+            gone = "no live process any more" if pool in known else "no process"
             why = f"pool {pool!r} has {gone}; start one"
         elif step.status == "queued":
             why = f"queued for pool {pool!r} ({slots[pool]} slots)"

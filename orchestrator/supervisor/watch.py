@@ -16,6 +16,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from chargehand.memory import procedural
 from chargehand.memory.database import bind_tenant
+from chargehand.memory.tables import JournalRow
 from chargehand.orchestrator import runs
 from chargehand.orchestrator.facts import SCHEMA_VERSION, StepFinished, StepRecovered, StepWaiting
 from chargehand.orchestrator.recovery import RETURN, SILENCE, Cause, Evidence, cause_of, judge
@@ -35,6 +36,8 @@ BATCH = 100
 # A message that nobody claims is sent again after 1, 2, 4 and then every 8 times `unclaimed_seconds`: a pool that comes
 # back with its queue gone must not wait for minutes.
 MAX_BACKOFF = 8
+# A solo pool that is restarted is back within this.
+SOLO_PATIENCE_SECONDS = 60.0
 HUMAN_OPTIONS = ("retry", "skip", "abort")
 # A step's deadline counts from its first claim.
 STARTED = ("running", "waiting", "ready", "queued")
@@ -67,6 +70,7 @@ def watch(engine: Engine, settings: Settings, *, queue_length: Callable[[str], i
     none: list[UUID] = []
     accepted = _isolated(lambda: accept_submissions(engine, settings), none)
     recovered = _isolated(lambda: recover(engine, settings), 0)
+    _isolated(lambda: release_from_solo(engine), 0)
     woken = _isolated(lambda: wake(engine), none)
     return Round(
         recovered=recovered,
@@ -201,6 +205,33 @@ def _recover_step(session: Session, row: StepRow, settings: Settings, *, cause: 
     _unchain_followers(session, row)
     session.flush()
     runs.ring(session, row.tenant, row.run)
+
+
+def release_from_solo(engine: Engine) -> int:
+    """Let steps that were to run alone go back to their own pools once no solo pool is there any more."""
+    with Session(engine) as session, session.begin():
+        if live_slots(session).get(SOLO):
+            return 0
+        written = (
+            select(JournalRow.at)
+            .where(JournalRow.run == StepRow.run, JournalRow.step == StepRow.id, JournalRow.seq == StepRow.head_seq)
+            .scalar_subquery()
+        )
+        rows = session.scalars(
+            select(StepRow)
+            .join(RunRow, RunRow.id == StepRow.run)
+            .where(StepRow.status.in_(("ready", "queued")), StepRow.solo, _is_ours())
+            .where(func.extract("epoch", func.clock_timestamp() - written) > SOLO_PATIENCE_SECONDS)
+            .order_by(StepRow.run, StepRow.ordinal)
+            .limit(BATCH)
+            .with_for_update(skip_locked=True, key_share=True, of=StepRow)
+        ).all()
+        for row in rows:
+            # Its next crash is put before a person: it stays counted.
+            row.solo, row.status = False, "ready"
+            _unchain_followers(session, row)
+            log.warning("no solo pool", extra={"step_id": str(row.id), "crashes": row.crashes})
+        return len(rows)
 
 
 def _unchain_followers(session: Session, row: StepRow) -> None:

@@ -250,7 +250,7 @@ def _taken_up(case: Case, tenure: Tenure, after: float) -> float | None:
 
 
 def _last_disturbance(case: Case, strike: Strike, run: Run, again: float) -> float:
-    others = [other.until for other in case.evidence.strikes if strike.at <= other.at < again]
+    others = [other.until for other in case.evidence.strikes if other.at < again and other.until >= strike.at]
     resumed = [seconds(row.at) for row in case.of_run(run) if row.kind == "run.resumed"]
     return min(again, max([strike.at, *others, *(at for at in resumed if strike.at <= at < again)]))
 

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import re
-import threading
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,7 +25,9 @@ BITE_PAUSE_SECONDS = 0.05
 # A guard that fails must not cost the machine its memory.
 MOST_EATEN_BYTES = 2_000_000_000
 # Doubles its time with every letter, and holds the interpreter's lock all the while.
-CATASTROPHIC = re.compile(r"(?:a|a)+$")
+CATASTROPHIC = re.compile(r"(a+)+$")
+# Some tens of milliseconds.
+CALIBRATING_LETTERS = 18
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,55 +51,60 @@ def knock(context: ScriptContext, name: str) -> None:
     ledger().knock(context.run_id, context.step_key, context.idempotency_key, name=name)
 
 
+def wait_at(door: str) -> None:
+    """Stand before a door until the test opens it."""
+    deadline = time.monotonic() + HELD_SECONDS
+    while not ledger().is_open(door):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"Nobody opened {door!r}.")
+        time.sleep(LOOK_SECONDS)
+
+
 # --- what takes its worker down ---------------------------------------------------------------------------------------
 
 
 @script(name="segfault", effect="idempotent")
-def segfault(context: ScriptContext) -> JsonValue:
+def segfault(context: ScriptContext, *, door: str) -> JsonValue:
     """Read where nothing is."""
     knock(context, "segfault")
+    wait_at(door)
     return ctypes.string_at(0).decode()
 
 
 @script(name="vanish", effect="idempotent")
-def vanish(context: ScriptContext) -> JsonValue:
+def vanish(context: ScriptContext, *, door: str) -> JsonValue:
     """End the process without a word: no handler, no `finally`, exit code 0."""
     knock(context, "vanish")
+    wait_at(door)
     os._exit(0)
 
 
 @script(name="devour", effect="idempotent")
-def devour(context: ScriptContext) -> JsonValue:
+def devour(context: ScriptContext, *, door: str) -> JsonValue:
     """Eat memory until somebody ends it."""
     knock(context, "devour")
-    eaten: list[bytearray] = []
+    wait_at(door)
+    eaten: list[bytes] = []
     while len(eaten) * BITE_BYTES < MOST_EATEN_BYTES:
-        eaten.append(bytearray(os.urandom(1)) * BITE_BYTES)
+        eaten.append(b"x" * BITE_BYTES)
         time.sleep(BITE_PAUSE_SECONDS)
     return len(eaten)
 
 
 @script(name="hog", effect="idempotent")
-def hog(context: ScriptContext, *, seconds: float) -> JsonValue:
-    """Hold the interpreter's lock for at least `seconds`, at most about twice that, with one match of an expression."""
+def hog(context: ScriptContext, *, door: str, seconds: float) -> JsonValue:
+    """Hold the interpreter's lock for at least `seconds`, and about twice that at most, with one match."""
     knock(context, "hog")
-    letters = 18
-    # The machine's own speed, so that the match is as long on a fast one as on a slow one.
-    began = time.perf_counter()
-    CATASTROPHIC.match("a" * letters + "b")
-    letters += math.ceil(math.log2(seconds / (time.perf_counter() - began)))
+    wait_at(door)
+    # The machine's own speed, undisturbed, so that the match is as long on a fast one as on a slow one.
+    unit_seconds = min(_match_seconds(CALIBRATING_LETTERS) for _ in range(3))
+    return _match_seconds(CALIBRATING_LETTERS + math.ceil(math.log2(seconds / unit_seconds)))
+
+
+def _match_seconds(letters: int) -> float:
     began = time.perf_counter()
     CATASTROPHIC.match("a" * letters + "b")
     return time.perf_counter() - began
-
-
-@script(name="linger", effect="idempotent")
-def linger(context: ScriptContext, *, seconds: float) -> JsonValue:
-    """Be at work beside whatever happens in this process, then succeed."""
-    knock(context, "linger")
-    time.sleep(seconds)
-    ledger().take_effect(context.run_id, context.step_key, context.idempotency_key, name="linger")
-    return {"thread": threading.get_ident()}
 
 
 # --- workspaces -------------------------------------------------------------------------------------------------------
@@ -118,11 +124,7 @@ def draft(context: ScriptContext, *, door: str) -> Drafted:
     workspace = context.open_workspace()
     (workspace.path / "draft.txt").write_text(str(os.getpid()))
     knock(context, "draft")
-    deadline = time.monotonic() + HELD_SECONDS
-    while not ledger().is_open(door):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"Nobody opened {door!r}.")
-        time.sleep(LOOK_SECONDS)
+    wait_at(door)
     commit = workspace.commit("Draft")
     ledger().take_effect(context.run_id, context.step_key, context.idempotency_key, name="draft")
     return Drafted(written_by=os.getpid(), commit=commit)

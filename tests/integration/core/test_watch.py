@@ -200,6 +200,68 @@ def test_after_two_crashes_a_step_runs_alone_and_after_two_more_a_person_is_aske
     assert house.drift(run_id) == []
 
 
+def marked_solo(house: "House") -> "UUID":
+    """A step that crashed twice and was to run alone, when the solo pool went away."""
+    house.open_pool(SOLO, slots=1)
+    run_id = house.start(script("a"))
+    for _ in range(2):
+        crash(house, run_id, "a")
+    house.execute("DELETE FROM pools WHERE pool = 'solo'")
+    assert house.row(run_id, "a").solo
+    return run_id
+
+
+def test_a_step_does_not_wait_for_ever_for_a_solo_pool_that_went_away(
+    house: "House", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = marked_solo(house)
+    house.watch()
+    house.admit()
+    assert (house.row(run_id, "a").status, house.row(run_id, "a").solo) == ("ready", True), "it may be restarted"
+
+    monkeypatch.setattr(watch, "SOLO_PATIENCE_SECONDS", 0)
+    house.watch()
+    crash(house, run_id, "a")
+
+    row = house.row(run_id, "a")
+    assert (row.status, row.wait_reason, row.crashes) == ("waiting", "human", 3), (
+        "among others it gets no fourth chance"
+    )
+
+
+def test_what_a_person_decided_is_carried_out_without_the_solo_pool(
+    house: "House", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = marked_solo(house)
+    house.open_pool(SOLO, slots=1)
+    for _ in range(2):
+        crash(house, run_id, "a", solo_pool=True)
+    with house.as_tenant() as session:
+        [asked] = views.escalations(session, run_id)
+        runs.answer(session, house.tenant, run_id=run_id, step=asked.step_id, wait_id=asked.wait_id, choice="skip")
+    house.execute("DELETE FROM pools WHERE pool = 'solo'")
+    monkeypatch.setattr(watch, "SOLO_PATIENCE_SECONDS", 0)
+    house.watch()
+    house.watch()
+    house.admit()
+    assert house.deliver(run_id, "a") == "go_on"
+    assert house.row(run_id, "a").status == "succeeded"
+
+
+def test_a_step_keeps_its_mark_while_the_solo_pool_is_there(house: "House", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "SOLO_PATIENCE_SECONDS", 0)
+    run_id = marked_solo(house)
+    house.open_pool(SOLO, slots=1)
+    house.watch()
+    assert house.row(run_id, "a").solo
+
+
+def test_a_person_is_told_that_a_step_waits_for_a_solo_pool(house: "House") -> None:
+    run_id = marked_solo(house)
+    with house.as_tenant() as session:
+        assert views.explain(session, run_id) == [("a", "pool 'solo' has no process; start one")]
+
+
 def test_without_a_solo_pool_a_person_is_asked_after_the_third_crash(house: "House") -> None:
     run_id = house.start(script("a"))
     for _ in range(3):
