@@ -7,6 +7,7 @@ whoever decides twice appends once.
 
 import hashlib
 import random
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -191,16 +192,24 @@ def _map(step: Step, mapping: Map, children: Sequence[Child], given: Mapping[str
         return End(outcome="succeeded", result=[])
     if not children:
         return Grow(add=tuple(_of_items(step, mapping, items)))
-    size = len(mapping.body)
-    bodies = [children[start : start + size] for start in range(0, len(children), size)]
-    failed = [body for body in bodies if any(child.status in {"failed", "cancelled"} for child in body)]
+    bodies = [of_item for _, of_item in sorted(_by_number(children).items())]
+    failed = [body for body in bodies if any(child.status in {"failed", "cancelled"} for child in body.values())]
     if len(failed) > mapping.tolerated_failures:
-        first = next(child for body in failed for child in body if child.has_failed)
+        first = next(child for body in failed for child in body.values() if child.has_failed)
         return End(outcome="failed", error=f"{len(failed)} of {len(items)} items failed: {first.name}: {first.error}")
     if not all(child.has_ended for child in children):
         return None
-    results: list[JsonValue] = [body[-1].result if body[-1].status == "succeeded" else None for body in bodies]
-    return End(outcome="succeeded", result=results)
+    lasts = [body[mapping.body[-1].key] for body in bodies]
+    return End(outcome="succeeded", result=[last.result if last.status == "succeeded" else None for last in lasts])
+
+
+def _by_number(children: Sequence[Child]) -> dict[int, dict[str, Child]]:
+    """The children of each item or round, by the keys of their templates."""
+    numbered: dict[int, dict[str, Child]] = defaultdict(dict)
+    for child in children:
+        number, _, key = child.name.partition("/")
+        numbered[int(number)][key] = child
+    return numbered
 
 
 def _referred_to(value: JsonValue) -> str | None:
@@ -230,24 +239,25 @@ def _of_items(step: Step, mapping: Map, items: Sequence[JsonValue]) -> list[Step
 
 
 def _repeat(step: Step, repeat: Repeat, children: Sequence[Child]) -> Grow | End | None:
-    size = len(repeat.body)
     if not children:
         return Grow(add=_round(step, repeat, 1))
     if not all(child.has_ended for child in children):
         return None
-    rounds_run = len(children) // size
-    newest = children[-size:]
-    broken = next((child for child in newest if child.status in {"failed", "cancelled"}), None)
+    number, newest = max(_by_number(children).items())
+    broken = next((child for child in newest.values() if child.status in {"failed", "cancelled"}), None)
     if broken is not None:
-        return End(outcome="failed", error=f"round {rounds_run}: {broken.name} failed: {broken.error}")
-    verdict = next(child for child in newest if child.name == f"{rounds_run}/{repeat.until}")
-    commits = [child.commit for child in newest if child.commit is not None]
-    if _passed(verdict.result):
-        result: JsonValue = {"rounds": rounds_run, "passed": True, "verdict": verdict.result}
-        return End(outcome="succeeded", result=result, commit=commits[-1] if commits else None)
-    if rounds_run >= repeat.max_rounds:
-        return End(outcome="failed", error=f"{repeat.until} did not pass in {rounds_run} rounds")
-    return Grow(add=_round(step, repeat, rounds_run + 1))
+        return End(outcome="failed", error=f"round {number}: {broken.name} failed: {broken.error}")
+    verdict = newest[repeat.until].result
+    commits = [newest[template.key].commit for template in repeat.body]
+    if _passed(verdict):
+        return End(
+            outcome="succeeded",
+            result={"rounds": number, "passed": True, "verdict": verdict},
+            commit=next((commit for commit in reversed(commits) if commit is not None), None),
+        )
+    if number >= repeat.max_rounds:
+        return End(outcome="failed", error=f"{repeat.until} did not pass in {number} rounds")
+    return Grow(add=_round(step, repeat, number + 1))
 
 
 def _passed(verdict: JsonValue) -> bool:

@@ -1,13 +1,17 @@
 """One round of a run: what its steps, as they stand now, make possible; pure."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 from uuid import UUID
 
-from chargehand.orchestrator.plan import Join
+from chargehand.orchestrator.plan import CONTROL_KINDS, Join
 from chargehand.orchestrator.transitions import RUN_ENDINGS, STEP_ENDINGS, settle
 
+FAILURES = frozenset({"failed", "cancelled"})
+# No message is sent for these.
+UNATTENDED = CONTROL_KINDS | {"gate"}
 # How far a step is on its way to a worker is not the reducer's concern.
 ON_THE_WAY = frozenset({"pending", "ready", "queued", "chained"})
 
@@ -26,6 +30,10 @@ class Place:
     """Its role or its script."""
     join: Join
     after: tuple[UUID, ...]
+    when: Mapping[UUID, str] = field(default_factory=dict)
+    """Of branches among them: the label under which this way is taken."""
+    parent: UUID | None = None
+    """The control step that appended it and stands for it."""
 
 
 class Standing(NamedTuple):
@@ -38,6 +46,8 @@ class Standing(NamedTuple):
     patched: bool
     """Its end was looked at for a patch of the plan."""
     reserved_microusd: int
+    label: str | None = None
+    """The way that a branch took."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +58,12 @@ class Round:
     """Now pending or chained, may go to a worker."""
     gates: tuple[UUID, ...] = ()
     """Pending, may be put before a person."""
+    opened: tuple[UUID, ...] = ()
+    """Branches, maps, repeats and merges that begin: they append their first children."""
+    to_look_at: tuple[UUID, ...] = ()
+    """Those under way whose children may let them go on."""
+    to_cancel: Mapping[UUID, str] = field(default_factory=dict)
+    """Steps that nobody needs any more → why."""
     skipped: tuple[UUID, ...] = ()
     to_anchor: tuple[UUID, ...] = ()
     """Ended since the last round: the heads of their streams go into the run's."""
@@ -69,23 +85,79 @@ def decide(places: Mapping[UUID, Place], standings: Mapping[UUID, Standing], *, 
     status = {
         step: "open" if standing.status in ON_THE_WAY else standing.status for step, standing in standings.items()
     }
-    found = settle(places, status)
+    labels = {step: standing.label for step, standing in standings.items() if standing.label is not None}
+    found = settle(places, status, labels)
     skipped = tuple(step for step in places if step in found.skipped) if found.skipped else ()
     to_anchor = _to_anchor(standings, found.skipped)
     if found.outcome is not None:
         return Round(skipped=skipped, to_anchor=to_anchor, to_charge=_to_charge(standings), outcome=found.outcome)
+    to_cancel = _not_needed(places, standings, found.ready, found.skipped)
     if run_status != "running":
-        return Round(skipped=skipped, to_anchor=to_anchor)
-    started = [step for step in found.ready if standings[step].status in {"pending", "chained"}]
+        return Round(skipped=skipped, to_anchor=to_anchor, to_cancel=to_cancel)
+    started = [step for step in found.ready - to_cancel.keys() if standings[step].status in {"pending", "chained"}]
     started.sort(key=lambda step: places[step].ordinal)
-    ready = tuple(step for step in started if places[step].kind != "gate")
+    ready = tuple(step for step in started if places[step].kind not in UNATTENDED)
     return Round(
         ready=ready,
         gates=tuple(step for step in started if places[step].kind == "gate"),
+        opened=tuple(step for step in started if places[step].kind in CONTROL_KINDS),
+        to_look_at=_to_look_at(places, standings),
         skipped=skipped,
         to_anchor=to_anchor,
+        to_cancel=to_cancel,
         may_admit=bool(ready) or any(standings[step].status == "ready" for step in found.ready),
     )
+
+
+def _to_look_at(places: Mapping[UUID, Place], standings: Mapping[UUID, Standing]) -> tuple[UUID, ...]:
+    """Control steps under way with no open child, or with one that did not succeed."""
+    children: dict[UUID, list[str]] = defaultdict(list)
+    for step, place in places.items():
+        if place.parent is not None:
+            children[place.parent].append(standings[step].status)
+    return tuple(
+        step
+        for step, statuses in children.items()
+        if standings[step].status == "waiting"
+        and places[step].kind in CONTROL_KINDS
+        and (STEP_ENDINGS.issuperset(statuses) or not FAILURES.isdisjoint(statuses))
+    )
+
+
+def _not_needed(
+    places: Mapping[UUID, Place],
+    standings: Mapping[UUID, Standing],
+    ready: Collection[UUID],
+    skipped: Collection[UUID],
+) -> dict[UUID, str]:
+    """Live steps whose result nobody waits for: the losers of an `any` join, and children of a step that is over."""
+    first_wins = {
+        step
+        for step, place in places.items()
+        if place.join == "any" and place.after and (step in ready or standings[step].status not in ON_THE_WAY)
+    }
+    if not first_wins and not any(place.parent is not None for place in places.values()):
+        return {}
+    after: dict[UUID, list[UUID]] = defaultdict(list)
+    for step, place in places.items():
+        for predecessor in place.after:
+            after[predecessor].append(step)
+    unwanted: dict[UUID, str] = {}
+    # Backwards, so that what waits for a step is decided before it; a parent stands before its children, so twice.
+    for _ in range(2):
+        for step in reversed(list(places)):
+            if step in unwanted or step in skipped or standings[step].status in STEP_ENDINGS:
+                continue
+            parent = places[step].parent
+            waiting = after[step]
+            if parent is not None and (parent in unwanted or standings[parent].status in STEP_ENDINGS):
+                unwanted[step] = f"{places[parent].key!r} is over"
+            elif waiting and all(one in first_wins or one in unwanted for one in waiting):
+                winner = next((one for one in waiting if one in first_wins), None)
+                unwanted[step] = (
+                    f"{places[winner].key!r} goes on with another" if winner is not None else unwanted[waiting[0]]
+                )
+    return unwanted
 
 
 def _to_anchor(standings: Mapping[UUID, Standing], skipped: frozenset[UUID]) -> tuple[UUID, ...]:

@@ -332,25 +332,28 @@ def cancel(session: Session, tenant: UUID, run_id: UUID, *, reason: str = "cance
 
 def end_run(session: Session, run: RunRow, *, outcome: str, reason: str) -> None:
     """Close every step and the run itself."""
+    facts = cancel_steps(session, live_steps(session, run.id), reason=reason)
+    facts.append(RunFinished.model_validate({"outcome": outcome, "reason": reason}))
+    record(session, run.tenant, run.id, facts)
+    run.status, run.reason = outcome, reason
+    run.finished_at = func.clock_timestamp()
+    ring(session, run.tenant, run.id)
+
+
+def cancel_steps(session: Session, rows: Sequence[StepRow], *, reason: str) -> list[Fact]:
+    """End these live steps of one run, which the caller has locked; gives what the run's stream is to be told."""
     unclaimed: list[UUID] = []
-    rows = live_steps(session, run.id)
     for row in rows:
         if row.status in {"running", "waiting"}:
             record_in_step(session, row, [StepFinished(outcome="cancelled", error=reason)])
         else:
             unclaimed.append(row.id)
-        row.status = "cancelled"
+        # A queued step's message, and its followers' in a chain, find nothing to claim.
+        row.status, row.chain = "cancelled", None
         row.lease_until = row.holder = row.wait_id = row.halt = None
         row.finished_at = func.clock_timestamp()
-    facts: list[Fact] = []
-    if unclaimed:
-        facts.append(StepsSkipped(steps=tuple(unclaimed), outcome="cancelled", reason=reason))
-    facts.append(RunFinished.model_validate({"outcome": outcome, "reason": reason}))
     return_allotments(session, rows)
-    record(session, run.tenant, run.id, facts)
-    run.status, run.reason = outcome, reason
-    run.finished_at = func.clock_timestamp()
-    ring(session, run.tenant, run.id)
+    return [StepsSkipped(steps=tuple(unclaimed), outcome="cancelled", reason=reason)] if unclaimed else []
 
 
 def pause(session: Session, tenant: UUID, run_id: UUID, *, reason: str = "") -> bool:

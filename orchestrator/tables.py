@@ -35,6 +35,7 @@ STEP_STATUSES = (
     "failed",
     "cancelled",
     "skipped",
+    "superseded",
 )
 
 # Rewritten often: room on the page keeps the updates off the indexes.
@@ -136,6 +137,8 @@ class StepRow(Base):
     spent_microusd: Mapped[int] = mapped_column(BigInteger, server_default="0")
     returned_microusd: Mapped[int] = mapped_column(BigInteger, server_default="0")
     """What the last finish or wait gave back; written by the statement that gives it."""
+    label: Mapped[str | None] = mapped_column(Text)
+    """The way that a branch took."""
     anchored: Mapped[bool] = mapped_column(server_default=sql("false"))
     patched: Mapped[bool] = mapped_column(server_default=sql("false"))
     """The patch it ended with was applied."""

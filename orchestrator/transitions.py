@@ -280,9 +280,9 @@ def settle(
 ) -> Settlement:
     """Which steps may run, which never will, and whether the run is over.
 
-    `places` in plan order, which is topological; `status` as a `StepStatus`; `labels`: the way that ended branches
-    chose. A step waits for *all* its predecessors that are reached to succeed, for *any* of them, or (`settled`) for all
-    to end in whatever way. One that cannot run any more is skipped, and so is what depends on it. The run succeeds when
+    `places` in plan order, which is topological; `status` as a `StepStatus`; `labels`: the ways that branches took.
+    A step waits for *all* its predecessors that are reached to succeed, for *any* of them, or (`settled`) for all to
+    end in whatever way. One that cannot run any more is skipped, and so is what depends on it. The run succeeds when
     every step that nothing depends on succeeded, or was not reached; a step's parent stands for it.
     """
     fate: dict[UUID, Fate] = {}
@@ -307,15 +307,13 @@ def settle(
         is_over = is_over and current in STEP_ENDINGS
     if not is_over:
         return Settlement(ready=frozenset(ready), skipped=frozenset(skipped), outcome=None)
-    depended_on = {
-        predecessor for identity, place in places.items() if fate[identity] != "superseded" for predecessor in place.after
-    }
-    ends = [
-        fate[identity]
-        for identity, place in places.items()
-        if identity not in depended_on and place.parent is None and fate[identity] != "superseded"
-    ]
-    succeeded = all(end in ("succeeded", "unreached") for end in ends) and "succeeded" in ends
+    counting = {identity: place for identity, place in places.items() if fate[identity] != "superseded"}
+    depended_on = {predecessor for place in counting.values() for predecessor in place.after}
+    succeeded = all(
+        fate[identity] in ("succeeded", "unreached")
+        for identity, place in counting.items()
+        if identity not in depended_on and place.parent is None
+    )
     return Settlement(ready=frozenset(), skipped=frozenset(skipped), outcome="succeeded" if succeeded else "failed")
 
 

@@ -63,12 +63,11 @@ def drift(session: Session, run_id: UUID) -> list[str]:
         if step is None:
             continue
         status = "open" if row.status in on_the_way else row.status
-        tables = (status, row.epoch, row.head_seq, row.spent_microusd + row.reserved_microusd)
+        tables = (status, row.epoch, row.head_seq, row.label, row.spent_microusd + row.reserved_microusd)
         told_money = step.spent_microusd + sum(step.reserved.values())
-        if tables != (step.status, step.epoch, step.seq, told_money):
-            differences.append(
-                f"step {row.key!r}: tables {tables}, journal {(step.status, step.epoch, step.seq, told_money)}"
-            )
+        told_of_step = (step.status, step.epoch, step.seq, step.label, told_money)
+        if tables != told_of_step:
+            differences.append(f"step {row.key!r}: tables {tables}, journal {told_of_step}")
     budget = session.get(BudgetRow, run_id, populate_existing=True)
     if budget is not None:
         allotted = sum(row.allotment_microusd for row in rows)

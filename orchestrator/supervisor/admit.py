@@ -12,7 +12,7 @@ from chargehand.orchestrator import admission, canvas
 from chargehand.orchestrator.admission import Candidate
 from chargehand.orchestrator.canvas import Emission, Node, Pack
 from chargehand.orchestrator.plan import POOLS
-from chargehand.orchestrator.rounds import Place, Standing
+from chargehand.orchestrator.rounds import UNATTENDED, Place, Standing
 from chargehand.orchestrator.supervisor.graphs import Graphs, standings
 
 # A pool that has not been heard of for this many of its heartbeats is gone.
@@ -175,7 +175,11 @@ def _emit(session: Session, run_id: UUID, run: _Run, candidates: Sequence[Candid
     followable = {
         step
         for step, standing in run.standings.items()
-        if standing.status == "pending" and not standing.solo and run.places[step].kind != "gate"
+        if standing.status == "pending"
+        and not standing.solo
+        and run.places[step].kind not in UNATTENDED
+        # Whether its way is taken is known when the branch has ended.
+        and not run.places[step].when
     }
     emissions = canvas.compose(run.nodes, admitted, followable=followable, pack_size=pack_size)
     _queue(session, emissions)

@@ -3,6 +3,7 @@
 It runs for every step that ends, so its common path is five statements of the driver, whatever the plan's size.
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,9 +29,10 @@ from chargehand.orchestrator.facts import (
 )
 from chargehand.orchestrator.plan import Step
 from chargehand.orchestrator.rounds import Place, Standing
+from chargehand.orchestrator.supervisor import unrolling
 from chargehand.orchestrator.supervisor.graphs import Graphs, read_places, standings
 from chargehand.orchestrator.tables import RunRow, StepRow
-from chargehand.orchestrator.transitions import RUN_ENDINGS
+from chargehand.orchestrator.transitions import RUN_ENDINGS, STEP_ENDINGS
 
 # The reason of a failed run names this many steps.
 ERRORS_SHOWN = 3
@@ -140,10 +142,41 @@ def _write(run: _Run, places: Mapping[UUID, Place], standing: Mapping[UUID, Stan
             if step in heads
         )
         runs.record(run.session, run.tenant, run.run_id, [StepsAnchored(anchors=anchors)])
-    for step in found.gates:
-        _open_gate(run.session, run.session.get_one(StepRow, step, with_for_update={"key_share": True}))
+    for row in _locked(run, found.gates):
+        _open_gate(run.session, row)
+    if found.to_cancel:
+        _cancel(run, found.to_cancel)
+    if found.opened or found.to_look_at:
+        owner = run.session.get_one(RunRow, run.run_id)
+        for row in _locked(run, found.opened):
+            unrolling.open_step(run.session, owner, row)
+        for row in _locked(run, found.to_look_at):
+            unrolling.look_at(run.session, owner, row)
     if found.ready:
         run.execute(_MAKE_READY, found.ready)
+
+
+def _locked(run: _Run, steps: Sequence[UUID]) -> Sequence[StepRow]:
+    """Rows of these steps, locked in plan order."""
+    if not steps:
+        return ()
+    return run.session.scalars(
+        select(StepRow).where(StepRow.id.in_(steps)).order_by(StepRow.ordinal).with_for_update(key_share=True)
+    ).all()
+
+
+def _cancel(run: _Run, reasons: Mapping[UUID, str]) -> None:
+    """End what nobody needs any more; a worker at it learns so at its next commit."""
+    by_reason: dict[str, list[StepRow]] = defaultdict(list)
+    for row in _locked(run, list(reasons)):
+        if row.status not in STEP_ENDINGS:
+            by_reason[reasons[row.id]].append(row)
+    for reason, rows in by_reason.items():
+        facts = runs.cancel_steps(run.session, rows, reason=reason)
+        if facts:
+            runs.record(run.session, run.tenant, run.run_id, facts)
+    # The end of these may be what others wait for.
+    runs.ring(run.session, run.tenant, run.run_id)
 
 
 def _close(

@@ -9,18 +9,21 @@ from uuid import UUID
 
 from sqlalchemy.engine import Connection
 
+from chargehand.orchestrator.plan import step_id
 from chargehand.orchestrator.rounds import Place, Standing
 
 # Plans have at most 2,000 steps, a place takes about half a kilobyte.
 MOST_GRAPHS = 64
 
 _PLACES = """
-SELECT id, key, ordinal, pool, spec->>'kind', coalesce(spec->>'role', spec->>'script'), spec->>'join'
+SELECT id, key, ordinal, pool, spec->>'kind', coalesce(spec->>'role', spec->>'script'), spec->>'join',
+    nullif(spec->'when', '{}'::jsonb), spec->>'parent'
 FROM steps WHERE run = %(run)s ORDER BY ordinal
 """
 _EDGES = "SELECT successor, predecessor FROM edges WHERE run = %(run)s"
 _STANDINGS = """
-SELECT status, head_seq, solo, anchored, patched, reserved_microusd FROM steps WHERE run = %(run)s ORDER BY ordinal
+SELECT status, head_seq, solo, anchored, patched, reserved_microusd, label FROM steps
+WHERE run = %(run)s ORDER BY ordinal
 """
 
 Places = Mapping[UUID, Place]
@@ -78,6 +81,8 @@ def read_places(connection: Connection, run_id: UUID) -> Places:
             name=row[5],
             join=row[6],
             after=tuple(after[row[0]]),
+            when={step_id(run_id, key): label for key, label in (row[7] or {}).items()},
+            parent=None if row[8] is None else known[step_id(run_id, row[8])],
         )
         for row in rows
     }

@@ -1,0 +1,93 @@
+"""Branches, maps, repeats and merges under the run's lock: opened, grown by their children, and ended by them."""
+
+from collections.abc import Iterable
+from uuid import UUID
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from chargehand.memory import journal
+from chargehand.orchestrator import control, runs
+from chargehand.orchestrator.control import Child, End, Grow
+from chargehand.orchestrator.errors import InvalidPlan
+from chargehand.orchestrator.facts import StepFinished, StepWaiting, parse_fact
+from chargehand.orchestrator.plan import PlanPatch, Step, step_id
+from chargehand.orchestrator.tables import RunRow, StepRow
+
+
+def open_step(session: Session, run: RunRow, row: StepRow) -> None:
+    """Let a control step begin: from now on it waits for children, the first of which are appended at once."""
+    # It waits once, for all its children, so its own id is enough.
+    runs.record_in_step(session, row, [StepWaiting(wait_id=row.id, reason="children", question="")])
+    row.status, row.wait_id, row.wait_reason = "waiting", row.id, "children"
+    row.started_at = func.clock_timestamp()
+    session.flush()
+    look_at(session, run, row)
+
+
+def look_at(session: Session, run: RunRow, row: StepRow) -> None:
+    """Let a control step go on as far as its children allow; its row and the run's are locked."""
+    step = Step.model_validate(row.spec)
+    children = session.scalars(
+        select(StepRow)
+        .where(StepRow.run == run.id, StepRow.spec["parent"].astext == row.key)
+        .order_by(StepRow.ordinal)
+        .execution_options(populate_existing=True)
+    ).all()
+    if children and not control.is_worth_a_look(step, [child.status for child in children]):
+        return
+    ended = ends_of(session, run.id, [child.id for child in children if child.status in {"succeeded", "failed"}])
+    before = {step_id(run.id, key): key for key in step.after}
+    given = ends_of(session, run.id, before)
+    found = control.proceed(
+        step,
+        [_child(child, ended.get(child.id)) for child in children],
+        given={before[identity]: end.result for identity, end in given.items() if end.outcome == "succeeded"},
+        seed=row.id,
+    )
+    if isinstance(found, Grow):
+        found = _grow(session, run, row, found)
+    if isinstance(found, End):
+        _end(session, row, found)
+
+
+def ends_of(session: Session, run_id: UUID, steps: Iterable[UUID]) -> dict[UUID, StepFinished]:
+    """How these steps ended, of those that have."""
+    ends: dict[UUID, StepFinished] = {}
+    wanted = set(steps)
+    for entry in journal.read(session, run_id, kinds=["step.finished"]) if wanted else ():
+        if entry.step in wanted and entry.body is not None:
+            fact = parse_fact(entry.body, schema_version=entry.schema_version)
+            if isinstance(fact, StepFinished):
+                ends[entry.step] = fact
+    return ends
+
+
+def _child(row: StepRow, end: StepFinished | None) -> Child:
+    step = Step.model_validate(row.spec)
+    if end is None:
+        return Child(step=step, status=row.status)
+    return Child(step=step, status=row.status, result=end.result, error=end.error, commit=end.commit)
+
+
+def _grow(session: Session, run: RunRow, row: StepRow, found: Grow) -> End | None:
+    savepoint = session.begin_nested()
+    try:
+        runs.patch(session, run, PlanPatch(add=found.add), by_step=row.id)
+        savepoint.commit()
+    except InvalidPlan as error:
+        savepoint.rollback()
+        return End(outcome="failed", error=f"its children do not fit the plan: {error}")
+    return None
+
+
+def _end(session: Session, row: StepRow, found: End) -> None:
+    fact = StepFinished(
+        outcome=found.outcome, result=found.result, label=found.label, commit=found.commit, error=found.error
+    )
+    runs.record_in_step(session, row, [fact])
+    row.status, row.label = found.outcome, found.label
+    row.wait_id = row.wait_reason = None
+    row.finished_at = func.clock_timestamp()
+    session.flush()
+    runs.ring(session, row.tenant, row.run)

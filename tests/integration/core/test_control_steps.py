@@ -1,0 +1,292 @@
+"""Branches, maps, repeats and joins on real Postgres: what is appended, taken, skipped and cancelled."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import pytest
+from pydantic import JsonValue
+
+from chargehand.orchestrator import runs, views
+from chargehand.orchestrator.errors import LeaseLost, StepCancelled
+from chargehand.orchestrator.facts import StepFinished
+from chargehand.orchestrator.plan import ITEM, RESULT_OF, Branch, Map, Repeat, Step
+
+if TYPE_CHECKING:
+    from tests.integration.core.conftest import House
+
+
+def script(key: str, *after: str, **fields: Any) -> Step:
+    return Step(key=key, kind="script", script="work", after=after, **fields)
+
+
+def go(house: "House", run_id: UUID) -> None:
+    """Advance until nothing rings, and admit."""
+    while house.rings(run_id):
+        house.advance(run_id)
+    house.admit()
+
+
+def end(house: "House", run_id: UUID, key: str, result: JsonValue = None, *, outcome: str = "succeeded") -> None:
+    held = house.claim(run_id, key)
+    held.finish(StepFinished.model_validate({"outcome": outcome, "result": result, "error": "broken"}))
+    go(house, run_id)
+
+
+def children(house: "House", run_id: UUID, parent: str) -> dict[str, str]:
+    return {key: status for key, status in house.statuses(run_id).items() if key.startswith(f"{parent}/")}
+
+
+def result_of(house: "House", run_id: UUID, key: str) -> JsonValue:
+    with house.as_tenant() as session:
+        return views.results(session, run_id, [key])[key].result
+
+
+def check_end(house: "House", run_id: UUID, status: str) -> None:
+    assert house.run_row(run_id).status == status
+    assert house.drift(run_id) == []
+    assert house.objections(run_id) == []
+
+
+# --- branch -----------------------------------------------------------------------------------------------------------
+
+
+def branching(*ways: Step, **fields: Any) -> Sequence[Step]:
+    return [
+        script("look"),
+        Step(key="which", kind="branch", after=("look",), branch=Branch(labels=("fix", "leave"), **fields)),
+        *ways,
+    ]
+
+
+WAYS = (
+    script("fix", "which", when={"which": "fix"}),
+    script("leave", "which", when={"which": "leave"}),
+    script("report", "fix", "leave"),
+)
+
+
+def test_a_predicate_chooses_the_way_and_the_other_is_skipped(house: "House") -> None:
+    run_id = house.start(*branching(*WAYS, script="is_bad"))
+    end(house, run_id, "look")
+    assert children(house, run_id, "which") == {"which/choose": "queued"}
+
+    end(house, run_id, "which/choose", "fix")
+
+    assert (house.row(run_id, "which").status, house.row(run_id, "which").label) == ("succeeded", "fix")
+    assert house.statuses(run_id)["leave"] == "skipped"
+    end(house, run_id, "fix")
+    # A join waits for what was reached, and only for that.
+    end(house, run_id, "report")
+    check_end(house, run_id, "succeeded")
+
+
+def test_a_way_that_fails_is_no_way_that_was_not_reached(house: "House") -> None:
+    run_id = house.start(*branching(*WAYS, script="is_bad"))
+    end(house, run_id, "look")
+    end(house, run_id, "which/choose", "fix")
+
+    end(house, run_id, "fix", outcome="failed")
+
+    assert house.statuses(run_id)["report"] == "skipped"
+    check_end(house, run_id, "failed")
+
+
+def test_a_run_whose_branch_takes_no_way_further_succeeds(house: "House") -> None:
+    run_id = house.start(*branching(script("fix", "which", when={"which": "fix"}), script="is_bad"))
+    end(house, run_id, "look")
+    end(house, run_id, "which/choose", "leave")
+    assert house.statuses(run_id)["fix"] == "skipped"
+    check_end(house, run_id, "succeeded")
+
+
+def test_a_label_that_is_none_fails_the_branch_with_those_that_are(house: "House") -> None:
+    run_id = house.start(*branching(*WAYS, script="is_bad"))
+    end(house, run_id, "look")
+    end(house, run_id, "which/choose", "rewrite")
+    check_end(house, run_id, "failed")
+    assert "gave 'rewrite'; labels are: fix, leave" in house.run_row(run_id).reason
+
+
+# --- map --------------------------------------------------------------------------------------------------------------
+
+
+def mapped(body: Sequence[Step], **fields: Any) -> list[Step]:
+    return [
+        script("list"),
+        Step(key="each", kind="map", after=("list",), map=Map(items={RESULT_OF: "list"}, body=tuple(body), **fields)),
+        script("sum", "each"),
+    ]
+
+
+ONE = script("do", arguments={"file": {ITEM: None}})
+
+
+def test_each_item_of_a_list_that_was_made_at_run_time_gets_its_step_and_the_results_keep_its_order(
+    house: "House",
+) -> None:
+    run_id = house.start(*mapped([ONE]))
+    end(house, run_id, "list", ["a", "b", "c"])
+    assert children(house, run_id, "each") == {f"each/{n}/do": "queued" for n in range(3)}
+    assert house.row(run_id, "each/1/do").spec["arguments"] == {"file": "b"}
+
+    for number in (2, 0, 1):
+        end(house, run_id, f"each/{number}/do", f"result {number}")
+
+    assert result_of(house, run_id, "each") == ["result 0", "result 1", "result 2"]
+    end(house, run_id, "sum")
+    check_end(house, run_id, "succeeded")
+
+
+def test_an_empty_list_ends_the_map_at_once(house: "House") -> None:
+    run_id = house.start(*mapped([ONE]))
+    end(house, run_id, "list", [])
+    assert result_of(house, run_id, "each") == []
+    assert house.statuses(run_id)["sum"] == "queued"
+
+
+def test_what_is_no_list_fails_the_map_with_what_it_is(house: "House") -> None:
+    run_id = house.start(*mapped([ONE]))
+    end(house, run_id, "list", {"not": "a list"})
+    assert "are no list but dict" in house.run_row(run_id).reason
+
+
+def test_no_more_items_run_at_once_than_are_allowed(house: "House") -> None:
+    run_id = house.start(*mapped([ONE], max_parallel=2))
+    end(house, run_id, "list", list(range(5)))
+    for number in range(5):
+        running = [status for status in children(house, run_id, "each").values() if status in {"queued", "running"}]
+        assert len(running) <= 2
+        end(house, run_id, f"each/{number}/do", number)
+    assert result_of(house, run_id, "each") == [0, 1, 2, 3, 4]
+
+
+def test_failures_are_tolerated_up_to_their_number(house: "House") -> None:
+    run_id = house.start(*mapped([ONE], tolerated_failures=1))
+    end(house, run_id, "list", ["a", "b", "c"])
+    end(house, run_id, "each/1/do", outcome="failed")
+    end(house, run_id, "each/0/do", "A")
+    end(house, run_id, "each/2/do", "C")
+    assert result_of(house, run_id, "each") == ["A", None, "C"]
+    end(house, run_id, "sum")
+    check_end(house, run_id, "succeeded")
+
+
+def test_one_failure_too_many_ends_the_map_and_cancels_what_is_still_at_work(house: "House") -> None:
+    run_id = house.start(*mapped([ONE]))
+    end(house, run_id, "list", ["a", "b", "c"])
+    held = house.claim(run_id, "each/0/do")
+
+    end(house, run_id, "each/1/do", outcome="failed")
+
+    assert house.statuses(run_id)["each"] == "failed"
+    assert children(house, run_id, "each") == {
+        "each/0/do": "cancelled",
+        "each/1/do": "failed",
+        "each/2/do": "cancelled",
+    }
+    with pytest.raises(StepCancelled):
+        held.finish(StepFinished(outcome="succeeded"))
+    check_end(house, run_id, "failed")
+
+
+def test_a_body_of_several_steps_is_a_plan_for_each_item(house: "House") -> None:
+    body = [ONE, script("check", "do", arguments={"of": {RESULT_OF: "do"}, "list": {RESULT_OF: "list"}})]
+    run_id = house.start(*mapped(body))
+    end(house, run_id, "list", ["a", "b"])
+    assert house.row(run_id, "each/1/check").spec["arguments"] == {
+        "of": {RESULT_OF: "each/1/do"},
+        "list": {RESULT_OF: "list"},
+    }
+    for number in (1, 0):
+        end(house, run_id, f"each/{number}/do")
+        end(house, run_id, f"each/{number}/check", number)
+    assert result_of(house, run_id, "each") == [0, 1]
+
+
+# --- repeat -----------------------------------------------------------------------------------------------------------
+
+REPEAT = Step(
+    key="improve",
+    kind="repeat",
+    repeat=Repeat(body=(script("code"), script("test", "code")), until="test", max_rounds=2),
+)
+
+
+def test_a_round_whose_verdict_does_not_pass_is_followed_by_one_that_knows_why(house: "House") -> None:
+    run_id = house.start(REPEAT, script("after", "improve"))
+    go(house, run_id)
+    end(house, run_id, "improve/1/code")
+    end(house, run_id, "improve/1/test", {"passed": False, "why": "red"})
+    assert house.row(run_id, "improve/2/code").spec["after"] == ["improve/1/test"]
+
+    end(house, run_id, "improve/2/code")
+    end(house, run_id, "improve/2/test", {"passed": True})
+
+    assert result_of(house, run_id, "improve") == {"rounds": 2, "passed": True, "verdict": {"passed": True}}
+    end(house, run_id, "after")
+    check_end(house, run_id, "succeeded")
+
+
+def test_rounds_are_not_repeated_for_ever(house: "House") -> None:
+    run_id = house.start(REPEAT)
+    go(house, run_id)
+    for number in (1, 2):
+        end(house, run_id, f"improve/{number}/code")
+        end(house, run_id, f"improve/{number}/test", {"passed": False})
+    assert "test did not pass in 2 rounds" in house.run_row(run_id).reason
+    check_end(house, run_id, "failed")
+
+
+def test_two_supervisors_that_see_a_rounds_end_append_the_next_once(house: "House") -> None:
+    run_id = house.start(REPEAT)
+    go(house, run_id)
+    end(house, run_id, "improve/1/code")
+    end(house, run_id, "improve/1/test", {"passed": False})
+    with house.as_tenant() as session:
+        runs.ring(session, house.tenant, run_id)
+    go(house, run_id)
+    assert house.kinds(run_id).count("plan.patched") == 2
+
+
+def test_cancelling_a_run_ends_its_control_steps_and_their_children(house: "House") -> None:
+    run_id = house.start(REPEAT)
+    go(house, run_id)
+    with house.as_tenant() as session:
+        assert runs.cancel(session, house.tenant, run_id)
+    go(house, run_id)
+    assert set(house.statuses(run_id).values()) == {"cancelled"}
+    check_end(house, run_id, "cancelled")
+
+
+# --- any --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_of_an_any_join_wins_and_the_others_are_cancelled(house: "House") -> None:
+    run_id = house.start(
+        script("quick"), script("slow"), script("before"), script("later", "before"),
+        script("join", "quick", "slow", "later", join="any"),
+    )  # fmt: skip
+    slow = house.claim(run_id, "slow")
+
+    end(house, run_id, "quick", "won")
+
+    assert house.statuses(run_id) == {
+        "quick": "succeeded",
+        "slow": "cancelled",
+        "before": "cancelled",
+        "later": "cancelled",
+        "join": "queued",
+    }
+    with pytest.raises((StepCancelled, LeaseLost)):
+        slow.finish(StepFinished(outcome="succeeded"))
+    end(house, run_id, "join")
+    check_end(house, run_id, "succeeded")
+
+
+def test_a_loser_whose_result_others_need_goes_on(house: "House") -> None:
+    run_id = house.start(
+        script("quick"), script("slow"), script("join", "quick", "slow", join="any"), script("other", "slow")
+    )
+    end(house, run_id, "quick")
+    assert house.statuses(run_id)["slow"] == "queued"
