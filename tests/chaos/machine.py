@@ -51,6 +51,8 @@ class Fleet:
     """How long the offline model takes for an answer; None: no agent runs."""
     weather: int | None = None
     """Seed of the model's faults; None: it has none."""
+    prices: str = ""
+    """What the model's answers cost, as `CHARGEHAND_MODEL_PRICES`; empty: nothing."""
     ahead: Mapping[str, float] = field(default_factory=dict)
     """Processes whose clock is wrong, and by how many seconds."""
     wired: bool = False
@@ -75,7 +77,7 @@ class Fleet:
             chosen.append(self._threaded(spec))
             if spec.name in self.twins:
                 chosen.append(self._threaded(_renamed(spec, f"{spec.name}{TWIN}")))
-        return tuple(self._dated(spec) for spec in chosen)
+        return tuple(self._dated(self._priced(spec)) for spec in chosen)
 
     def _model(self, spec: ProcessSpec) -> ProcessSpec:
         weather = () if self.weather is None else ("--weather", str(self.weather))
@@ -86,6 +88,9 @@ class Fleet:
     def _threaded(self, spec: ProcessSpec) -> ProcessSpec:
         threads = self.threads.get(spec.name.removesuffix(TWIN))
         return spec if threads is None else replace(spec, argv=_replaced(spec.argv, "-c", str(threads)))
+
+    def _priced(self, spec: ProcessSpec) -> ProcessSpec:
+        return replace(spec, environment={**spec.environment, "CHARGEHAND_MODEL_PRICES": self.prices})
 
     def _dated(self, spec: ProcessSpec) -> ProcessSpec:
         if spec.name not in self.ahead:
@@ -189,6 +194,12 @@ class Machine:
         """Name of the process that runs the step."""
         holder = next(step.holder for step in run.steps() if step.key == key) or ""
         return next(name for name, pid in self.laptop.processes.pids().items() if holder.endswith(f":{pid}"))
+
+    def holders(self) -> set[int]:
+        """The processes that hold a step now; raises `Unavailable`."""
+        with self.client.session() as session:
+            rows = session.execute(text("SELECT DISTINCT holder FROM steps WHERE status = 'running'"))
+            return {int(holder.rpartition(":")[2]) for (holder,) in rows}
 
     def statuses(self, run: RunHandle) -> dict[str, str]:
         """step key → status."""

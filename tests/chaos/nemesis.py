@@ -1,98 +1,135 @@
-"""Breaks a machine at random moments: SIGKILL, an emptied Valkey, messages that come twice or out of nowhere."""
+"""Breaks a machine again and again: draws its strikes from a deck that a seed has shuffled, two at a time.
+
+It keeps step with the work, so that the last strike finds something to hit as the first one does.
+"""
 
 import random
-import signal
 import threading
-import time
 from collections import Counter as Tally
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
+from chaos.diary import Diary, pool_of
+from chaos.evidence import Strike
 from chaos.machine import Machine
+from chaos.strikes import STRIKES, NothingThere, Scene
 from chargehand.orchestrator.client import RunHandle
 from chargehand.orchestrator.errors import Unavailable
 
-# Long enough past a lease that somebody else holds what the frozen process believes to hold.
-FROZEN_LEASES = 1.7
+# Strikes that last do not keep others from coming meanwhile.
+HANDS = 2
+# Before something else is tried in the place of what is not there.
+NOTHING_SECONDS = 0.05
+LOOK_SECONDS = 0.1
+
+
+def deck(chance: random.Random) -> Iterator[str]:
+    """Names of strikes for ever: each deck is used up before the next one is shuffled."""
+    names = [name for name, (times, _) in STRIKES.items() for _ in range(times)]
+    while True:
+        chance.shuffle(names)
+        yield from names
 
 
 @dataclass(kw_only=True)
 class Nemesis:
-    """Strikes something that is ready about every `pause_seconds`, until the run has ended.
-
-    What is starting is spared: a process that never gets ready only proves that it was not there.
-    """
+    """Strikes `faults` times while the block runs; then everything is mended."""
 
     machine: Machine
-    run: RunHandle
-    keys: Sequence[str]
+    diary: Diary
+    open_runs: Callable[[], Sequence[RunHandle]]
+    progress: Callable[[], float]
+    """Which part of the work is done: of the strikes, no larger part has begun."""
     chance: random.Random
+    faults: int
     pause_seconds: float = 2.0
-    """About; between a half and one and a half of it."""
-    strikes: Tally[str] = field(default_factory=Tally)
-    kills: list[tuple[int, float]] = field(default_factory=list)
-    """pid and time of each SIGKILL."""
+    """How long a hand rests at least; between a half and one and a half of it."""
+    say: Callable[[str], None] = lambda line: None
     failure: BaseException | None = None
-    _stopping: threading.Event = field(default_factory=threading.Event)
+    _done: list[Strike] = field(default_factory=list)
+    _begun: int = 0
+    _over: threading.Event = field(default_factory=threading.Event)
+    _guard: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> "Nemesis":
-        self._threads = [
-            threading.Thread(target=self._guarded, args=(body,), name=body.__name__)
-            for body in (self._kill_for_ever, self._repeat_for_ever)
-        ]
+        """Begin."""
+        self._deck = deck(self.chance)
+        self._scene = Scene(
+            machine=self.machine,
+            diary=self.diary,
+            chance=self.chance,
+            open_runs=self.open_runs,
+            pause=self._over.wait,
+        )
+        self._threads = [threading.Thread(target=self._guarded, name=f"nemesis {hand}") for hand in range(HANDS)]
         for thread in self._threads:
             thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stopping.set()
+        """End, and mend what is broken; raises what went wrong here."""
+        self._over.set()
         for thread in self._threads:
             thread.join()
+        if self.machine.wires is not None:
+            self.machine.wires.heal()
         if self.failure is not None:
             raise self.failure
 
-    def _guarded(self, body: Callable[[], None]) -> None:
+    @property
+    def is_over(self) -> bool:
+        """Whether no strike will come any more."""
+        return not any(thread.is_alive() for thread in self._threads)
+
+    @property
+    def tally(self) -> Tally[str]:
+        """How often each kind of strike was made; of several processes at once it is one."""
+        return Tally(strike.what.partition(":")[0] for strike in self._done)
+
+    def strikes(self) -> list[Strike]:
+        """Everything that was done, each until the pool that it concerned was served again."""
+        killed = {strike.pid for strike in self._done if strike.pid is not None}
+        return [self._mended(strike, killed) for strike in self._done]
+
+    def _mended(self, strike: Strike, killed: set[int]) -> Strike:
+        if strike.pid is None:
+            return strike
+        pool = pool_of(strike.what.partition(": ")[2])
+        # Of several that were killed together none serves it, however late the look was that found it dead.
+        together = {other.pid for other in self._done if other.pid in killed and other.at == strike.at}
+        return replace(strike, until=self.diary.served_again(pool, strike.at, without=together))
+
+    def _guarded(self) -> None:
         try:
-            body()
+            while self._may_begin():
+                self._strike_once()
         except BaseException as failure:  # noqa: BLE001 - raised again where the test sees it
             self.failure = failure
+            self._over.set()
 
-    def _kill_for_ever(self) -> None:
-        while not self._stopping.wait(self.pause_seconds * self.chance.uniform(0.5, 1.5)):
-            strike = self.chance.choices((self._kill, self._empty, self._freeze), weights=(6, 2, 2))[0]
-            strike()
+    def _may_begin(self) -> bool:
+        rested = self.pause_seconds * self.chance.uniform(0.5, 1.5)
+        while not self._over.wait(rested):
+            with self._guard:
+                if self._begun == self.faults:
+                    return False
+                if self.progress() >= self._begun / self.faults:
+                    self._begun += 1
+                    return True
+            rested = LOOK_SECONDS
+        return False
 
-    def _kill(self) -> None:
-        ready = self.machine.laptop.processes.ready()
-        if ready:
-            name = self.chance.choice(sorted(ready))
-            pid = self.machine.signal(name)
-            self.kills.append((pid, time.monotonic()))
-            self.strikes[f"kill {name}"] += 1
-
-    def _empty(self) -> None:
-        self.machine.empty_valkey()
-        self.strikes["empty valkey"] += 1
-
-    def _freeze(self) -> None:
-        pools = sorted(name for name in self.machine.laptop.processes.ready() if "supervisor" not in name)
-        if not pools:
-            return
-        name = self.chance.choice(pools)
-        self.machine.signal(name, signal.SIGSTOP)
-        try:
-            self._stopping.wait(self.machine.settings.lease_seconds * FROZEN_LEASES)
-        finally:
-            self.machine.signal(name, signal.SIGCONT)
-        self.strikes[f"freeze {name}"] += 1
-
-    def _repeat_for_ever(self) -> None:
-        chance = random.Random(self.chance.random())
-        while not self._stopping.wait(self.pause_seconds / 10):
+    def _strike_once(self) -> None:
+        while not self._over.is_set():
+            with self._guard:
+                name = next(self._deck)
             try:
-                self.machine.send_again(self.run, chance.choice(list(self.keys)))
-                self.machine.client.ring(self.run.run_id)
-            except (Unavailable, OSError):
-                # The broker is down right now; that is the other thread's doing.
+                made = STRIKES[name][1](self._scene)
+            except (NothingThere, ProcessLookupError, Unavailable):
+                # It died by itself, or Postgres is away: another strike's doing.
+                self._over.wait(NOTHING_SECONDS)
                 continue
-            self.strikes["repeat"] += 1
+            self._done += made
+            for strike in made:
+                self.say(f"{strike.what}" + (f", for {strike.until - strike.at:.1f} s" * (strike.until > strike.at)))
+            return

@@ -1,9 +1,11 @@
-"""Plans of counted scripts: by hand and by chance."""
+"""Plans of scripts and agents whose effects are counted: by hand and by chance."""
 
 import random
+from collections.abc import Iterator, Sequence
 
 from pydantic import JsonValue
 
+from chaos.scripts import SCRIBBLE_RETRIES
 from chargehand.memory.procedural import parse_role
 from chargehand.orchestrator.plan import POOLS, Plan, Pool, Step
 
@@ -37,19 +39,58 @@ def held(key: str, *after: str, door: str, pool: Pool = "audit") -> Step:
     return Step(key=key, kind="script", script="hold", pool=pool, after=after, arguments={"door": door})
 
 
-def reader(key: str, *after: str) -> Step:
+def reader(key: str, *after: str, pool: Pool = "audit") -> Step:
     """An agent step of some turns; submit it with `roles=[READER]` and a workspace."""
     question: JsonValue = "Where is the password of the shop checked?"
-    return Step(key=key, kind="agent", role="reader", pool="audit", after=after, arguments={"question": question})
+    return Step(key=key, kind="agent", role="reader", pool=pool, after=after, arguments={"question": question})
+
+
+def runner(key: str, *after: str, errands: Sequence[str], seconds: float, pool: Pool = "audit") -> Step:
+    """An agent step that runs errands (`post`, `pay`), one a turn; submit it with `roles=[RUNNER]`."""
+    arguments: dict[str, JsonValue] = {"errands": list(errands), "seconds": seconds}
+    return Step(key=key, kind="agent", role="runner", pool=pool, after=after, arguments=arguments)
+
+
+def scribbler(key: str, *after: str, pool: Pool = "audit") -> Step:
+    """A step that commits to the workspace."""
+    return Step(key=key, kind="script", script="scribble", pool=pool, after=after, retries=SCRIBBLE_RETRIES)
 
 
 def random_plan(chance: random.Random, steps: int, *, seconds: float = 0.2) -> Plan:
     """A random acyclic graph of counted steps over the three pools."""
-    made: list[Step] = []
-    for number in range(steps):
-        earlier = [step.key for step in made[-REACH:]]
-        after = chance.sample(earlier, min(len(earlier), chance.choice((0, 1, 1, 1, 2, MOST_PREDECESSORS))))
-        made.append(
-            counted(f"s{number:04}", *after, pool=chance.choice(POOLS), seconds=round(chance.uniform(0, seconds), 3))
-        )
-    return Plan.of(made)
+    return Plan.of(
+        counted(key, *after, pool=chance.choice(POOLS), seconds=round(chance.uniform(0, seconds), 3))
+        for key, after in _random_graph(chance, steps)
+    )
+
+
+def random_work(chance: random.Random, steps: int, *, seconds: float = 0.2) -> Plan:
+    """The same with everything that a plan may hold: agents, effects of both kinds, commits, gates."""
+    return Plan.of(_random_step(chance, key, after, seconds) for key, after in _random_graph(chance, steps))
+
+
+def _random_graph(chance: random.Random, steps: int) -> Iterator[tuple[str, list[str]]]:
+    keys = [f"s{number:04}" for number in range(steps)]
+    for number, key in enumerate(keys):
+        earlier = keys[max(0, number - REACH) : number]
+        yield key, chance.sample(earlier, min(len(earlier), chance.choice((0, 1, 1, 1, 2, MOST_PREDECESSORS))))
+
+
+def _random_step(chance: random.Random, key: str, after: Sequence[str], most_seconds: float) -> Step:
+    pool, seconds = chance.choice(POOLS), round(chance.uniform(0, most_seconds), 3)
+    (kind,) = chance.choices(("count", "deliver", "scribble", "run", "read", "gate"), weights=(58, 6, 8, 14, 11, 3))
+    match kind:
+        case "run":
+            errands = chance.choices(("post", "pay"), weights=(2, 1), k=chance.randint(1, 3))
+            step = runner(key, *after, errands=errands, seconds=seconds, pool=pool)
+        case "read":
+            step = reader(key, *after, pool=pool)
+        case "scribble":
+            step = scribbler(key, *after, pool=pool)
+        case "gate":
+            step = Step(key=key, kind="gate", after=tuple(after), instruction="Go on?", options=("approve", "reject"))
+        case _:
+            arguments: dict[str, JsonValue] = {"seconds": seconds}
+            step = Step(key=key, kind="script", script=kind, pool=pool, after=tuple(after), arguments=arguments)
+    # A step that fails ends most of its run, unless somebody also waits for failures.
+    return step.model_copy(update={"join": chance.choice(("all", "all", "settled"))})
