@@ -8,7 +8,7 @@ no hooks, no prompts and no lazy fetch. It does not protect against a bug in git
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 # The longest local git command that is still work and not a hang; a clone over the network has its own limit.
@@ -59,8 +59,11 @@ def run_git(
     stdin: bytes = b"",
     environment: Mapping[str, str] | None = None,
     timeout_seconds: float = LOCAL_TIMEOUT_SECONDS,
+    accept: Collection[int] = (0,),
 ) -> bytes:
     """Run one git command on a git directory that we wrote, and give its output, or raise `GitFailed`.
+
+    `accept`: exit codes that are answers.
 
     The directory is named explicitly, so git neither searches for one nor asks who owns it.
     """
@@ -79,7 +82,7 @@ def run_git(
         )
     except subprocess.TimeoutExpired:
         raise GitFailed(arguments, -9, f"not finished after {timeout_seconds:.0f} s".encode()) from None
-    if done.returncode != 0:
+    if done.returncode not in accept:
         raise_failure(arguments, done.returncode, done.stderr, git_dir)
     return done.stdout
 

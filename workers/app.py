@@ -28,7 +28,7 @@ from chargehand.orchestrator.progress import Progress
 from chargehand.orchestrator.settings import load_settings
 from chargehand.orchestrator.supervisor.admit import SOLO
 from chargehand.workers.models.client import open_models
-from chargehand.workers.scripts import answers, index, inventory, render, scan, tests, verify
+from chargehand.workers.scripts import answers, index, inventory, merging, render, scan, tests, verify
 from chargehand.workers.scripts.index import run_scope
 from chargehand.workers.scripts.registry import SCRIPTS
 from chargehand.workers.shop import Shop
@@ -40,7 +40,7 @@ from chargehand.workers.tools.registry import ToolOutput
 log = logging.getLogger(__name__)
 
 # Importing them registers what plans may name.
-BUILT_IN_SCRIPTS = (answers, index, inventory, render, scan, tests, verify)
+BUILT_IN_SCRIPTS = (answers, index, inventory, merging, render, scan, tests, verify)
 
 configure_logging()
 logging.getLogger("celery.worker.request").addFilter(QuietRejects())

@@ -5,7 +5,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pydantic import JsonValue, TypeAdapter
@@ -159,6 +159,7 @@ class Attempt:
             workspace=gathered.workspace,
             step_keys=reader.step_keys,
             account=reader.account,
+            commits=gathered.commits,
         )
         try:
             value = script.run(context, step.arguments)
@@ -185,6 +186,8 @@ class Attempt:
         if role_hash is None:
             return Failed(error=f"Step {step.key!r} has role {step.role!r}, which the run did not pin.")
         role = reader.role(role_hash)
+        if step.tier is not None:
+            role = replace(role, tier=step.tier)
         try:
             finish = finish_tool(role.output)
         except KeyError:

@@ -37,6 +37,8 @@ class Gathered:
     role_versions: dict[str, str]
     messages: tuple[str, ...]
     """What people told the run."""
+    commits: dict[str, str]
+    """Where the predecessors left the workspace, by key, in the order the step names them."""
 
 
 class RunReader:
@@ -76,6 +78,7 @@ class RunReader:
                     plan=plan if step.kind == "agent" else None,
                     role_versions=dict(run.role_versions),
                     messages=tuple(fact.message for fact in told if isinstance(fact, RunTold)),
+                    commits=_commits(step, ended),
                 )
                 for step in steps
             ]
@@ -113,5 +116,10 @@ def _succeeded(fact: StepFinished | None) -> bool:
 
 def _newest_commit(step: Step, ended: dict[str, StepFinished], workspace: WorkspaceRef | None) -> str | None:
     """The commit of the last predecessor, in the order they are named, that ended at one."""
-    commits = [ended[key].commit for key in step.after if key in ended and ended[key].commit is not None]
+    commits = list(_commits(step, ended).values())
     return commits[-1] if commits else workspace.commit if workspace is not None else None
+
+
+def _commits(step: Step, ended: dict[str, StepFinished]) -> dict[str, str]:
+    left = {key: ended[key].commit for key in step.after if key in ended}
+    return {key: commit for key, commit in left.items() if commit is not None}

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
-from chargehand.memory.git import GitFailed, StorageFull, run_git
+from chargehand.memory.git import GitFailed, StorageFull, run_git, split_z
+from chargehand.memory.pathnames import shown
 
 # Commits made for a run are recognisable, and never signed with the name of a person.
 _IDENTITY = {
@@ -65,6 +66,17 @@ class Clone:
         self._git("clean", "-ffdxq")
         self._move(self._git("rev-parse", "--verify", f"{commit}^{{commit}}"))
 
+    def merge(self, commit: str) -> tuple[str, ...]:
+        """Join another commit of the run to the head; gives the files in which they conflict.
+
+        Those hold git's conflict markers then; the merge is committed all the same, for somebody to resolve.
+        """
+        tree, conflicts = merged_tree(self.repository, self.head_commit, commit)
+        parents = ("-p", self.head_commit, "-p", commit)
+        message = f"Merge {commit[:12]}".encode()
+        self.reset(self._git(*_DURABLE, "commit-tree", tree, *parents, "-F", "-", stdin=message))
+        return conflicts
+
     def diff_from_base(self) -> bytes:
         """Give everything that this attempt and those before it changed, as one patch on the user's commit."""
         return diff_between(self.path, self.base_commit, self.head_commit)
@@ -91,6 +103,20 @@ class Clone:
             )
         except GitFailed as error:
             raise WorkspaceBroken(f"The clone {self.path} cannot be used: {error}") from error
+
+
+def merged_tree(repository: Path, ours: str, theirs: str) -> tuple[str, tuple[str, ...]]:
+    """The tree of both commits joined, and the files in which they conflict; raises `WorkspaceBroken`."""
+    command = (*_DURABLE, "merge-tree", "--write-tree", "-z", "--name-only", "--no-messages", ours, theirs)
+    try:
+        output = run_git(*command, git_dir=repository, accept=(0, 1))
+    except GitFailed as error:
+        raise WorkspaceBroken(f"{ours[:12]} and {theirs[:12]} cannot be merged: {error}") from error
+    if not output:
+        # Exit code 1 means conflicts, and for a commit that is not there it means nothing.
+        raise WorkspaceBroken(f"{ours[:12]} and {theirs[:12]} cannot be merged: one of them is no commit of this run.")
+    tree, *names = split_z(output)
+    return tree.decode(), tuple(shown(name) for name in names)
 
 
 def open_workspace(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 from uuid import UUID
@@ -53,6 +53,10 @@ class Workspace(Protocol):
         """Put the work tree at `commit`."""
         ...
 
+    def merge(self, commit: str) -> tuple[str, ...]:
+        """Join another commit of the run to the head; gives the files in which they conflict."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScriptContext:
@@ -84,6 +88,8 @@ class ScriptContext:
     """All steps of the plan as it is now."""
     account: "Callable[[], Account]"
     """What the run has cost until now."""
+    commits: Mapping[str, str] = field(default_factory=dict)
+    """Where the predecessors left the workspace, by step key, in the order the step names them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,6 +16,8 @@ from chargehand.workers.tools.registry import Tool, ToolContext, ToolOutput, Too
 
 # A finish tool of a role with an output model of its own.
 CUSTOM_FINISH = "submit_result"
+# Models round.
+ODDS_TOLERANCE = 0.02
 
 
 class PlanProposal(Frozen):
@@ -44,6 +46,21 @@ class ChosenFixes(Frozen):
 
     fixes: tuple[ChosenFix, ...]
     human_tasks: tuple[HumanTask, ...]
+
+
+class Odds(Frozen):
+    """How likely one way is the right one."""
+
+    label: str
+    probability: float = Field(ge=0, le=1)
+
+
+class Choice(Frozen):
+    """What a chooser hands in."""
+
+    odds: tuple[Odds, ...] = Field(min_length=2)
+    """Every label once; they add up to one."""
+    reason: str = Field(min_length=1)
 
 
 class ReportText(Frozen):
@@ -124,6 +141,22 @@ def submit_report(report: ReportText) -> ToolOutput:
     return _finished(report.model_dump(mode="json"))
 
 
+def submit_choice(choice: Choice, context: ToolContext) -> ToolOutput:
+    """Finish: hand in how likely each of the `labels` in your arguments is the right way; they add up to 1."""
+    labels = context.arguments.get("labels")
+    wanted = [str(label) for label in labels] if isinstance(labels, list) else []
+    given = Counter(odds.label for odds in choice.odds)
+    problems = [f"{label!r} has no probability" for label in wanted if label not in given]
+    problems += [f"{label!r} is no label" for label in given if label not in wanted]
+    problems += [f"{label!r} is given {count} times" for label, count in given.items() if count > 1]
+    total = sum(odds.probability for odds in choice.odds)
+    if abs(total - 1) > ODDS_TOLERANCE:
+        problems.append(f"the probabilities add up to {total:g}, not 1")
+    if problems:
+        raise ToolRetry(f"Give each label a probability, once: {'; '.join(problems[:30])}.")
+    return _finished({"odds": {one.label: one.probability for one in choice.odds}, "reason": choice.reason})
+
+
 def applied_fixes(context: ToolContext) -> list[FixAttempt]:
     """The fixes that this step has applied, in order, read back from its recorded tool results."""
     attempts: dict[tuple[str, str], FixAttempt] = {}
@@ -154,6 +187,7 @@ _OF_ROLE: Mapping[str, Tool] = {
     "triager": _finish_tool(submit_verdicts, Verdicts),
     "coder": _finish_tool(submit_fixes, ChosenFixes),
     "writer": _finish_tool(submit_report, ReportText),
+    "chooser": _finish_tool(submit_choice, Choice),
 }
 FINISH_TOOLS: Mapping[str, Tool] = {tool.name: tool for tool in _OF_ROLE.values()}
 

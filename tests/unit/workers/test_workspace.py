@@ -131,3 +131,46 @@ def test_a_tree_with_locked_folders_and_links_is_removed_alone(tmp_path: Path) -
     remove_tree(tmp_path / "w")
     assert kept.exists()
     assert not (tmp_path / "w").exists()
+
+
+# --- merging ----------------------------------------------------------------------------------------------------------
+
+
+def changed(imported: Imported, root: Path, name: str, text: str, *, step: int) -> str:
+    """The commit of a step that wrote one file."""
+    clone = opened(imported, root, step_id=UUID(int=step))
+    (clone.path / name).write_text(text)
+    return clone.commit(f"Step {step}")
+
+
+def test_parallel_changes_of_different_files_are_merged(imported: Imported, tmp_path: Path) -> None:
+    one = changed(imported, tmp_path, "a.py", "a = 2\n", step=10)
+    other = changed(imported, tmp_path, "c.py", "c = 3\n", step=11)
+    joined = opened(imported, tmp_path, commit=one)
+
+    assert joined.merge(other) == ()
+
+    assert (joined.path / "a.py").read_text() == "a = 2\n"
+    assert (joined.path / "c.py").read_text() == "c = 3\n"
+    parents = git(imported.repository, "log", "-1", "--format=%P", joined.head_commit).decode().split()
+    assert parents == [one, other]
+
+
+def test_changes_of_the_same_line_leave_markers_and_name_the_file(imported: Imported, tmp_path: Path) -> None:
+    one = changed(imported, tmp_path, "a.py", "a = 2\n", step=10)
+    other = changed(imported, tmp_path, "a.py", "a = 3\n", step=11)
+    joined = opened(imported, tmp_path, commit=one)
+
+    assert joined.merge(other) == ("a.py",)
+
+    text = (joined.path / "a.py").read_text()
+    assert "a = 2" in text
+    assert "a = 3" in text
+    assert "<<<<<<<" in text
+    # Committed, so that the coder who resolves it starts from here.
+    assert git(imported.repository, "show", f"{joined.head_commit}:a.py").decode() == text
+
+
+def test_merging_what_is_no_commit_is_said(imported: Imported, tmp_path: Path) -> None:
+    with pytest.raises(WorkspaceBroken, match="cannot be merged"):
+        opened(imported, tmp_path).merge("0" * 40)

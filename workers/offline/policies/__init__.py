@@ -5,7 +5,7 @@ from typing import Any
 
 from chargehand.workers.offline import NOTICE
 from chargehand.workers.offline.conversation import Conversation
-from chargehand.workers.offline.policies import coder, form, planner, researcher, triager, writer
+from chargehand.workers.offline.policies import chooser, coder, form, planner, researcher, triager, writer
 from chargehand.workers.offline.policies.moves import Move
 
 Policy = Callable[[Conversation], Move]
@@ -17,6 +17,7 @@ POLICIES: Mapping[str, Policy] = {
     "submit_verdicts": triager.triage,
     "submit_fixes": coder.choose,
     "submit_report": writer.write,
+    "submit_choice": chooser.choose,
     "submit_result": form.fill,
 }
 
