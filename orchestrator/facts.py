@@ -124,6 +124,16 @@ class ReservationsCharged(Fact):
     """step → micro-dollars."""
 
 
+class ReservationsReturned(Fact):
+    """Answers that came when their step had let go of the call: what was charged beyond their cost is given back."""
+
+    stream = "run"
+    kind: Literal["reservations.returned"] = "reservations.returned"
+    returned_microusd: dict[UUID, int]
+    """step → micro-dollars."""
+    calls: tuple[UUID, ...]
+
+
 class RunTold(Fact):
     """A person told the run something."""
 
@@ -329,6 +339,7 @@ RunFact = Annotated[
     | StepsSkipped
     | StepsAnchored
     | ReservationsCharged
+    | ReservationsReturned
     | RunTold
     | RunFinished,
     Field(discriminator="kind"),

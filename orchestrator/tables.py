@@ -205,7 +205,7 @@ class SettlementRow(Base):
 
     __tablename__ = "settlements"
     __table_args__ = (
-        _one_of("booked", ("step", "run", "nowhere")),
+        _one_of("booked", ("run", "nowhere")),
         CheckConstraint("cost_microusd >= 0", name="cost"),
         Index("ix_settlements_open", "run", postgresql_where=sql("booked IS NULL")),
     )
@@ -214,11 +214,9 @@ class SettlementRow(Base):
     call: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True), primary_key=True)
     run: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True))
     step: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True))
-    reserved_microusd: Mapped[int] = mapped_column(BigInteger)
-    """What is charged as long as nobody knows better."""
     cost_microusd: Mapped[int] = mapped_column(BigInteger)
     booked: Mapped[str | None] = mapped_column(Text)
-    """Whose stream accounts for it; `nowhere`: the run was sealed before, and stays charged as reserved."""
+    """Where it is accounted for. `nowhere`: it came after its run was sealed, which stays charged as reserved."""
     settled_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.clock_timestamp())
 
 

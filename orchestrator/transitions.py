@@ -23,6 +23,7 @@ from chargehand.orchestrator.facts import (
     ModelResponded,
     PlanPatched,
     ReservationsCharged,
+    ReservationsReturned,
     RunFinished,
     RunPaused,
     RunResumed,
@@ -84,6 +85,8 @@ class RunState:
     plan_version: int = 0
     steps: Mapping[UUID, StepState] = field(default_factory=dict)
     anchored: frozenset[UUID] = frozenset()
+    returned: Mapping[UUID, int] = field(default_factory=dict)
+    """What late answers have given back: step → micro-dollars, to be taken off what its own stream spent."""
     reason: str = ""
 
 
@@ -158,6 +161,10 @@ def _apply_to_run(state: RunState, recorded: Recorded) -> tuple[RunState, tuple[
             # Money of a step's stream that only the run can close; the step's own facts are applied after it,
             # so it is subtracted where the totals are compared, not here.
             return state, ()
+        case ReservationsReturned():
+            given = fact.returned_microusd
+            totals = {step: state.returned.get(step, 0) + given.get(step, 0) for step in {*state.returned, *given}}
+            return replace(state, returned=totals), ()
         case RunFinished():
             return replace(state, status=fact.outcome, reason=fact.reason), ("anchor",)
         case _:

@@ -5,13 +5,14 @@ the step's own row only: an allotment drawn from the run's budget every sixteen 
 from queueing behind one row.
 """
 
+import logging
 from collections.abc import Sequence
 from functools import cache
 from uuid import UUID
 
 from chargehand.orchestrator.breaker import Observed
 from chargehand.orchestrator.connections import Connections
-from chargehand.orchestrator.errors import BudgetBusy, BudgetExceeded, LeaseLost
+from chargehand.orchestrator.errors import BudgetBusy, BudgetExceeded, Fenced, LeaseLost, Unavailable
 from chargehand.orchestrator.facts import (
     BreakerTripped,
     CallAbandoned,
@@ -25,6 +26,8 @@ from chargehand.orchestrator.facts import (
     parse_fact,
 )
 from chargehand.orchestrator.steps import HeldStep
+
+log = logging.getLogger(__name__)
 
 # An allotment lasts about this many turns, so that the run's row is locked that seldom.
 TURNS_PER_ALLOTMENT = 16
@@ -57,6 +60,13 @@ _CHARGED = "reserved_microusd = reserved_microusd - %(reserved)s, spent_microusd
 _SETTLE = _TURN.format(change=f"{_CHARGED}, crashes = 0", guard="")
 _CHARGE = _TURN.format(change=_CHARGED, guard="")
 _NOTE = _TURN.format(change="crashes = crashes", guard="")
+
+# Money is not fenced: whoever learns what a call cost says so, and the first one is believed.
+_SETTLE_LATE = """
+INSERT INTO settlements (tenant, call, run, step, cost_microusd)
+SELECT tenant, %(call)s, run, id, %(cost)s FROM steps WHERE id = %(step)s
+ON CONFLICT DO NOTHING
+"""
 
 _SHORT = """
 SELECT allotment_microusd - spent_microusd - reserved_microusd < %(need)s AS short
@@ -154,9 +164,13 @@ class StepRecorder:
         self._reserved[requested.call_id] = need
 
     def respond(self, fact: ModelResponded | ModelFailed) -> None:
-        """Commit 2: the answer and what it cost."""
+        """Commit 2: the answer and what it cost; the cost also when the step is not this worker's any more."""
         reserved = self._reserved.pop(fact.call_id)
-        self._commit(_SETTLE, [fact], reserved=reserved, cost=fact.cost_microusd)
+        try:
+            self._commit(_SETTLE, [fact], reserved=reserved, cost=fact.cost_microusd)
+        except Fenced:
+            self._settle_late(fact)
+            raise
 
     def abandon(self, fact: CallAbandoned) -> None:
         """A call of an earlier epoch whose outcome nobody knows: it stays charged as reserved."""
@@ -196,6 +210,18 @@ class StepRecorder:
     def _commit(self, statement: str, facts: Sequence[StepFact], **parameters: int) -> None:
         values = {**parameters, "lease": self._lease_seconds}
         self._held.commit(_for_facts(statement, len(facts)), values, facts)
+
+    def _settle_late(self, fact: ModelResponded | ModelFailed) -> None:
+        claim = self._held.claim
+        try:
+            self._connections.run(
+                claim.tenant,
+                _SETTLE_LATE,
+                {"call": fact.call_id, "step": claim.step_id, "cost": fact.cost_microusd},
+            )
+        except Unavailable as outage:
+            # It stays charged as reserved.
+            log.warning("not settled", extra={"call_id": str(fact.call_id), "why": str(outage)})
 
     def _is_short(self, need: int) -> bool | None:
         # None: the step is not this worker's any more.

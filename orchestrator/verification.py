@@ -11,6 +11,7 @@ from chargehand.memory.journal import Objection
 from chargehand.memory.tables import RUN_STREAM, RunAnchor
 from chargehand.orchestrator.errors import NotFound
 from chargehand.orchestrator.facts import StepsAnchored, parse_fact
+from chargehand.orchestrator.rounds import ON_THE_WAY
 from chargehand.orchestrator.tables import BudgetRow, EdgeRow, RingRow, RunRow, StepRow
 from chargehand.orchestrator.transitions import RUN_ENDINGS, Recorded, RunState, fold
 
@@ -44,43 +45,43 @@ def state_from_journal(session: Session, run_id: UUID) -> RunState:
 
 def drift(session: Session, run_id: UUID) -> list[str]:
     """Where the tables say otherwise than the journal; empty when they agree."""
-    told = state_from_journal(session, run_id)
     run = session.get(RunRow, run_id, populate_existing=True)
     if run is None:
         raise NotFound(f"There is no run {run_id}.")
-    differences = []
-    if (run.status, run.head_seq, run.plan_version) != (told.status, told.seq, told.plan_version):
-        differences.append(
-            f"run: tables {run.status}/{run.head_seq}/{run.plan_version}, "
-            f"journal {told.status}/{told.seq}/{told.plan_version}"
-        )
     rows = session.scalars(select(StepRow).where(StepRow.run == run_id).execution_options(populate_existing=True)).all()
-    if {row.id for row in rows} != set(told.steps):
-        differences.append(f"steps: tables have {len(rows)}, the journal {len(told.steps)}")
-    on_the_way = {"pending", "ready", "queued", "chained"}
-    for row in rows:
-        step = told.steps.get(row.id)
-        if step is None:
-            continue
-        status = "open" if row.status in on_the_way else row.status
-        tables = (status, row.epoch, row.head_seq, row.label, row.spent_microusd + row.reserved_microusd)
-        told_money = step.spent_microusd + sum(step.reserved.values())
-        told_of_step = (step.status, step.epoch, step.seq, step.label, told_money)
-        if tables != told_of_step:
-            differences.append(f"step {row.key!r}: tables {tables}, journal {told_of_step}")
-    budget = session.get(BudgetRow, run_id, populate_existing=True)
-    if budget is not None:
-        allotted = sum(row.allotment_microusd for row in rows)
-        if budget.drawn_microusd != allotted:
-            differences.append(f"budget: {budget.drawn_microusd} drawn, {allotted} allotted to steps")
-        if budget.cap_microusd != told.budget_microusd:
-            differences.append(f"budget: tables cap {budget.cap_microusd}, journal {told.budget_microusd}")
     edges = {
         (before, after)
         for before, after in session.execute(
             select(EdgeRow.predecessor, EdgeRow.successor).where(EdgeRow.run == run_id)
         )
     }
+    budget = session.get(BudgetRow, run_id, populate_existing=True)
+    # Last: a long journal takes seconds to fold, and a session may not stand idle for so long before its next question.
+    told = state_from_journal(session, run_id)
+    differences = []
+    if (run.status, run.head_seq, run.plan_version) != (told.status, told.seq, told.plan_version):
+        differences.append(
+            f"run: tables {run.status}/{run.head_seq}/{run.plan_version}, "
+            f"journal {told.status}/{told.seq}/{told.plan_version}"
+        )
+    if {row.id for row in rows} != set(told.steps):
+        differences.append(f"steps: tables have {len(rows)}, the journal {len(told.steps)}")
+    for row in rows:
+        step = told.steps.get(row.id)
+        if step is None:
+            continue
+        status = "open" if row.status in ON_THE_WAY else row.status
+        tables = (status, row.epoch, row.head_seq, row.label, row.spent_microusd + row.reserved_microusd)
+        told_money = step.spent_microusd + sum(step.reserved.values()) - told.returned.get(row.id, 0)
+        told_of_step = (step.status, step.epoch, step.seq, step.label, told_money)
+        if tables != told_of_step:
+            differences.append(f"step {row.key!r}: tables {tables}, journal {told_of_step}")
+    if budget is not None:
+        allotted = sum(row.allotment_microusd for row in rows)
+        if budget.drawn_microusd != allotted:
+            differences.append(f"budget: {budget.drawn_microusd} drawn, {allotted} allotted to steps")
+        if budget.cap_microusd != told.budget_microusd:
+            differences.append(f"budget: tables cap {budget.cap_microusd}, journal {told.budget_microusd}")
     if edges != {(before, step.step_id) for step in told.steps.values() for before in step.after}:
         differences.append("edges: tables and journal differ")
     return differences

@@ -18,6 +18,8 @@ from chargehand.orchestrator.facts import (
     CallAbandoned,
     ModelFailed,
     ModelResponded,
+    ReservationsCharged,
+    ReservationsReturned,
     StepFinished,
     StepWaiting,
     parse_fact,
@@ -297,7 +299,7 @@ def events_after(session: Session, run_id: UUID, seen: Mapping[UUID, int]) -> li
 
 def account(session: Session, run_id: UUID) -> Account:
     """Calls, tokens, cost and time of a run, from its journal."""
-    kinds = ["model.responded", "model.failed", "call.abandoned"]
+    kinds = ["model.responded", "model.failed", "call.abandoned", "reservations.charged", "reservations.returned"]
     facts = [
         parse_fact(entry.body, schema_version=entry.schema_version)
         for entry in journal.read(session, run_id, kinds=kinds)
@@ -306,6 +308,8 @@ def account(session: Session, run_id: UUID) -> Account:
     answered = [fact for fact in facts if isinstance(fact, ModelResponded)]
     failed = [fact for fact in facts if isinstance(fact, ModelFailed)]
     abandoned = [fact for fact in facts if isinstance(fact, CallAbandoned)]
+    charged = [fact for fact in facts if isinstance(fact, ReservationsCharged)]
+    returned = [fact for fact in facts if isinstance(fact, ReservationsReturned)]
     duration = session.execute(
         select(
             func.extract("epoch", func.coalesce(RunRow.finished_at, func.clock_timestamp()) - RunRow.created_at)
@@ -322,7 +326,9 @@ def account(session: Session, run_id: UUID) -> Account:
         cache_write_tokens=sum(fact.usage.cache_write_tokens for fact in answered),
         cost_microusd=sum(fact.cost_microusd for fact in answered)
         + sum(fact.cost_microusd for fact in failed)
-        + sum(fact.charged_microusd for fact in abandoned),
+        + sum(fact.charged_microusd for fact in abandoned)
+        + sum(sum(fact.charged_microusd.values()) for fact in charged)
+        - sum(sum(fact.returned_microusd.values()) for fact in returned),
         duration_seconds=float(duration or 0.0),
         head_hash=head.hex(),
     )

@@ -68,13 +68,12 @@ def upgrade() -> None:
         sa.Column("call", sa.UUID(), nullable=False),
         sa.Column("run", sa.UUID(), nullable=False),
         sa.Column("step", sa.UUID(), nullable=False),
-        sa.Column("reserved_microusd", sa.BigInteger(), nullable=False),
         sa.Column("cost_microusd", sa.BigInteger(), nullable=False),
         sa.Column("booked", sa.Text(), nullable=True),
         sa.Column(
             "settled_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
         ),
-        sa.CheckConstraint("booked IN ('step', 'run', 'nowhere')", name=op.f("ck_settlements_booked")),
+        sa.CheckConstraint("booked IN ('run', 'nowhere')", name=op.f("ck_settlements_booked")),
         sa.CheckConstraint("cost_microusd >= 0", name=op.f("ck_settlements_cost")),
         sa.PrimaryKeyConstraint("tenant", "call", name=op.f("pk_settlements")),
         schema="chargehand",
@@ -87,7 +86,7 @@ def upgrade() -> None:
         schema="chargehand",
         postgresql_where=sa.text("booked IS NULL"),
     )
-    op.execute("GRANT SELECT, INSERT, UPDATE ON chargehand.settlements TO chargehand_app")
+    op.execute("GRANT SELECT, INSERT ON chargehand.settlements TO chargehand_app")
     op.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON chargehand.settlements TO chargehand_supervisor")
     op.execute("ALTER TABLE chargehand.settlements ENABLE ROW LEVEL SECURITY")
     op.execute("ALTER TABLE chargehand.settlements FORCE ROW LEVEL SECURITY")

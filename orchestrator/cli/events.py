@@ -20,6 +20,7 @@ from chargehand.orchestrator.facts import (
     ModelResponded,
     PlanPatched,
     ReservationsCharged,
+    ReservationsReturned,
     RunFinished,
     RunPaused,
     RunSubmitted,
@@ -122,6 +123,8 @@ def gist(fact: AnyFact) -> str:
             return f"{len(fact.anchors)} heads"
         case ReservationsCharged():
             return f"{sum(fact.charged_microusd.values())} micro-dollars of unknown outcome"
+        case ReservationsReturned():
+            return f"{sum(fact.returned_microusd.values())} micro-dollars, by {len(fact.calls)} answers that came late"
         case RunTold():
             return fact.message
         case RunFinished():

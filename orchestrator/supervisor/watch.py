@@ -24,6 +24,7 @@ from chargehand.orchestrator.requests import RunRequest
 from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.steps import new_wait_id
 from chargehand.orchestrator.supervisor.admit import POOL_SILENCE_SECONDS, SOLO, live_slots
+from chargehand.orchestrator.supervisor.settling import settle_late_answers
 from chargehand.orchestrator.tables import PoolRow, RunRow, SignalRow, StepRow, SubmissionRow
 from chargehand.orchestrator.transitions import RUN_ENDINGS
 
@@ -71,6 +72,7 @@ def watch(engine: Engine, settings: Settings, *, queue_length: Callable[[str], i
     accepted = _isolated(lambda: accept_submissions(engine, settings), none)
     recovered = _isolated(lambda: recover(engine, settings), 0)
     _isolated(lambda: release_from_solo(engine), 0)
+    _isolated(lambda: settle_late_answers(engine), 0)
     woken = _isolated(lambda: wake(engine), none)
     return Round(
         recovered=recovered,

@@ -143,13 +143,21 @@ class Case:
     @cached_property
     def charged(self) -> dict[UUID, int]:
         """step → micro-dollars that its run charged for calls in flight when it ended."""
-        charged: dict[UUID, int] = defaultdict(int)
+        return self._of_runs("reservations.charged", "charged_microusd")
+
+    @cached_property
+    def returned(self) -> dict[UUID, int]:
+        """step → micro-dollars that answers gave back which came when their step had let go of the call."""
+        return self._of_runs("reservations.returned", "returned_microusd")
+
+    def _of_runs(self, kind: str, amounts: str) -> dict[UUID, int]:
+        summed: dict[UUID, int] = defaultdict(int)
         for run in self.evidence.runs:
             for row in self.of_run(run):
-                if row.kind == "reservations.charged":
-                    for step, amount in row.fact["charged_microusd"].items():
-                        charged[UUID(step)] += amount
-        return charged
+                if row.kind == kind:
+                    for step, amount in row.fact[amounts].items():
+                        summed[UUID(step)] += amount
+        return summed
 
     def tool_uses(self, step: Step) -> list[ToolUse]:
         """Every use of a tool; its id is unique in the answer that it is of."""

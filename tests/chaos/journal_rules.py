@@ -15,7 +15,7 @@ from chargehand.orchestrator.facts import parse_fact
 from chargehand.orchestrator.transitions import Recorded, RunState, fold
 
 # What an advance still writes when a person, or a deadline, has ended the run.
-AFTER_THE_END = frozenset({"steps.anchored", "reservations.charged"})
+AFTER_THE_END = frozenset({"steps.anchored", "reservations.charged", "reservations.returned"})
 # They renew the lease with the same statement; a heartbeat renews it too, and leaves no row.
 RENEWS_LEASE = frozenset(
     {"step.claimed", "model.requested", "model.responded", "model.failed", "tool.started", "tool.finished"}
@@ -257,7 +257,7 @@ def money(case: Case) -> Iterator[str]:
     spent: dict[UUID, int] = defaultdict(int)
     drawn: dict[UUID, int] = defaultdict(int)
     for step in case.evidence.steps:
-        told = _spent(case.of_step(step)) + case.charged.get(step.id, 0)
+        told = _spent(case.of_step(step)) + case.charged.get(step.id, 0) - case.returned.get(step.id, 0)
         if step.spent_microusd != told:
             yield f"step {step.key!r} spent {step.spent_microusd}, and its journal says {told}"
         if step.reserved_microusd != 0 and case.runs[step.run].status in RUN_ENDINGS:

@@ -204,7 +204,8 @@ class House:
         return self.execute("SELECT * FROM budgets WHERE run = :run", {"run": run_id})[0]
 
     def drift(self, run_id: UUID) -> list[str]:
-        with Session(self.supervisor) as session:
+        # As the owner, whose sessions may stand idle while a journal of ten thousand turns is folded.
+        with Session(self.owner) as session:
             return verification.drift(session, run_id)
 
     def objections(self, run_id: UUID, key: bytes = AUDIT_KEY) -> list[str]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.integration.core.conftest import House
 
 TENANT_TABLES = sorted(table.name for table in METADATA.tables.values() if "tenant" in table.columns)
-OF_A_RUN = ("runs", "steps", "edges", "rings", "signals", "budgets", "journal", "submissions")
+OF_A_RUN = ("runs", "steps", "edges", "rings", "signals", "budgets", "journal", "submissions", "settlements")
 
 
 def script(key: str, *after: str) -> Step:
@@ -39,6 +39,10 @@ def foreign(house: "House") -> tuple[UUID, UUID]:
     with house.as_tenant(tenant) as session:
         runs.answer(session, tenant, run_id=run_id, step=step_id(run_id, "a"), wait_id=wait_id, choice="retry")
         runs.enqueue(session, tenant, house.request(script("x")))
+        settled = (
+            "INSERT INTO settlements (tenant, call, run, step, cost_microusd) VALUES (:tenant, :run, :run, :run, 1)"
+        )
+        session.execute(text(settled), {"tenant": tenant, "run": run_id})
     return tenant, run_id
 
 
@@ -84,6 +88,7 @@ def test_a_tenant_gives_no_row_away(house: "House", table: str) -> None:
         ("rings", "run", ":run"),
         ("signals", "step, wait_id, run, choice", "gen_random_uuid(), gen_random_uuid(), :run, 'x'"),
         ("budgets", "run, cap_microusd", ":run, 1"),
+        ("settlements", "call, run, step, cost_microusd", "gen_random_uuid(), :run, :run, 1"),
         ("submissions", "run, request", "gen_random_uuid(), '{}'"),
         (
             "journal",
@@ -145,6 +150,11 @@ def test_nobody_answers_for_another_tenant(house: "House") -> None:
         )
     house.watch()
     assert house.statuses(run_id) == {"gate": "waiting"}
+    # Nor does it take the place of the first answer, which is the owner's.
+    with house.as_tenant(owner) as session:
+        assert runs.answer(session, owner, run_id=run_id, step=wait_id, wait_id=wait_id, choice="approve")
+    house.watch()
+    assert house.statuses(run_id) == {"gate": "succeeded"}
 
 
 def test_a_session_that_served_one_tenant_serves_the_next_one_its_own(house: "House") -> None:

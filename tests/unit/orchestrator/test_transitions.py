@@ -19,6 +19,7 @@ from chargehand.orchestrator.facts import (
     ModelResponded,
     PlanPatched,
     ReservationsCharged,
+    ReservationsReturned,
     RunFinished,
     RunPaused,
     RunResumed,
@@ -149,6 +150,28 @@ def test_money_is_reserved_by_the_request_and_settled_by_the_call() -> None:
     assert [(one.spent_microusd, dict(one.reserved)) for one in ends] == [(4, {}), (0, {}), (10, {})]
     # An answer forgives the crashes before it; a call given up does not.
     assert [one.crashes for one in ends] == [0, 0, 1]
+
+
+def test_what_late_answers_give_back_adds_up_by_step() -> None:
+    one, other = step_id(RUN, "a"), step_id(RUN, "b")
+    state = after(
+        submitted(script("a"), script("b")),
+        run_row(2, ReservationsReturned(returned_microusd={one: 3}, calls=(uuid4(),))),
+        run_row(3, ReservationsReturned(returned_microusd={one: 4, other: 5}, calls=(uuid4(), uuid4()))),
+    )
+    assert state.returned == {one: 7, other: 5}
+
+
+def test_a_step_that_its_run_ended_stays_ended_whatever_its_own_stream_tells() -> None:
+    # A step that was recovered and then dropped has a stream of its own, and streams are folded in any order.
+    rows = [
+        run_row(1, RunSubmitted(goal="g", plan=Plan.of([script("a")]), budget_microusd=9)),
+        run_row(2, StepsSkipped(steps=(step_id(RUN, "a"),), outcome="cancelled", reason="x")),
+        row("a", 1, 1, CLAIMED),
+        row("a", 2, 1, StepRecovered(crashes=1)),
+    ]
+    for order in ([0, 1, 2, 3], [0, 2, 1, 3], [0, 2, 3, 1]):
+        assert step_of(after(RunState(run_id=RUN), *(rows[place] for place in order)), "a").status == "cancelled"
 
 
 def test_a_planners_end_asks_for_its_patch_to_be_applied() -> None:

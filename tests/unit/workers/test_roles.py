@@ -15,13 +15,14 @@ from chargehand.workers.tools.finish import finish_tool
 ROLES = load_roles(Path(chargehand.workers.__file__).parent / "roles")
 
 
-def test_the_five_roles_are_there_with_their_tiers() -> None:
+def test_the_roles_are_there_with_their_tiers() -> None:
     assert {name: role.tier for name, role in ROLES.items()} == {
         "planner": "large",
         "researcher": "medium",
         "triager": "medium",
         "coder": "medium",
         "writer": "large",
+        "chooser": "small",
     }
 
 
