@@ -27,7 +27,7 @@ ITEM = "$item"
 # How arguments refer to what an earlier step gave: `{"$result_of": "load"}`.
 RESULT_OF = "$result_of"
 
-_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,119}\Z")
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/~-]{0,119}\Z")
 StepKey = Annotated[str, Field(min_length=1, max_length=120)]
 
 
@@ -149,13 +149,15 @@ class Plan(BaseModel):
 
 
 class PlanPatch(BaseModel):
-    """How a graph grows: steps to append, and steps that other steps now also wait for."""
+    """How a graph grows: steps to append, and steps that do not count any more."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     add: tuple[Step, ...] = ()
     drop: tuple[StepKey, ...] = ()
     """Steps that have not started and are not wanted any more."""
+    supersede: tuple[StepKey, ...] = ()
+    """Steps whose result is not wanted any more, finished or not, with everything that was built on them."""
 
 
 def step_id(run_id: UUID, key: str) -> UUID:
@@ -182,7 +184,7 @@ def validate(plan: Plan, *, roles: Set[str] | None = None, max_steps: int = MAX_
 
 def _validate_step(step: Step, known: Mapping[str, Step], roles: Set[str] | None) -> None:
     if not _KEY.match(step.key):
-        raise InvalidPlan(f"Step key {step.key!r} is not usable; use letters, digits and _ . : / - (at most 120).")
+        raise InvalidPlan(f"Step key {step.key!r} is not usable; use letters, digits and _ . : / ~ - (at most 120).")
     for predecessor in step.after:
         if predecessor not in known:
             raise InvalidPlan(f"Step {step.key!r} depends on unknown step {predecessor!r}; add it to the plan.")
@@ -270,12 +272,19 @@ def extend(plan: Plan, patch: PlanPatch, *, roles: Set[str] | None = None, max_s
 
     Started steps are guarded by the caller, who knows their status under the run's lock.
     """
-    dropped = set(patch.drop)
+    dropped, known = set(patch.drop), plan.by_key
     for key in dropped:
-        if key not in plan.by_key:
+        if key not in known:
             raise InvalidPlan(f"The patch drops unknown step {key!r}; name a step of the plan.")
     for step in patch.add:
         if step.key in dropped:
             raise InvalidPlan(f"The patch drops step {step.key!r} and adds it again; give the new step a new key.")
+    for key in patch.supersede:
+        if key not in known:
+            raise InvalidPlan(f"The patch supersedes unknown step {key!r}; name a step of the plan.")
+    dropped |= set(patch.supersede)
+    for step in patch.add:
+        if step.key in patch.supersede:
+            raise InvalidPlan(f"The patch supersedes step {step.key!r} and adds it again; give the new one a new key.")
     kept = tuple(step for step in plan.steps if step.key not in dropped)
     return Plan.of((*kept, *patch.add), roles=roles, max_steps=max_steps)

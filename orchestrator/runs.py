@@ -18,6 +18,7 @@ from chargehand.memory import journal, procedural
 from chargehand.memory.journal import NewEntry
 from chargehand.memory.procedural import Role
 from chargehand.memory.tables import RUN_STREAM
+from chargehand.orchestrator.backtracking import backtrack
 from chargehand.orchestrator.errors import InvalidPlan, NotFound, UserError
 from chargehand.orchestrator.facts import (
     SCHEMA_VERSION,
@@ -244,17 +245,25 @@ def patch(session: Session, run: RunRow, change: PlanPatch, *, by_step: UUID | N
     rows = session.scalars(
         select(StepRow).where(StepRow.run == run.id).order_by(StepRow.ordinal).with_for_update(key_share=True)
     ).all()
-    known = Plan(steps=tuple(Step.model_validate(row.spec) for row in rows))
+    known = Plan(steps=tuple(Step.model_validate(row.spec) for row in rows if row.status != "superseded"))
     grown = extend(known, change, roles=run.role_versions.keys())
+    used = {row.key for row in rows} & {step.key for step in change.add}
+    if used:
+        raise InvalidPlan(f"Step key {min(used)!r} was used before in this run; give the new step a new key.")
     for row in rows:
         if row.key in change.drop:
             # A chained step's message, if it comes all the same, finds nothing to claim.
             if row.status not in {"pending", "ready", "chained"}:
                 raise InvalidPlan(f"Step {row.key!r} is {row.status} and cannot be dropped; cancel it instead.")
             row.status, row.chain = "cancelled", None
+        elif row.key in change.supersede:
+            # Whoever works on it learns at its next commit that nobody wants it.
+            row.status, row.chain = "superseded", None
+            row.lease_until = row.holder = row.wait_id = row.halt = None
+            row.finished_at = func.coalesce(StepRow.finished_at, func.clock_timestamp())
     run.plan_version += 1
-    # One that was recovered has drawn money.
-    return_allotments(session, [row for row in rows if row.key in change.drop])
+    # One that was recovered, or is at work, has drawn money.
+    return_allotments(session, [row for row in rows if row.key in {*change.drop, *change.supersede}])
     if change.add:
         added = {step.key for step in change.add}
         fresh = [step for step in grown.steps if step.key in added]
@@ -267,6 +276,21 @@ def patch(session: Session, run: RunRow, change: PlanPatch, *, by_step: UUID | N
         [PlanPatched(patch=change, plan_version=run.plan_version, by_step=by_step)],
     )
     ring(session, run.tenant, run.id)
+
+
+def retry(session: Session, tenant: UUID, run_id: UUID, key: str) -> tuple[str, ...]:
+    """Do a step of a run under way once more, with all that was built on it; gives the keys of the new steps.
+
+    What it gave before is superseded. Raises `NotFound`, `InvalidPlan`, and `UserError` for a run that has ended.
+    """
+    run = lock(session, tenant, run_id)
+    if run.status in RUN_ENDINGS:
+        raise UserError(f"Run {run_id} has {run.status}; submit it again.")
+    rows = session.scalars(select(StepRow).where(StepRow.run == run_id).order_by(StepRow.ordinal)).all()
+    counting = Plan(steps=tuple(Step.model_validate(row.spec) for row in rows if row.status != "superseded"))
+    change = backtrack(counting, {key: None}, taken=[row.key for row in rows])
+    patch(session, run, change)
+    return tuple(step.key for step in change.add)
 
 
 def return_allotments(session: Session, rows: Iterable[StepRow]) -> None:

@@ -143,8 +143,14 @@ def _apply_to_run(state: RunState, recorded: Recorded) -> tuple[RunState, tuple[
             return replace(state, steps=steps, budget_microusd=fact.budget_microusd, plan_version=1), ("ring",)
         case PlanPatched():
             dropped = {step_id(state.run_id, key) for key in fact.patch.drop}
+            superseded = {step_id(state.run_id, key) for key in fact.patch.supersede}
             kept = {
-                key: replace(step, status="cancelled") if key in dropped else step for key, step in state.steps.items()
+                key: replace(step, status="cancelled")
+                if key in dropped
+                else replace(step, status="superseded")
+                if key in superseded
+                else step
+                for key, step in state.steps.items()
             }
             steps = {**kept, **_states(state.run_id, fact.patch.add)}
             return replace(state, steps=steps, plan_version=fact.plan_version), ("ring",)
@@ -189,7 +195,7 @@ def apply_to_step(step: StepState, recorded: Recorded) -> tuple[StepState, tuple
     """One step after one more fact of its stream; raises `IllegalFact`."""
     changed, effects = _apply_to_step(step, recorded)
     if step.status in STEP_ENDINGS:
-        # The run's stream ended it (dropped, skipped, cancelled), and may be folded first.
+        # The run's stream ended it (dropped, skipped, cancelled, superseded), and may be folded first.
         changed = replace(changed, status=step.status)
     return changed, effects
 

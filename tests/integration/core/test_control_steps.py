@@ -8,7 +8,7 @@ import pytest
 from pydantic import JsonValue
 
 from chargehand.orchestrator import runs, views
-from chargehand.orchestrator.errors import LeaseLost, StepCancelled
+from chargehand.orchestrator.errors import LeaseLost, StepCancelled, UserError
 from chargehand.orchestrator.facts import StepFinished
 from chargehand.orchestrator.plan import ITEM, RESULT_OF, Branch, Map, Repeat, Step
 
@@ -290,3 +290,63 @@ def test_a_loser_whose_result_others_need_goes_on(house: "House") -> None:
     )
     end(house, run_id, "quick")
     assert house.statuses(run_id)["slow"] == "queued"
+
+
+# --- going back -------------------------------------------------------------------------------------------------------
+
+
+def retry(house: "House", run_id: UUID, key: str) -> tuple[str, ...]:
+    with house.as_tenant() as session:
+        return runs.retry(session, house.tenant, run_id, key)
+
+
+def test_a_step_is_done_again_with_what_was_built_on_it_and_the_rest_is_kept(house: "House") -> None:
+    run_id = house.start(script("a"), script("b", "a"), script("other"), script("end", "b", "other"))
+    end(house, run_id, "a", 1)
+    end(house, run_id, "other")
+    working = house.claim(run_id, "b")
+
+    assert retry(house, run_id, "a") == ("a~2", "b~2", "end~2")
+    go(house, run_id)
+
+    # Whoever worked on what was built on it is refused.
+    with pytest.raises(LeaseLost):
+        working.finish(StepFinished(outcome="succeeded", result="of the old a"))
+    assert house.statuses(run_id) == {
+        "a": "superseded", "b": "superseded", "other": "succeeded", "end": "superseded",
+        "a~2": "queued", "b~2": "chained", "end~2": "pending",
+    }  # fmt: skip
+    for key in ("a~2", "b~2", "end~2"):
+        end(house, run_id, key)
+    check_end(house, run_id, "succeeded")
+    assert house.row(run_id, "other").epoch == 1
+
+
+def test_a_failed_step_that_is_done_again_does_not_fail_the_run(house: "House") -> None:
+    run_id = house.start(script("a"), script("b", "a"), script("long"))
+    end(house, run_id, "a", outcome="failed")
+    assert house.statuses(run_id)["b"] == "skipped"
+
+    retry(house, run_id, "a")
+    go(house, run_id)
+    for key in ("a~2", "b~2", "long"):
+        end(house, run_id, key)
+
+    check_end(house, run_id, "succeeded")
+
+
+def test_a_repeat_that_is_done_again_begins_with_its_first_round(house: "House") -> None:
+    run_id = house.start(REPEAT, script("long"))
+    go(house, run_id)
+    end(house, run_id, "improve/1/code")
+    retry(house, run_id, "improve")
+    go(house, run_id)
+    assert house.statuses(run_id)["improve/1/test"] == "superseded"
+    assert children(house, run_id, "improve~2") == {"improve~2/1/code": "queued", "improve~2/1/test": "chained"}
+
+
+def test_nothing_of_a_run_that_has_ended_is_done_again(house: "House") -> None:
+    run_id = house.start(script("a"))
+    end(house, run_id, "a")
+    with pytest.raises(UserError, match="submit it again"):
+        retry(house, run_id, "a")
