@@ -29,6 +29,8 @@ _OPEN = frozenset({"pending", "ready", "queued", "chained"})
 
 def ends(case: Case) -> Iterator[str]:
     """Every accepted run reached exactly one terminal state, and so did its steps."""
+    if not case.evidence.accepted:
+        yield "no run was accepted: there is nothing to judge"
     for run_id in sorted(case.evidence.accepted):
         if run_id in case.evidence.submissions:
             yield f"run {short(run_id)} was accepted and is still a submission"

@@ -81,6 +81,7 @@ def change(stream: str | None, kind: str, nth: int = 0, **fields: object) -> Cha
 
 
 ENDS = {
+    "nothing at all": (as_evidence(accepted=frozenset()), "there is nothing to judge"),
     "a run that goes on": (as_tables("run", status="running"), "has not ended: it is running"),
     "a run that is gone": (as_evidence(accepted=frozenset({RUN, UUID(int=9)})), "was accepted and is gone"),
     "a submission": (
