@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Engine, delete, func, select, text, update
+from sqlalchemy import ColumnElement, Engine, case, delete, func, select, text, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
@@ -165,7 +165,7 @@ def recover(engine: Engine, settings: Settings) -> int:
         return len(recovered)
 
 
-def _age(moment: InstrumentedAttribute[Any]) -> ColumnElement[Any]:
+def _age(moment: ColumnElement[Any] | InstrumentedAttribute[Any]) -> ColumnElement[Any]:
     return func.extract("epoch", func.clock_timestamp() - moment)
 
 
@@ -323,22 +323,28 @@ def emit_again(engine: Engine, settings: Settings, *, queue_length: Callable[[st
     """Make steps ready again whose message nobody claimed, each time twice as patiently.
 
     Not while their pool has no live process, and not while its queue is longer than its window: then the message is
-    late, not lost.
+    late, not lost. A pool that was away first gets the time to take what has waited for it.
     """
     with Session(engine) as session, session.begin():
         live = live_slots(session)
-        patient = {pool for pool, slots in live.items() if queue_length(pool) <= 2 * slots}
+        patient = [pool for pool, slots in live.items() if queue_length(pool) <= 2 * slots]
         if not patient:
             return 0
-        pool_of = text("CASE WHEN solo THEN 'solo' ELSE pool END = ANY(:pools)").bindparams(pools=sorted(patient))
-        waited = func.extract("epoch", func.clock_timestamp() - StepRow.queued_at)
+        there = (
+            select(PoolRow.pool, func.min(PoolRow.since).label("since"))
+            .where(_age(PoolRow.seen_at) < POOL_SILENCE_SECONDS, PoolRow.pool.in_(patient))
+            .group_by(PoolRow.pool)
+            .subquery()
+        )
+        waited = _age(func.greatest(StepRow.queued_at, there.c.since))
         patience = settings.unclaimed_seconds * func.least(
             func.power(2, func.greatest(StepRow.emissions, 1) - 1), MAX_BACKOFF
         )
         rows = session.scalars(
             select(StepRow)
             .join(RunRow, RunRow.id == StepRow.run)
-            .where(StepRow.status == "queued", waited > patience, pool_of, _is_ours())
+            .join(there, there.c.pool == case((StepRow.solo, SOLO), else_=StepRow.pool))
+            .where(StepRow.status == "queued", waited > patience, _is_ours())
             .order_by(StepRow.run, StepRow.ordinal)
             .limit(BATCH)
             .with_for_update(skip_locked=True, key_share=True, of=StepRow)
