@@ -71,7 +71,8 @@ $(BENCH_STAMP): $(STAMP) requirements-bench.lock
 	@$(BENCH_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-chaos: setup ## Kill processes and services under load: SEED=1 STEPS=200
+chaos: setup ## Kill processes next to every commit, then processes and services under load: SEED=1 STEPS=200
+	@CHAOS_POINTS=all $(BIN)/python -m pytest -n 0 tests/system/test_crash_points.py
 	@PYTHONPATH=tests $(BIN)/python -m chaos --seed $(SEED) --steps $(STEPS)
 
 lock: ## Resolve requirements.lock and requirements-bench.lock anew from pyproject.toml in a clean environment

@@ -153,6 +153,10 @@ class Client:
         with self.session() as session:
             return views.list_runs(session, limit=limit)
 
+    def raise_budget(self, run: UUID | str, to_usd: str | Decimal) -> bool:
+        """Let a run spend more, see `RunHandle.raise_budget`."""
+        return self.run(run).raise_budget(to_usd)
+
     def escalations(self, run_id: UUID | None = None) -> list[Escalation]:
         """What people are asked."""
         with self.session() as session:
@@ -376,6 +380,17 @@ class RunHandle:
         """Let it go on."""
         with self._client.session() as session:
             done = runs.resume(session, self._client.tenant, self.run_id)
+        self._client.ring(self.run_id)
+        return done
+
+    def raise_budget(self, to_usd: str | Decimal) -> bool:
+        """Let it spend this much all in all; what waits for money goes on. False when it may already.
+
+        Raises `UserError` for less than it has, and when it has ended.
+        """
+        to_microusd = microusd(to_usd)
+        with self._client.session() as session:
+            done = runs.raise_budget(session, self._client.tenant, self.run_id, to_microusd=to_microusd)
         self._client.ring(self.run_id)
         return done
 

@@ -87,6 +87,15 @@ class RunResumed(Fact):
     kind: Literal["run.resumed"] = "run.resumed"
 
 
+class BudgetRaised(Fact):
+    """The run may spend more than it was given at first."""
+
+    stream = "run"
+    kind: Literal["budget.raised"] = "budget.raised"
+    budget_microusd: int
+    """All in all."""
+
+
 class StepsSkipped(Fact):
     """Steps that end without ever having been claimed: nothing reaches them, or they were cancelled."""
 
@@ -336,6 +345,7 @@ RunFact = Annotated[
     | PlanPatched
     | RunPaused
     | RunResumed
+    | BudgetRaised
     | StepsSkipped
     | StepsAnchored
     | ReservationsCharged

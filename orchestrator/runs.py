@@ -1,4 +1,4 @@
-"""The writers of a run: accept, grow, pause, resume, cancel, tell, answer.
+"""The writers of a run: accept, grow, pause, resume, cancel, give money, tell, answer.
 
 Locks are taken in one order everywhere: the run, then its steps by ordinal, then its budget. The caller commits.
 """
@@ -22,6 +22,7 @@ from chargehand.orchestrator.backtracking import backtrack
 from chargehand.orchestrator.errors import InvalidPlan, NotFound, UserError
 from chargehand.orchestrator.facts import (
     SCHEMA_VERSION,
+    BudgetRaised,
     Fact,
     PlanPatched,
     RunFinished,
@@ -407,6 +408,28 @@ def resume(session: Session, tenant: UUID, run_id: UUID) -> bool:
     run.status = "running"
     session.flush()
     record(session, tenant, run_id, [RunResumed()])
+    ring(session, tenant, run_id)
+    return True
+
+
+def raise_budget(session: Session, tenant: UUID, run_id: UUID, *, to_microusd: int) -> bool:
+    """Let the run spend more; the watch loop wakes steps that wait for it. False when it may spend that much already.
+
+    Raises `UserError` when the run has ended, or for less than it was given: what was drawn cannot be taken back.
+    """
+    run = lock(session, tenant, run_id)
+    if run.status in RUN_ENDINGS:
+        raise UserError(f"Run {run_id} is {run.status}; it spends nothing any more.")
+    budget = session.scalars(select(BudgetRow).where(BudgetRow.run == run_id).with_for_update()).one()
+    if to_microusd < budget.cap_microusd:
+        raise UserError(
+            f"Run {run_id} may spend ${budget.cap_microusd / 1e6:g}, which cannot be made ${to_microusd / 1e6:g}; "
+            "a budget is only raised."
+        )
+    if to_microusd == budget.cap_microusd:
+        return False
+    budget.cap_microusd = to_microusd
+    record(session, tenant, run_id, [BudgetRaised(budget_microusd=to_microusd)])
     ring(session, tenant, run_id)
     return True
 

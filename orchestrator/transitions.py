@@ -17,6 +17,7 @@ from chargehand.orchestrator.errors import IllegalFact
 from chargehand.orchestrator.facts import (
     AnyFact,
     BreakerTripped,
+    BudgetRaised,
     CallAbandoned,
     ModelFailed,
     ModelRequested,
@@ -158,6 +159,8 @@ def _apply_to_run(state: RunState, recorded: Recorded) -> tuple[RunState, tuple[
             return replace(state, status="paused"), ()
         case RunResumed():
             return replace(state, status="running"), ("ring",)
+        case BudgetRaised():
+            return replace(state, budget_microusd=fact.budget_microusd), ()
         case StepsSkipped():
             ended = {step: replace(state.steps[step], status=fact.outcome) for step in fact.steps}
             return replace(state, steps={**state.steps, **ended}), ("ring",)

@@ -253,6 +253,6 @@ class StepRecorder:
         if spent + need > standing["cap"]:
             raise BudgetExceeded(
                 f"A call of at most {need} micro-dollars does not fit: {spent} of {standing['cap']} are spent; "
-                "submit it again with a larger budget."
+                "raise the run's budget."
             )
         raise BudgetBusy(f"A call of at most {need} micro-dollars waits: other calls hold the rest of the budget.")

@@ -29,6 +29,8 @@ from chargehand.orchestrator.supervisor.admit import SOLO, live_slots
 from chargehand.orchestrator.tables import BudgetRow, PoolRow, RunRow, StepRow
 from chargehand.orchestrator.transitions import STEP_ENDINGS
 
+MORE_MONEY = "; `chargehand budget` gives the run more, if it is used up"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunView:
@@ -245,7 +247,11 @@ def artifacts(session: Session, run_id: UUID) -> dict[str, str]:
 
 def escalations(session: Session, run_id: UUID | None = None) -> list[Escalation]:
     """What people are asked, oldest first: of one run, or of the tenant."""
-    query = select(StepRow).where(StepRow.status == "waiting", StepRow.wait_reason.in_(["human", "gate"]))
+    # A budget that is in use frees itself: that wait has an end. One that is used up does not.
+    asks = StepRow.wait_reason.in_(["human", "gate"]) | (
+        (StepRow.wait_reason == "budget") & StepRow.run_after.is_(None)
+    )
+    query = select(StepRow).where(StepRow.status == "waiting", asks)
     if run_id is not None:
         query = query.where(StepRow.run == run_id)
     asked = []
@@ -350,7 +356,7 @@ def explain(session: Session, run_id: UUID) -> list[tuple[str, str]]:
         elif step.status == "running":
             why = f"running on {step.holder}, epoch {step.epoch}, turn {step.turns}"
         elif step.status == "waiting":
-            why = f"waits for {step.wait_reason}"
+            why = f"waits for {step.wait_reason}" + (MORE_MONEY if step.wait_reason == "budget" else "")
         elif step.status == "pending" or step.status == "chained":
             open_before = [key for key in step.after if status.get(key) not in STEP_ENDINGS]
             why = f"waits for {', '.join(open_before)}" if open_before else "its turn comes with the next advance"

@@ -120,8 +120,11 @@ class ModelTurn:
             return Wait(reason="budget", question=str(error), run_after_seconds=BUDGET_WAIT_SECONDS)
         except BudgetExceeded as error:
             return Wait(
-                reason="human",
-                question=f"The budget is used up: {error} Give the result by hand, go on without one, or let it fail.",
+                reason="budget",
+                question=(
+                    f"The budget is used up: {error} It goes on with more (chargehand budget RUN USD); override: give "
+                    "the result by hand; skip: go on without one; abort: let it fail."
+                ),
                 options=("override", "skip", "abort"),
                 evidence=(self._tape.place(self._tape.newest),) if self._tape.recorded else (),
             )

@@ -31,6 +31,7 @@ class _Chargehand(LazyGroup):
             (_RUNS, "control", "cancel", "End a run now."),
             (_RUNS, "control", "pause", "Start nothing new in a run and stop its steps at their next turn."),
             (_RUNS, "control", "resume", "Let a paused run go on."),
+            (_RUNS, "control", "budget", "Let a run spend more."),
             (_RUNS, "control", "tell", "Leave a message for the agents of a run."),
             (_PEOPLE, "questions", "escalations", "List what agents ask people."),
             (_PEOPLE, "questions", "resolve", "Answer the question that a step waits for."),

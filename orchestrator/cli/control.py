@@ -1,4 +1,4 @@
-"""`cancel`, `pause`, `resume` and `tell`: a word to a run that goes on."""
+"""`cancel`, `pause`, `resume`, `budget` and `tell`: a word to a run that goes on."""
 
 from typing import Annotated
 
@@ -7,7 +7,7 @@ from rich.text import Text
 
 from chargehand.orchestrator.cli.terminal import AsJson, RunName, answers, plain, print_json, short
 from chargehand.orchestrator.client import Client, RunHandle
-from chargehand.orchestrator.requests import check_goal
+from chargehand.orchestrator.requests import check_goal, microusd
 
 Reason = Annotated[str, typer.Option(help="Why, for the journal.")]
 
@@ -39,6 +39,22 @@ def resume(run: RunName, as_json: AsJson = False) -> None:
     with Client() as client:
         handle = client.run(run)
         _tell(handle, changed=handle.resume(), done="goes on", as_json=as_json)
+
+
+@app.command()
+def budget(
+    run: RunName,
+    usd: Annotated[str, typer.Argument(metavar="USD", help="What it may spend all in all, in dollars.")],
+    as_json: AsJson = False,
+) -> None:
+    """Let a run spend more.
+
+    Steps that wait because the budget is used up go on by themselves. A budget is never lowered.
+    """
+    microusd(usd)
+    with Client() as client:
+        handle = client.run(run)
+        _tell(handle, changed=handle.raise_budget(usd), done=f"may spend ${usd}", as_json=as_json)
 
 
 @app.command()

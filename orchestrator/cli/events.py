@@ -14,6 +14,7 @@ from chargehand.orchestrator.client import Client, RunHandle
 from chargehand.orchestrator.facts import (
     AnyFact,
     BreakerTripped,
+    BudgetRaised,
     CallAbandoned,
     ModelFailed,
     ModelRequested,
@@ -117,6 +118,8 @@ def gist(fact: AnyFact) -> str:
             return f"version {fact.plan_version}, added: {', '.join(step.key for step in fact.patch.add)}{dropped}"
         case RunPaused():
             return fact.reason
+        case BudgetRaised():
+            return f"to ${fact.budget_microusd / 1e6:g}"
         case StepsSkipped():
             return f"{len(fact.steps)} {fact.outcome}: {fact.reason}"
         case StepsAnchored():

@@ -58,7 +58,7 @@ def take_look(client: Client, handle: RunHandle) -> Look:
         notes.append(f"It is paused; go on with: chargehand resume {short(run.run_id)}")
     if run.status == "running" and not pools and (at - run.created_at).total_seconds() > PATIENCE_SECONDS:
         notes.append("No worker is up, so nothing starts; start them with: chargehand up")
-    if any(step.status == "waiting" and step.wait_reason in ("human", "gate") for step in steps):
+    if any(step.status == "waiting" and step.wait_reason in ("human", "gate", "budget") for step in steps):
         notes += [
             f"{question.step_key} asks: {one_line(question.question, 200)}  Answer with: "
             f"chargehand resolve {short(run.run_id)} {question.step_key} {'|'.join(question.options) or 'TEXT'}"

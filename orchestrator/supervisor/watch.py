@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Engine, delete, func, select, text, update
+from sqlalchemy import ColumnElement, Engine, case, delete, func, select, text, update
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from chargehand.memory import procedural
 from chargehand.memory.database import bind_tenant
-from chargehand.memory.tables import JournalRow
+from chargehand.memory.tables import RUN_STREAM, JournalRow
 from chargehand.orchestrator import runs
 from chargehand.orchestrator.facts import SCHEMA_VERSION, StepFinished, StepRecovered, StepWaiting
 from chargehand.orchestrator.recovery import RETURN, SILENCE, Cause, Evidence, cause_of, judge
@@ -37,6 +37,8 @@ BATCH = 100
 # A message that nobody claims is sent again after 1, 2, 4 and then every 8 times `unclaimed_seconds`: a pool that comes
 # back with its queue gone must not wait for minutes.
 MAX_BACKOFF = 8
+# No transaction that changes a run stands still for longer before its commit.
+COMMIT_SECONDS = 5.0
 # A solo pool that is restarted is back within this.
 SOLO_PATIENCE_SECONDS = 60.0
 HUMAN_OPTIONS = ("retry", "skip", "abort")
@@ -163,7 +165,7 @@ def recover(engine: Engine, settings: Settings) -> int:
         return len(recovered)
 
 
-def _age(moment: InstrumentedAttribute[Any]) -> ColumnElement[Any]:
+def _age(moment: ColumnElement[Any] | InstrumentedAttribute[Any]) -> ColumnElement[Any]:
     return func.extract("epoch", func.clock_timestamp() - moment)
 
 
@@ -249,7 +251,7 @@ def _unchain_followers(session: Session, row: StepRow) -> None:
 
 
 def wake(engine: Engine) -> list[UUID]:
-    """Make waiting steps ready whose time or whose answer has come; an answered gate ends right here.
+    """Make waiting steps ready whose time, answer or money has come; an answered gate ends right here.
 
     Gives the runs of these steps.
     """
@@ -268,7 +270,7 @@ def wake(engine: Engine) -> list[UUID]:
             select(StepRow)
             .join(RunRow, RunRow.id == StepRow.run)
             .where(StepRow.status == "waiting", RunRow.status == "running", _is_ours())
-            .where((StepRow.run_after <= func.clock_timestamp()) | answered)
+            .where((StepRow.run_after <= func.clock_timestamp()) | answered | _has_more_money())
             .order_by(StepRow.run, StepRow.ordinal)
             .limit(BATCH)
             .with_for_update(skip_locked=True, key_share=True, of=StepRow)
@@ -281,6 +283,24 @@ def wake(engine: Engine) -> list[UUID]:
             session.flush()
             runs.ring(session, row.tenant, row.run)
         return [row.run for row in rows]
+
+
+def _has_more_money() -> ColumnElement[bool]:
+    """Whether the run's budget was raised while the step found it used up, or later."""
+    raised, claimed = aliased(JournalRow), aliased(JournalRow)
+    began = (
+        select(func.max(claimed.at))
+        .where(claimed.run == StepRow.run, claimed.step == StepRow.id, claimed.kind == "step.claimed")
+        .scalar_subquery()
+    )
+    # A raise that was on its way to its commit when the step was claimed was not seen by it.
+    on_its_way = func.make_interval(0, 0, 0, 0, 0, 0, COMMIT_SECONDS)
+    return (StepRow.wait_reason == "budget") & (
+        select(raised.seq)
+        .where(raised.run == StepRow.run, raised.step == RUN_STREAM, raised.kind == "budget.raised")
+        .where(raised.at > began - on_its_way)
+        .exists()
+    )
 
 
 def _end_gate(session: Session, row: StepRow) -> None:
@@ -303,22 +323,28 @@ def emit_again(engine: Engine, settings: Settings, *, queue_length: Callable[[st
     """Make steps ready again whose message nobody claimed, each time twice as patiently.
 
     Not while their pool has no live process, and not while its queue is longer than its window: then the message is
-    late, not lost.
+    late, not lost. A pool that was away first gets the time to take what has waited for it.
     """
     with Session(engine) as session, session.begin():
         live = live_slots(session)
-        patient = {pool for pool, slots in live.items() if queue_length(pool) <= 2 * slots}
+        patient = [pool for pool, slots in live.items() if queue_length(pool) <= 2 * slots]
         if not patient:
             return 0
-        pool_of = text("CASE WHEN solo THEN 'solo' ELSE pool END = ANY(:pools)").bindparams(pools=sorted(patient))
-        waited = func.extract("epoch", func.clock_timestamp() - StepRow.queued_at)
+        there = (
+            select(PoolRow.pool, func.min(PoolRow.since).label("since"))
+            .where(_age(PoolRow.seen_at) < POOL_SILENCE_SECONDS, PoolRow.pool.in_(patient))
+            .group_by(PoolRow.pool)
+            .subquery()
+        )
+        waited = _age(func.greatest(StepRow.queued_at, there.c.since))
         patience = settings.unclaimed_seconds * func.least(
             func.power(2, func.greatest(StepRow.emissions, 1) - 1), MAX_BACKOFF
         )
         rows = session.scalars(
             select(StepRow)
             .join(RunRow, RunRow.id == StepRow.run)
-            .where(StepRow.status == "queued", waited > patience, pool_of, _is_ours())
+            .join(there, there.c.pool == case((StepRow.solo, SOLO), else_=StepRow.pool))
+            .where(StepRow.status == "queued", waited > patience, _is_ours())
             .order_by(StepRow.run, StepRow.ordinal)
             .limit(BATCH)
             .with_for_update(skip_locked=True, key_share=True, of=StepRow)

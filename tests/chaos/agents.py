@@ -9,6 +9,7 @@ from chaos.errands import RUNNER
 from chaos.hand import Hand
 from chaos.ledger import Ledger
 from chaos.stage import LEASE_SECONDS, Stage
+from chargehand.orchestrator.errors import Fenced
 from chargehand.orchestrator.facts import StepFinished, Usage
 from chargehand.orchestrator.plan import Step
 from chargehand.orchestrator.steps import HeldStep
@@ -36,6 +37,8 @@ class Scripted:
         """`instead_of_answer` happens when the first call has been paid for and not answered."""
         self._ledger = ledger
         self._instead = instead_of_answer
+        self.calls: list[UUID] = []
+        """Ids of the calls that have arrived."""
 
     def quote(self, call: ModelCall) -> Quote:
         """Always the same."""
@@ -50,6 +53,7 @@ class Scripted:
     def call(self, call: ModelCall) -> ModelAnswer:
         """Post once, then hand in the result."""
         prompt = repr(call.messages)
+        self.calls.append(UUID(call.request_id.rpartition("/")[2]))
         receipt = self._ledger.call_received(
             call.request_id, model=MODEL, finish_tool="", prompt_hash=prompt, stream=False
         )
@@ -98,7 +102,7 @@ def attempt(stage: Stage, hand: Hand, run: UUID, models: Scripted, *, dies_in_to
         "post": make_tool(post, effect="idempotent", name="post"),
         "pay": make_tool(pay, effect="effectful", name="pay"),
     }
-    with suppress(WorkerDied):
+    with suppress(WorkerDied, Fenced):
         _run(stage, held, models, tools)
 
 

@@ -51,9 +51,14 @@ class JournalCall:
     abandoned: Sequence[Row]
 
     @property
+    def call_id(self) -> str:
+        """As the journal names it."""
+        return str(self.requested.fact["call_id"])
+
+    @property
     def name(self) -> str:
         """As a person finds it again."""
-        return f"call {self.requested.fact['call_id']} of step {self.step.key!r}"
+        return f"call {self.call_id} of step {self.step.key!r}"
 
     @property
     def reserved_microusd(self) -> int:
@@ -143,21 +148,21 @@ class Case:
     @cached_property
     def charged(self) -> dict[UUID, int]:
         """step → micro-dollars that its run charged for calls in flight when it ended."""
-        return self._of_runs("reservations.charged", "charged_microusd")
+        return self._of_steps("reservations.charged", "charged_microusd")
 
     @cached_property
     def returned(self) -> dict[UUID, int]:
-        """step → micro-dollars that answers gave back which came when their step had let go of the call."""
-        return self._of_runs("reservations.returned", "returned_microusd")
+        """step → micro-dollars that its run gave back when an answer came late."""
+        return self._of_steps("reservations.returned", "returned_microusd")
 
-    def _of_runs(self, kind: str, amounts: str) -> dict[UUID, int]:
-        summed: dict[UUID, int] = defaultdict(int)
+    def _of_steps(self, kind: str, field: str) -> dict[UUID, int]:
+        amounts: dict[UUID, int] = defaultdict(int)
         for run in self.evidence.runs:
             for row in self.of_run(run):
                 if row.kind == kind:
-                    for step, amount in row.fact[amounts].items():
-                        summed[UUID(step)] += amount
-        return summed
+                    for step, amount in row.fact[field].items():
+                        amounts[UUID(step)] += amount
+        return amounts
 
     def tool_uses(self, step: Step) -> list[ToolUse]:
         """Every use of a tool; its id is unique in the answer that it is of."""

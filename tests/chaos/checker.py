@@ -24,6 +24,7 @@ RULES: Sequence[Rule] = (
     journal_rules.chains,
     journal_rules.anchors,
     journal_rules.money,
+    journal_rules.late_answers,
     journal_rules.reducer,
     world_rules.effects,
     world_rules.attempts,

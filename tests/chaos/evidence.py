@@ -42,11 +42,15 @@ _ANCHORS = """
 SELECT tenant, seq, run, run_seq, run_hash, hash, seal FROM chargehand.run_anchors
 WHERE tenant IN (SELECT tenant FROM chargehand.runs WHERE id = ANY(%(runs)s)) ORDER BY tenant, seq
 """
+_SETTLEMENTS = """
+SELECT run, step, call, cost_microusd, booked FROM chargehand.settlements WHERE run = ANY(%(runs)s)
+"""
 _SUBMITTED = "SELECT run FROM chargehand.submissions"
 _KNOWN = "SELECT id FROM chargehand.runs UNION SELECT run FROM chargehand.submissions"
 _UNDER_WAY = """
 SELECT run FROM chargehand.rings WHERE run = ANY(%(runs)s)
 UNION SELECT run FROM chargehand.submissions WHERE run = ANY(%(runs)s)
+UNION SELECT run FROM chargehand.settlements WHERE run = ANY(%(runs)s) AND booked IS NULL
 """
 
 
@@ -115,6 +119,18 @@ class Budget:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Settlement:
+    """What a call cost whose answer came when its step had let go of it."""
+
+    run: UUID
+    step: UUID
+    call: UUID
+    cost_microusd: int
+    booked: str | None
+    """`run`, or `nowhere` when the run was sealed; None: not accounted for yet."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Anchor:
     """An ended run in its tenant's chain."""
 
@@ -153,6 +169,7 @@ class Evidence:
     edges: Collection[tuple[UUID, UUID]] = ()
     """predecessor, successor."""
     budgets: Sequence[Budget] = ()
+    settlements: Sequence[Settlement] = ()
     journal: Sequence[Row] = ()
     """Each stream's rows together, by seq."""
     anchors: Sequence[Anchor] = ()
@@ -204,6 +221,7 @@ def gather(
                 "steps": [Step(**row) for row in rows(_STEPS)],
                 "edges": frozenset((row["predecessor"], row["successor"]) for row in rows(_EDGES)),
                 "budgets": [Budget(**row) for row in rows(_BUDGETS)],
+                "settlements": [Settlement(**row) for row in rows(_SETTLEMENTS)],
                 "journal": [Row(**row) for row in rows(_JOURNAL)],
                 "anchors": [Anchor(**row) for row in rows(_ANCHORS)],
             }

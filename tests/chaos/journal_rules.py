@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+from collections import Counter as Tally
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -28,6 +29,8 @@ _OPEN = frozenset({"pending", "ready", "queued", "chained"})
 
 def ends(case: Case) -> Iterator[str]:
     """Every accepted run reached exactly one terminal state, and so did its steps."""
+    if not case.evidence.accepted:
+        yield "no run was accepted: there is nothing to judge"
     for run_id in sorted(case.evidence.accepted):
         if run_id in case.evidence.submissions:
             yield f"run {short(run_id)} was accepted and is still a submission"
@@ -276,6 +279,34 @@ def money(case: Case) -> Iterator[str]:
         for row in call.answers:
             if int(row.fact["cost_microusd"]) > call.reserved_microusd:
                 yield f"{call.name} cost {row.fact['cost_microusd']} and had reserved {call.reserved_microusd}"
+
+
+def late_answers(case: Case) -> Iterator[str]:
+    """What an answer that came late did not cost was given back, once, and nothing else was."""
+    given_back: Tally[str] = Tally()
+    costs = {str(late.call): late.cost_microusd for late in case.evidence.settlements}
+    for run in case.evidence.runs:
+        for row in case.of_run(run):
+            if row.kind == "reservations.returned":
+                given_back.update(row.fact["calls"])
+                known = [case.calls[call] for call in row.fact["calls"] if call in case.calls]
+                due = sum(max(0, call.reserved_microusd - costs.get(call.call_id, 0)) for call in known)
+                if sum(row.fact["returned_microusd"].values()) != due:
+                    yield f"run {short(run.id)} gave back another sum than {due} for {len(known)} late answers"
+    for call_id, times in given_back.items():
+        call = case.calls.get(call_id)
+        if call is None or call.answers:
+            yield f"money was given back for call {call_id}, which was not in flight"
+        elif times > 1:
+            yield f"{call.name} was given back {times} times"
+    for call_id, times in Tally(str(late.call) for late in case.evidence.settlements).items():
+        if times > 1:
+            yield f"call {call_id} was settled late {times} times"
+    for late in case.evidence.settlements:
+        if late.booked is None and case.runs[late.run].status in RUN_ENDINGS:
+            yield f"the late answer to call {late.call} was never accounted for"
+        if (late.booked == "run") != (str(late.call) in given_back):
+            yield f"the late answer to call {late.call} is booked {late.booked}, and its run's stream says otherwise"
 
 
 def _spent(rows: Sequence[Row]) -> int:

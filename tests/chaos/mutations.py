@@ -135,6 +135,24 @@ def a_worker_dies_in_a_call(stage: Stage) -> UUID:
     return run
 
 
+def an_answer_comes_late(stage: Stage) -> UUID:
+    """An answer comes when somebody else has given its call up and ended the step; what it cost is told twice."""
+    run = agents.start(stage)
+    late = Scripted(stage.ledger, instead_of_answer=lambda: go_on_without(stage, run))
+    agents.attempt(stage, stage.first, run, late)
+    # Its worker did not hear that it was understood.
+    told_again = {"call": late.calls[0], "step": step_id(run, agents.STEP), "cost": agents.COST_MICROUSD}
+    stage.house.connections.run(stage.house.tenant, turns._SETTLE_LATE, told_again)
+    stage.drain(run)
+    return run
+
+
+def go_on_without(stage: Stage, run: UUID) -> None:
+    """The step is taken up and ended elsewhere while the first worker waits for its answer."""
+    stage.lose()
+    agents.attempt(stage, stage.second, run, Scripted(stage.ledger))
+
+
 def die() -> None:
     """What a SIGKILL would do to this attempt."""
     raise WorkerDied
@@ -232,6 +250,12 @@ MUTANTS: tuple[Mutant, ...] = (
         mutation=without(turns, "_CHARGE", ", spent_microusd = spent_microusd + %(cost)s"),
         story=a_worker_dies_in_a_call,
         objection="and its journal says",
+    ),
+    Mutant(
+        promise="the settle key",
+        mutation=in_the_database("ALTER TABLE chargehand.settlements DROP CONSTRAINT pk_settlements"),
+        story=an_answer_comes_late,
+        objection="was settled late 2 times",
     ),
     Mutant(
         promise="the anchor of a step",

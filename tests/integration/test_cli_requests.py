@@ -240,13 +240,17 @@ def test_a_run_is_watched_steered_and_proved_without_any_worker(in_process, repo
     assert "is paused" in in_process("pause", name, **servers).stdout
     assert "nothing changed" in in_process("pause", name, **servers).stdout
     assert "goes on" in in_process("resume", name, **servers).stdout
+    assert "may spend $0.75" in in_process("budget", name, "0.75", **servers).stdout
+    assert "nothing changed" in in_process("budget", name, "0.75", **servers).stdout
+    refused(in_process("budget", name, "0.10", **servers), "only raised")
     refused(in_process("result", name, **servers), "watch it with", code=4)
     refused(in_process("resolve", name, "plan", "yes", **servers), "waits for no answer")
     refused(in_process("cancel", "ffffffff", **servers), "names no run")
     assert "is cancelled" in in_process("cancel", name, **servers).stdout
+    refused(in_process("budget", name, "9", **servers), "spends nothing any more")
 
     logged = in_process("logs", name, **servers).stdout
-    for kind in ("run.submitted", "run.told", "run.paused", "run.resumed", "run.finished"):
+    for kind in ("run.submitted", "run.told", "run.paused", "run.resumed", "budget.raised", "run.finished"):
         assert kind in logged
     objects = [json.loads(line) for line in in_process("logs", name, "--json", **servers).stdout.splitlines()]
     assert [event["seq"] for event in objects] == list(range(1, len(objects) + 1))

@@ -352,20 +352,24 @@ def busy_seconds(headers: Mapping[str, str]) -> float:
         elif seconds is not None:
             wanted = float(seconds)
     except ValueError:
-        wanted = _seconds_until(seconds or "")
+        wanted = _seconds_until(seconds or "", told_at=headers.get("date", ""))
     if not math.isfinite(wanted):
         wanted = MAX_BUSY_SECONDS
     return min(max(wanted, 0.0), MAX_BUSY_SECONDS)
 
 
-def _seconds_until(date: str) -> float:
+def _seconds_until(date: str, *, told_at: str) -> float:
+    # By the server's own clock: ours may be a day ahead.
+    moment, now = _moment(date), _moment(told_at)
+    return DEFAULT_BUSY_SECONDS if moment is None or now is None else (moment - now).total_seconds()
+
+
+def _moment(date: str) -> datetime | None:
     try:
         moment = parsedate_to_datetime(date)
     except ValueError:
-        return DEFAULT_BUSY_SECONDS
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return (moment - datetime.now(UTC)).total_seconds()
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 class _Deadlined(httpx2.SyncByteStream):

@@ -9,13 +9,22 @@ import pytest
 from sqlalchemy.orm import Session
 
 from chargehand.memory.database import tenant_session
-from chargehand.orchestrator import runs
-from chargehand.orchestrator.errors import InvalidPlan, NotFound, NothingToClaim, StepPaused, Unavailable, UserError
+from chargehand.orchestrator import runs, views
+from chargehand.orchestrator.errors import (
+    BudgetExceeded,
+    InvalidPlan,
+    NotFound,
+    NothingToClaim,
+    StepPaused,
+    Unavailable,
+    UserError,
+)
 from chargehand.orchestrator.facts import ModelRequested, SignalReceived, StepFinished, StepReleased, StepWaiting
 from chargehand.orchestrator.plan import PlanPatch, Step, step_id
 from chargehand.orchestrator.requests import RunRequest
 from chargehand.orchestrator.sessions import open_session
 from chargehand.orchestrator.steps import HeldStep, new_wait_id
+from chargehand.orchestrator.supervisor import watch
 from chargehand.orchestrator.turns import StepRecorder
 
 if TYPE_CHECKING:
@@ -73,6 +82,117 @@ def test_a_client_frozen_in_the_middle_of_a_pause_is_cut_off(
     with pytest.raises(Unavailable, match="idle-in-transaction"):
         freeze_in_a_pause()
     assert house.run_row(run_id).status == "running"
+
+
+def out_of_money(house: "House", run_id: UUID, key: str) -> StepWaiting:
+    """A step that waits because the budget is used up."""
+    wait = StepWaiting(
+        wait_id=new_wait_id(), reason="budget", question="used up", options=("override", "skip", "abort")
+    )
+    held = house.claim(run_id, key)
+    with pytest.raises(BudgetExceeded):
+        StepRecorder(house.connections, held, lease_seconds=60).request([], requested(150))
+    held.wait(wait)
+    return wait
+
+
+def requested(need: int) -> ModelRequested:
+    return ModelRequested(
+        call_id=uuid4(),
+        turn=1,
+        model="m",
+        tier="small",
+        routed_because="test",
+        prompt_hash="0",
+        max_tokens=1,
+        reserved_microusd=need,
+    )
+
+
+def test_a_step_that_waits_for_money_goes_on_when_there_is_more(house: "House") -> None:
+    run_id = house.start(script("a"), budget_microusd=100)
+    out_of_money(house, run_id, "a")
+    house.watch()
+    assert house.row(run_id, "a").status == "waiting"
+    with house.as_tenant() as session:
+        [asked] = views.escalations(session, run_id)
+        assert asked.options == ("override", "skip", "abort")
+
+        assert runs.raise_budget(session, house.tenant, run_id, to_microusd=200)
+
+    house.watch()
+    house.admit()
+    StepRecorder(house.connections, house.claim(run_id, "a"), lease_seconds=60).request([], requested(150))
+    assert house.kinds(run_id)[-1] == "budget.raised"
+    assert house.drift(run_id) == []
+
+
+def test_money_that_comes_while_a_step_finds_that_there_is_none_is_not_overlooked(house: "House") -> None:
+    # It did not wait yet when the budget was raised; nobody would ever have woken it.
+    run_id = house.start(script("a"), budget_microusd=100)
+    held = house.claim(run_id, "a")
+    with pytest.raises(BudgetExceeded):
+        StepRecorder(house.connections, held, lease_seconds=60).request([], requested(150))
+    with house.as_tenant() as session:
+        runs.raise_budget(session, house.tenant, run_id, to_microusd=200)
+    held.wait(StepWaiting(wait_id=new_wait_id(), reason="budget", question="used up"))
+    house.watch()
+    assert house.row(run_id, "a").status == "ready"
+
+
+def test_a_step_that_finds_too_little_again_is_not_woken_for_ever(
+    house: "House", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "COMMIT_SECONDS", 0)
+    run_id = house.start(script("a"), budget_microusd=100)
+    out_of_money(house, run_id, "a")
+    with house.as_tenant() as session:
+        runs.raise_budget(session, house.tenant, run_id, to_microusd=120)
+    house.watch()
+    house.admit()
+    out_of_money(house, run_id, "a")
+    house.watch()
+    assert house.row(run_id, "a").status == "waiting"
+
+
+def test_a_budget_is_raised_once_and_never_lowered(house: "House") -> None:
+    run_id = house.start(script("a"), budget_microusd=100)
+
+    def raised_to(amount: int) -> bool:
+        with house.as_tenant() as session:
+            return runs.raise_budget(session, house.tenant, run_id, to_microusd=amount)
+
+    assert [raised_to(200), raised_to(200)] == [True, False]
+    with pytest.raises(UserError, match="only raised"):
+        raised_to(150)
+    assert house.kinds(run_id).count("budget.raised") == 1
+    assert house.drift(run_id) == []
+    cancel(house, run_id)
+    with pytest.raises(UserError, match="spends nothing any more"):
+        raised_to(300)
+
+
+def test_money_for_a_paused_run_waits_with_it(house: "House") -> None:
+    run_id = house.start(script("a"), budget_microusd=100)
+    out_of_money(house, run_id, "a")
+    pause(house, run_id)
+    with house.as_tenant() as session:
+        runs.raise_budget(session, house.tenant, run_id, to_microusd=200)
+    house.watch()
+    assert house.row(run_id, "a").status == "waiting"
+    resume(house, run_id)
+    house.watch()
+    assert house.row(run_id, "a").status == "ready"
+
+
+def test_who_is_out_of_money_can_be_answered_too(house: "House") -> None:
+    run_id = house.start(script("a"), budget_microusd=100)
+    wait = out_of_money(house, run_id, "a")
+    assert answer(house, run_id, "a", wait.wait_id, "skip")
+    house.watch()
+    house.admit()
+    assert house.deliver(run_id, "a") == "go_on"
+    assert house.row(run_id, "a").status == "succeeded"
 
 
 def test_accepted_means_run_plan_fact_and_ring_in_one_commit(house: "House") -> None:

@@ -6,10 +6,12 @@ from uuid import UUID
 
 import pytest
 from chaos.checker import judge
+from chaos.evidence import Settlement
 
 from chargehand.orchestrator.facts import (
     ModelFailed,
     ReservationsCharged,
+    ReservationsReturned,
     RunFinished,
     RunTold,
     SignalReceived,
@@ -79,6 +81,7 @@ def change(stream: str | None, kind: str, nth: int = 0, **fields: object) -> Cha
 
 
 ENDS = {
+    "nothing at all": (as_evidence(accepted=frozenset()), "there is nothing to judge"),
     "a run that goes on": (as_tables("run", status="running"), "has not ended: it is running"),
     "a run that is gone": (as_evidence(accepted=frozenset({RUN, UUID(int=9)})), "was accepted and is gone"),
     "a submission": (
@@ -231,6 +234,40 @@ CALLS = {
     ),
 }
 
+
+def come_late(told: Story) -> None:
+    """The call that process 12 left in flight had cost 30 of the 100 that were charged for it."""
+    told.write(None, 58, 0, ReservationsReturned(returned_microusd={step_id("post"): 70}, calls=(call_id(2),)))
+    told.tables["post"] = {"spent_microusd": 130, "allotment_microusd": 130}
+    told.rest["settlements"] = [LATE]
+
+
+LATE = Settlement(run=RUN, step=step_id("post"), call=call_id(2), cost_microusd=30, booked="run")
+GIVEN_BACK = "reservations.returned"
+LATE_ANSWERS = {
+    "a late answer that nobody has accounted for": (
+        as_evidence(settlements=[replace(LATE, booked=None)]),
+        "was never accounted for",
+    ),
+    "a late answer in the table only": (as_evidence(settlements=[LATE]), "its run's stream says otherwise"),
+    "a late answer settled twice": (
+        many(come_late, as_evidence(settlements=[LATE, LATE])),
+        "was settled late 2 times",
+    ),
+    "a late answer given back twice": (
+        many(come_late, change(None, GIVEN_BACK, calls=(call_id(2), call_id(2)))),
+        "was given back 2 times",
+    ),
+    "more given back than was due": (
+        many(come_late, change(None, GIVEN_BACK, returned_microusd={step_id("post"): 71})),
+        "gave back another sum than 70",
+    ),
+    "money given back for an answered call": (
+        many(come_late, change(None, GIVEN_BACK, calls=(call_id(1),))),
+        "which was not in flight",
+    ),
+}
+
 REST = {
     "a recovery too late": (
         lambda told: told.strikes.append(strike(13, 51.2)) or take_up_late(told),
@@ -252,7 +289,7 @@ def take_up_late(told: Story) -> None:
     ("wrong", "objection"),
     [
         pytest.param(*line, id=name)
-        for group in (ENDS, JOURNAL, MONEY, EFFECTS, CALLS, REST)
+        for group in (ENDS, JOURNAL, MONEY, EFFECTS, CALLS, LATE_ANSWERS, REST)
         for name, line in group.items()
     ],
 )
@@ -338,6 +375,10 @@ def test_a_recovery_is_measured_from_the_last_strike_in_its_way() -> None:
         told.strikes += [strike(13, 51.2), frozen]
 
     assert not any("ran again" in line for line in changed(interrupted))
+
+
+def test_what_a_late_answer_did_not_cost_is_given_back() -> None:
+    assert changed(come_late) == []
 
 
 def test_a_call_in_flight_at_the_end_of_its_step_is_charged_by_the_run() -> None:

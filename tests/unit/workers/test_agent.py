@@ -711,7 +711,8 @@ def test_a_budget_that_stays_busy_is_waited_for_and_one_that_is_spent_goes_to_a_
     assert isinstance(busy, Wait)
     assert (busy.reason, busy.run_after_seconds) == ("budget", 2.0)
     assert isinstance(spent, Wait)
-    assert spent.reason == "human"
+    assert (spent.reason, spent.run_after_seconds) == ("budget", None)
+    assert spent.options == ("override", "skip", "abort")
     assert "cap 100" in spent.question
 
 
