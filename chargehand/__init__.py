@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from chargehand.memory.procedural import InvalidRole
-    from chargehand.orchestrator.building import Draft, Line, Plan, gate
+    from chargehand.orchestrator.building import Plan
     from chargehand.orchestrator.client import Client, RunHandle
+    from chargehand.orchestrator.drafts import Draft, Item, Line
     from chargehand.orchestrator.errors import (
         BudgetExceeded,
         ChargehandError,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from chargehand.orchestrator.plan import Step
     from chargehand.orchestrator.roles import WrittenRole, role
     from chargehand.orchestrator.settings import Settings
+    from chargehand.orchestrator.shapes import branch, first_of, gate, map_over, merge, repeat
     from chargehand.workers.scripts.registry import Script, ScriptContext, script
     from chargehand.workers.tools.registry import Tool, ToolContext, ToolRetry, tool
 
@@ -42,6 +44,7 @@ __all__ = [
     "InvalidRole",
     "InvalidSettings",
     "InvalidWorkspace",
+    "Item",
     "Line",
     "NotFound",
     "Plan",
@@ -59,7 +62,12 @@ __all__ = [
     "UserError",
     "WaitTimeout",
     "WrittenRole",
+    "branch",
+    "first_of",
     "gate",
+    "map_over",
+    "merge",
+    "repeat",
     "role",
     "script",
     "tool",
@@ -67,11 +75,13 @@ __all__ = [
 
 _HOMES = {
     "chargehand.memory.procedural": ("InvalidRole",),
-    "chargehand.orchestrator.building": ("Draft", "Line", "Plan", "gate"),
+    "chargehand.orchestrator.building": ("Plan",),
     "chargehand.orchestrator.client": ("Client", "RunHandle"),
+    "chargehand.orchestrator.drafts": ("Draft", "Item", "Line"),
     "chargehand.orchestrator.plan": ("Step",),
     "chargehand.orchestrator.roles": ("WrittenRole", "role"),
     "chargehand.orchestrator.settings": ("Settings",),
+    "chargehand.orchestrator.shapes": ("branch", "first_of", "gate", "map_over", "merge", "repeat"),
     "chargehand.workers.scripts.registry": ("Script", "ScriptContext", "script"),
     "chargehand.workers.tools.registry": ("Tool", "ToolContext", "ToolRetry", "tool"),
 }

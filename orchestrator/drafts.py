@@ -62,7 +62,9 @@ class Draft:
         # A dict keeps the order and holds each once: predecessor → the label of its way.
         self._after: dict[Draft, str | None] = {}
         self.wait_for(Exit(draft=draft) for value in self.arguments.values() for draft in drafts_in(value))
-        self.wait_for(Exit(draft=draft) for draft in ends_of(inputs))
+        # A branch among the inputs is itself what is shown, not where its ways end.
+        shown = [part.exits if isinstance(part, Line) else (Exit(draft=part),) for part in _parts(inputs)]
+        self.follow([exit_ for exits in shown for exit_ in exits], racing=is_race(inputs))
 
     def __repr__(self) -> str:
         """For error messages."""
@@ -88,6 +90,13 @@ class Draft:
                     "each way, or let it follow the branch."
                 )
             self._after[exit_.draft] = exit_.label if known is None else known
+
+    def follow(self, exits: Sequence["Exit"], *, racing: bool) -> None:
+        """Let it wait for these too, or for the first of them."""
+        self.wait_for(exits)
+        if racing:
+            self.race = frozenset(exit_.draft for exit_ in exits)
+            self.fields["join"] = "any"
 
     def set(
         self,
@@ -148,11 +157,6 @@ class Line:
 Chainable = Draft | Line | Sequence[Draft | Line]
 
 
-def ends_of(chain: Chainable) -> tuple[Draft, ...]:
-    """The steps that the chain ends in."""
-    return tuple(draft for part in _parts(chain) for draft in (part.ends if isinstance(part, Line) else (part,)))
-
-
 def exits_of(chain: Chainable) -> tuple[Exit, ...]:
     """What comes after the chain waits for these; a branch is left by its ways."""
     return tuple(exit_ for part in _parts(chain) for exit_ in part.exits)
@@ -179,10 +183,7 @@ def join(before: Chainable, after: Chainable) -> Line:
     """Let the second wait for the first."""
     exits, racing = exits_of(before), is_race(before)
     for draft in starts_of(after):
-        draft.wait_for(exits)
-        if racing:
-            draft.race = frozenset(exit_.draft for exit_ in exits)
-            draft.fields["join"] = "any"
+        draft.follow(exits, racing=racing)
     return Line(starts=starts_of(before), exits=exits_of(after), is_race=is_race(after))
 
 
@@ -271,9 +272,9 @@ def with_predecessors(ends: Iterable[Draft], body: Body | None) -> list[Draft]:
 
 
 def _check_place(draft: Draft, body: Body | None) -> bool:
-    """Whether the step belongs here; one around the body does not, one inside of another body must not be waited for."""
+    """Whether the step is one of this body; False: of one around it. Raises `InvalidPlan` for one of another body."""
     if draft.became is not None:
-        raise InvalidPlan(f"{draft!r} chooses for a branch and is no step beside it; let what follows wait for the branch.")
+        raise InvalidPlan(f"{draft!r} chooses for a branch and is no step of its own; wait for what `branch(…)` gave.")
     if draft.body is body:
         return True
     if draft.body is None or (body is not None and draft.body in body.around()):

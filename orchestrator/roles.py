@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from chargehand.memory import procedural
 from chargehand.memory.procedural import InvalidRole, Role
-from chargehand.orchestrator.building import Chainable, Draft, ends_of, holds_drafts
+from chargehand.orchestrator.drafts import Chainable, Draft, holds_drafts
 from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.outputs import OUTPUTS, register_output
 from chargehand.orchestrator.plan import POOLS
@@ -58,7 +58,7 @@ class WrittenRole(Role):
             },
             arguments=facts,
             gives=self.output_model,
-            inputs=ends_of(inputs),
+            inputs=inputs,
             role=self,
         )
 

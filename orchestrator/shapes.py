@@ -1,6 +1,6 @@
 """The shapes of a plan beside scripts and agents: a person's decision, ways, items, rounds, merges, and races."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args, get_origin
 
@@ -11,7 +11,6 @@ from chargehand.orchestrator.drafts import (
     Exit,
     Item,
     Line,
-    ends_of,
     exits_of,
     is_known_later,
     is_race,
@@ -46,6 +45,7 @@ class RepeatShape:
 
     body: Body
     until: Draft | str
+    """The step of the body that decides, or its key."""
     max_rounds: int
 
 
@@ -129,7 +129,7 @@ def _check_labels(choice: Draft, ways: Mapping[str, object]) -> None:
     """Refuse a chooser that can give what is no label."""
     if choice.role is not None and choice.role.output != CHOICE_OUTPUT:
         raise InvalidPlan(
-            f"Role {choice.role.name!r} ends with {choice.role.output!r}; a role that chooses ends with {CHOICE_OUTPUT!r}."
+            f"Role {choice.role.name!r} ends with {choice.role.output!r}; give one that ends with {CHOICE_OUTPUT!r}."
         )
     given = ("yes", "no") if choice.gives is bool else get_args(choice.gives) if _is_literal(choice.gives) else ()
     for label in given:
@@ -166,21 +166,18 @@ def map_over(
         names = ", ".join(map(repr, body.ends))
         raise InvalidPlan(f"The body of a map ends in {names}; one step gives the item's result, so end in one.")
     shape = MapShape(items=items, body=body, max_parallel=max_parallel, tolerated_failures=tolerated_failures)
-    given = () if isinstance(items, Item | Sequence) else ends_of(items)
-    return _owner("map", shape, title=title, inputs=given)
+    return _owner("map", shape, title=title, inputs=items if isinstance(items, Draft | Line) else ())
 
 
-def repeat(
-    write: Callable[[], Chainable], *, until: Draft | str | None = None, max_rounds: int = 3, title: str = ""
-) -> Draft:
+def repeat(write: Callable[[], Chainable], *, until: str | None = None, max_rounds: int = 3, title: str = "") -> Draft:
     """The same steps again, on what the round before gave, until they pass.
 
         repeat(lambda: code.step("Make the tests pass") >> test.step(), max_rounds=5)
 
     `write` is called once; the steps that it writes are the body of a round. The round has passed when its last step
-    gives true, or something whose `passed` is true; `until` names another step of the body (the step itself or its
-    key). The first steps of a round wait for the last ones of the round before, and are shown what they gave. After
-    `max_rounds` without success the step fails. Its result is `{"rounds": …, "passed": true, "verdict": …}`.
+    gives true, or something whose `passed` is true; `until` is the key of another step of the body that decides. The
+    first steps of a round wait for the last ones of the round before, and see what they gave. After `max_rounds`
+    without success the step fails. Its result is `{"rounds": …, "passed": true, "verdict": …}`.
     """
     if not 1 <= max_rounds <= MAX_ROUNDS:
         raise InvalidPlan(f"max_rounds is {max_rounds}; give 1 to {MAX_ROUNDS}.")
@@ -231,15 +228,17 @@ def first_of(racers: Chainable) -> Line:
     return Line(starts=starts_of(racers), exits=exits, is_race=True)
 
 
-def _owner(name: str, shape: Shape, *, title: str, inputs: Iterable[Draft] = ()) -> Draft:
+def _owner(name: str, shape: Shape, *, title: str, inputs: Chainable = ()) -> Draft:
     """The step that runs the body; what the body needs of the steps around it, the owner waits for."""
     gives = list if isinstance(shape, MapShape) else dict
-    made = Draft(name=name, fields={"kind": name, "title": title}, gives=gives, inputs=tuple(inputs), shape=shape)
+    made = Draft(name=name, fields={"kind": name, "title": title}, gives=gives, inputs=inputs, shape=shape)
     shape.body.owner = made
     for draft in with_predecessors(shape.body.ends, shape.body):
         for outer in draft.after:
             if outer.body is not shape.body:
                 if outer in draft.when:
-                    raise InvalidPlan(f"{draft!r} stands in a body and on a way of {outer!r}, which is outside; put the body on the way.")
+                    raise InvalidPlan(
+                        f"{draft!r} stands on a way of {outer!r}, outside of its body; put the body on the way."
+                    )
                 made.wait_for([Exit(draft=outer)])
     return made

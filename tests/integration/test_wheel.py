@@ -176,4 +176,4 @@ def test_a_users_program_is_checked_strictly_against_the_facade(venv: Path, proj
     assert errors[0].startswith("wrong.py:2")
     assert 'has incompatible type "str"; expected "int"' in errors[0]
     assert 'Revealed type is "refunds.Order"' in checked.stdout
-    assert 'Revealed type is "chargehand.orchestrator.building.Draft"' in checked.stdout
+    assert 'Revealed type is "chargehand.orchestrator.drafts.Draft"' in checked.stdout

@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 
 from pydantic import JsonValue, PydanticUserError, TypeAdapter, ValidationError
 
-from chargehand.orchestrator.building import Parameter, holds_drafts
+from chargehand.orchestrator.drafts import Parameter, is_known_later
 from chargehand.orchestrator.errors import ChargehandError, InvalidPlan
 from chargehand.orchestrator.plan import RESULT_OF
 
@@ -41,7 +41,7 @@ class Parameters:
             bound = self.signature.bind_partial(*positional, **named).arguments
         except TypeError as error:
             raise InvalidPlan(f"Script {self.script!r} takes {self.signature}: {error}.") from None
-        return {name: value if holds_drafts(value) else self._json(name, value) for name, value in bound.items()}
+        return {name: value if is_known_later(value) else self._json(name, value) for name, value in bound.items()}
 
     def _json(self, name: str, value: object) -> JsonValue:
         adapter = self.adapters[name]

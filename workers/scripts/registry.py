@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydantic import JsonValue
 
-from chargehand.orchestrator.building import Draft
+from chargehand.orchestrator.drafts import Draft
 from chargehand.orchestrator.outputs import refuse_namesake
 from chargehand.orchestrator.plan import Pool
 from chargehand.workers.scripts.parameters import Parameters, read_parameters
