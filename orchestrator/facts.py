@@ -11,7 +11,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
 from chargehand.orchestrator.errors import IllegalFact, NewerVersion
-from chargehand.orchestrator.plan import Plan, PlanPatch
+from chargehand.orchestrator.plan import Plan, PlanPatch, Step
 
 # Raised when a body's meaning changes; a reader that meets a higher one leaves the stream alone.
 SCHEMA_VERSION = 1
@@ -207,6 +207,10 @@ class StepWaiting(Fact):
     evidence: tuple[str, ...] = ()
     """`step:seq` of the journal rows that show why."""
     run_after: datetime | None = None
+    child: Step | None = None
+    """children: the colleague that is asked; the next round appends it, and answers for it when it has ended."""
+    tool_use_id: str | None = None
+    """The call that the answer is for."""
 
 
 class SignalReceived(Fact):

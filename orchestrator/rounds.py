@@ -48,6 +48,7 @@ class Standing(NamedTuple):
     reserved_microusd: int
     label: str | None = None
     """The way that a branch took."""
+    awaits_children: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +62,7 @@ class Round:
     opened: tuple[UUID, ...] = ()
     """Branches, maps, repeats and merges that begin: they append their first children."""
     to_look_at: tuple[UUID, ...] = ()
-    """Those under way whose children may let them go on."""
+    """Those under way, and agents that asked a colleague, whose children may let them go on, or are not there yet."""
     to_cancel: Mapping[UUID, str] = field(default_factory=dict)
     """Steps that nobody needs any more → why."""
     skipped: tuple[UUID, ...] = ()
@@ -110,17 +111,18 @@ def decide(places: Mapping[UUID, Place], standings: Mapping[UUID, Standing], *, 
 
 
 def _to_look_at(places: Mapping[UUID, Place], standings: Mapping[UUID, Standing]) -> tuple[UUID, ...]:
-    """Control steps under way with no open child, or with one that did not succeed."""
-    children: dict[UUID, list[str]] = defaultdict(list)
+    """Steps that wait for their children and have no open one, or one that did not succeed."""
+    children: dict[UUID, list[str]] = {step: [] for step, standing in standings.items() if standing.awaits_children}
+    if not children:
+        return ()
     for step, place in places.items():
-        if place.parent is not None:
+        if place.parent in children:
             children[place.parent].append(standings[step].status)
     return tuple(
         step
         for step, statuses in children.items()
-        if standings[step].status == "waiting"
-        and places[step].kind in CONTROL_KINDS
-        and (STEP_ENDINGS.issuperset(statuses) or not FAILURES.isdisjoint(statuses))
+        if STEP_ENDINGS.issuperset(statuses)
+        or (places[step].kind in CONTROL_KINDS and not FAILURES.isdisjoint(statuses))
     )
 
 

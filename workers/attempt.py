@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from chargehand.orchestrator.errors import ChargehandError, Fenced, LeaseLost, NewerVersion, StepPaused, Unavailable
 from chargehand.orchestrator.facts import SCHEMA_VERSION, SignalReceived, StepFinished, StepReleased, StepWaiting
+from chargehand.orchestrator.plan import POOLS
 from chargehand.orchestrator.sessions import open_session
 from chargehand.orchestrator.steps import Claim, Ended, HeldStep, new_wait_id
 from chargehand.orchestrator.turns import StepRecorder
@@ -25,8 +26,9 @@ from chargehand.workers.inputs import Gathered, RunReader
 from chargehand.workers.scripts.parameters import ArgumentsDoNotFit
 from chargehand.workers.scripts.registry import ScriptContext, Workspace
 from chargehand.workers.shop import Shop
+from chargehand.workers.tools.colleagues import COLLEAGUE_TOOLS
 from chargehand.workers.tools.finish import finish_tool
-from chargehand.workers.tools.registry import ToolContext, ToolOutput
+from chargehand.workers.tools.registry import Colleague, ToolContext, ToolOutput
 from chargehand.workers.workspace import Clone, open_workspace
 
 log = logging.getLogger(__name__)
@@ -215,6 +217,7 @@ class Attempt:
                 plan=gathered.plan,
                 roles=frozenset(gathered.role_versions),
                 scripts=frozenset(self.shop.scripts),
+                colleagues=_colleagues(reader, gathered) if COLLEAGUE_TOOLS.intersection(role.tools) else {},
             ),
             max_turns=step.max_turns or role.max_turns or self.shop.settings.max_turns,
         )
@@ -280,6 +283,8 @@ class Attempt:
                         question=outcome.question,
                         options=outcome.options,
                         evidence=outcome.evidence,
+                        child=outcome.child,
+                        tool_use_id=outcome.tool_use_id,
                     ),
                     after_seconds=outcome.run_after_seconds,
                 )
@@ -358,6 +363,11 @@ class Attempt:
     def _fields(self) -> dict[str, object]:
         claimed = self.claim
         return {"run_id": str(claimed.run_id), "step": claimed.step.key, "epoch": claimed.epoch}
+
+
+def _colleagues(reader: RunReader, gathered: Gathered) -> dict[str, Colleague]:
+    roles = {name: reader.role(version) for name, version in gathered.role_versions.items()}
+    return {name: Colleague(pool=role.pool, output=role.output) for name, role in roles.items() if role.pool in POOLS}  # type: ignore[arg-type]
 
 
 def _obey(signal: SignalReceived) -> Outcome | None:

@@ -6,7 +6,7 @@ from pydantic import JsonValue
 
 from chargehand.orchestrator.errors import ChargehandError
 from chargehand.orchestrator.facts import WaitReason
-from chargehand.orchestrator.plan import PlanPatch
+from chargehand.orchestrator.plan import PlanPatch, Step
 
 # What a person may do with a step that waits for one.
 GO_ON_OPTIONS = ("retry", "answer", "override", "skip", "abort")
@@ -49,6 +49,10 @@ class Wait:
     """`step:seq` of the journal rows that show why."""
     run_after_seconds: float | None = None
     """When to go on by itself; None: when it is answered."""
+    child: Step | None = None
+    """The colleague that it waits for."""
+    tool_use_id: str | None = None
+    """The call that the colleague answers."""
 
 
 Outcome = Finished | Failed | Wait

@@ -13,7 +13,7 @@ from chargehand.workers.conversation import Conversation, Exchange
 from chargehand.workers.models.interface import Block
 from chargehand.workers.outcomes import GO_ON_OPTIONS, Finished, Wait, backoff_seconds
 from chargehand.workers.tape import FIRST_SEQ, Tape
-from chargehand.workers.tools.registry import Tool, ToolOutput, ToolResult, run_tool
+from chargehand.workers.tools.registry import Suspended, Tool, ToolOutput, ToolResult, run_tool
 
 # A result that took this long is not put at risk until the next request commits it.
 COMMIT_AT_ONCE_MS = 5_000
@@ -92,6 +92,15 @@ class ToolTurn:
             given = self.call(tool, use.get("input"), key=key)
         except Unavailable as error:
             return self._service_missing(use, tool, error)
+        except Suspended as suspended:
+            self._tape.flush()
+            return Wait(
+                reason="children",
+                question=f"{suspended.child.role} was asked: {suspended.child.instruction}",
+                options=(suspended.choice,),
+                child=suspended.child,
+                tool_use_id=str(use.get("id")),
+            )
         self._keep(use, given, at_once=tool.effect != "pure" or given.duration_ms > COMMIT_AT_ONCE_MS)
         return None
 

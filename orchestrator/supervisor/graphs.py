@@ -22,8 +22,9 @@ FROM steps WHERE run = %(run)s ORDER BY ordinal
 """
 _EDGES = "SELECT successor, predecessor FROM edges WHERE run = %(run)s"
 _STANDINGS = """
-SELECT status, head_seq, solo, anchored, patched, reserved_microusd, label FROM steps
-WHERE run = %(run)s ORDER BY ordinal
+SELECT status, head_seq, solo, anchored, patched, reserved_microusd, label,
+    status = 'waiting' AND coalesce(wait_reason = 'children', false)
+FROM steps WHERE run = %(run)s ORDER BY ordinal
 """
 
 Places = Mapping[UUID, Place]

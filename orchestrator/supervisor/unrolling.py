@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 from uuid import UUID
 
+from pydantic import JsonValue
 from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from chargehand.memory import journal
@@ -12,7 +14,8 @@ from chargehand.orchestrator.control import Child, End, Grow
 from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.facts import StepFinished, StepWaiting, parse_fact
 from chargehand.orchestrator.plan import PlanPatch, Step, step_id
-from chargehand.orchestrator.tables import RunRow, StepRow
+from chargehand.orchestrator.tables import RunRow, SignalRow, StepRow
+from chargehand.orchestrator.transitions import STEP_ENDINGS
 
 
 def open_step(session: Session, run: RunRow, row: StepRow) -> None:
@@ -26,8 +29,11 @@ def open_step(session: Session, run: RunRow, row: StepRow) -> None:
 
 
 def look_at(session: Session, run: RunRow, row: StepRow) -> None:
-    """Let a control step go on as far as its children allow; its row and the run's are locked."""
+    """Let a step that waits for children go on as far as they allow; its row and the run's are locked."""
     step = Step.model_validate(row.spec)
+    if step.kind == "agent":
+        _answer_for_colleague(session, run, row)
+        return
     children = session.scalars(
         select(StepRow)
         .where(StepRow.run == run.id, StepRow.spec["parent"].astext == row.key)
@@ -49,6 +55,47 @@ def look_at(session: Session, run: RunRow, row: StepRow) -> None:
         found = _grow(session, run, row, found)
     if isinstance(found, End):
         _end(session, row, found)
+
+
+def _answer_for_colleague(session: Session, run: RunRow, row: StepRow) -> None:
+    """Append the colleague that an agent asked, or tell the agent what it gave, by the signal that it waits for."""
+    asked = _question(session, row)
+    if asked is None or asked.child is None:
+        return
+    colleague = session.get(StepRow, step_id(run.id, asked.child.key), populate_existing=True)
+    if colleague is None:
+        refused = _grow(session, run, row, Grow(add=(asked.child,)))
+        if refused is not None:
+            _signal(session, row, asked.wait_id, "answer", {"error": refused.error})
+        return
+    if colleague.status not in STEP_ENDINGS:
+        return
+    end = ends_of(session, run.id, [colleague.id]).get(colleague.id)
+    if end is not None and end.outcome == "succeeded":
+        _signal(session, row, asked.wait_id, asked.options[0], end.result)
+    else:
+        why = end.error if end is not None else colleague.status
+        _signal(session, row, asked.wait_id, "answer", {"error": f"{asked.child.role} gave no result: {why}"})
+
+
+def _question(session: Session, row: StepRow) -> StepWaiting | None:
+    for entry in reversed(journal.read(session, row.run, step=row.id, kinds=["step.waiting"])):
+        fact = parse_fact(entry.body or "", schema_version=entry.schema_version)
+        if isinstance(fact, StepWaiting) and fact.wait_id == row.wait_id:
+            return fact
+    return None
+
+
+def _signal(session: Session, row: StepRow, wait_id: UUID, choice: str, body: JsonValue) -> None:
+    """Answer the step as an outsider does, and let it go on at once."""
+    session.execute(
+        upsert(SignalRow)
+        .values(tenant=row.tenant, step=row.id, wait_id=wait_id, run=row.run, choice=choice, body=body)
+        .on_conflict_do_nothing()
+    )
+    row.status, row.run_after = "ready", None
+    session.flush()
+    runs.ring(session, row.tenant, row.run)
 
 
 def ends_of(session: Session, run_id: UUID, steps: Iterable[UUID]) -> dict[UUID, StepFinished]:

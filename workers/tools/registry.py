@@ -9,7 +9,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Literal, get_type_hints
 from uuid import UUID
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationEr
 from chargehand.orchestrator.errors import Fenced, Unavailable
 from chargehand.orchestrator.facts import ToolFinished
 from chargehand.orchestrator.outputs import refuse_namesake
-from chargehand.orchestrator.plan import Plan, PlanPatch
+from chargehand.orchestrator.plan import Plan, PlanPatch, Pool, Step
 from chargehand.workers.models.interface import Block, tool_definition
 from chargehand.workers.scripts.registry import Effect, Workspace
 from chargehand.workers.tools.schemas import closed_schema, is_closed
@@ -35,6 +35,24 @@ KEY_PARAMETER = "idempotency_key"
 
 class ToolRetry(Exception):
     """Raised by a tool to tell the model what to do differently; the message is shown to it as it is."""
+
+
+class Suspended(Exception):
+    """Raised by a tool that leaves its answer to a colleague: the step waits for the child, and holds no worker."""
+
+    def __init__(self, *, child: Step, choice: Literal["answer", "override"]) -> None:
+        """`choice`: whether what the child gives answers the call, or is the step's own result."""
+        super().__init__(f"waits for {child.key}")
+        self.child, self.choice = child, choice
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Colleague:
+    """A role that may be asked."""
+
+    pool: Pool
+    output: str
+    """What it hands in."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +80,8 @@ class ToolContext:
     """Scripts a new script step may name; None: not checked."""
     finished: tuple[ToolFinished, ...] = ()
     """What this step's tools gave so far, in order."""
+    colleagues: Mapping[str, Colleague] = field(default_factory=dict)
+    """Roles that a step of this role may ask, its own among them."""
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
     """Of the tool that is called."""
 
@@ -225,7 +245,7 @@ def _model_of(tool_name: str, fields: Mapping[str, tuple[object, object]]) -> ty
 def run_tool(chosen: Tool, arguments: JsonValue, *, context: ToolContext, idempotency_key: str) -> ToolResult:
     """Validate the arguments, call the function, cap its output; whatever goes wrong becomes text for the model.
 
-    Only `Fenced` and `Unavailable` come through: they stop the step, and are not the model's to solve.
+    Only `Fenced`, `Unavailable` and `Suspended` come through: they stop the step, and are not the model's to solve.
     """
     started = time.monotonic()
 
@@ -241,7 +261,7 @@ def run_tool(chosen: Tool, arguments: JsonValue, *, context: ToolContext, idempo
         given = chosen.function(**_call_arguments(chosen, values, context, idempotency_key))
     except ToolRetry as retry:
         return failed("ToolRetry", str(retry))
-    except (Fenced, Unavailable):
+    except (Fenced, Unavailable, Suspended):
         raise
     except Exception as error:  # whatever a tool raises, the model can go on without it
         # The message may hold a path or a secret of this machine: it goes to the log, the model sees the type.

@@ -9,8 +9,10 @@ from pydantic import JsonValue
 
 from chargehand.orchestrator import runs, views
 from chargehand.orchestrator.errors import LeaseLost, StepCancelled, UserError
-from chargehand.orchestrator.facts import StepFinished
-from chargehand.orchestrator.plan import ITEM, RESULT_OF, Branch, Map, Repeat, Step
+from chargehand.orchestrator.facts import StepFinished, StepWaiting
+from chargehand.orchestrator.plan import ITEM, RESULT_OF, Branch, Map, Repeat, Step, step_id
+from chargehand.orchestrator.steps import new_wait_id
+from chargehand.orchestrator.supervisor.graphs import Graphs
 
 if TYPE_CHECKING:
     from tests.integration.core.conftest import House
@@ -350,3 +352,88 @@ def test_nothing_of_a_run_that_has_ended_is_done_again(house: "House") -> None:
     end(house, run_id, "a")
     with pytest.raises(UserError, match="submit it again"):
         retry(house, run_id, "a")
+
+
+# --- colleagues -------------------------------------------------------------------------------------------------------
+
+
+def asks(house: "House", run_id: UUID, key: str, child: Step, choice: str = "answer") -> StepWaiting:
+    """An agent asks a colleague and lets go of its step."""
+    held = house.claim(run_id, key)
+    fact = StepWaiting(
+        wait_id=new_wait_id(), reason="children", question="?", options=(choice,), child=child, tool_use_id="t1"
+    )
+    held.wait(fact)
+    go(house, run_id)
+    return fact
+
+
+def agents(house: "House", run_id: UUID, *keys: str) -> None:
+    """Make these steps agents'; the run's roles do not matter here, and a plan is read once."""
+    for key in keys:
+        house.execute(
+            "UPDATE steps SET spec = spec || jsonb_build_object('kind', 'agent', 'role', 'asker') WHERE id = :step",
+            {"step": step_id(run_id, key)},
+        )
+    house.execute('UPDATE runs SET role_versions = \'{"asker": "0", "helper": "1"}\' WHERE id = :run', {"run": run_id})
+    house.graphs = Graphs()
+
+
+HELPER = Step(key="a/helper-1", kind="agent", role="helper", parent="a")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "choice", "body"),
+    [
+        ("succeeded", "answer", "42"),
+        ("failed", "answer", {"error": "helper gave no result: broken"}),
+    ],
+)
+def test_an_agent_that_asked_a_colleague_holds_no_worker_and_goes_on_with_the_answer(
+    house: "House", outcome: str, choice: str, body: JsonValue
+) -> None:
+    run_id = house.start(script("a"), script("b", "a"))
+    agents(house, run_id, "a")
+    fact = asks(house, run_id, "a", HELPER)
+    assert house.statuses(run_id) == {"a": "waiting", "b": "pending", "a/helper-1": "queued"}
+
+    end(house, run_id, "a/helper-1", "42", outcome=outcome)
+
+    assert house.row(run_id, "a").status == "queued"
+    held = house.claim(run_id, "a")
+    signal = held.fold_signal(fact.wait_id)
+    assert signal is not None
+    assert (signal.choice, signal.body) == (choice, body)
+    held.finish(StepFinished(outcome="succeeded"))
+    go(house, run_id)
+    end(house, run_id, "b")
+    check_end(house, run_id, "succeeded")
+
+
+def test_what_is_handed_off_comes_back_as_the_steps_own_result(house: "House") -> None:
+    run_id = house.start(script("a"))
+    agents(house, run_id, "a")
+    fact = asks(house, run_id, "a", HELPER, choice="override")
+    end(house, run_id, "a/helper-1", {"done": True})
+    signal = house.claim(run_id, "a").fold_signal(fact.wait_id)
+    assert signal is not None
+    assert (signal.choice, signal.body) == ("override", {"done": True})
+
+
+def test_a_colleague_that_does_not_fit_the_plan_is_answered_for_with_the_reason(house: "House") -> None:
+    run_id = house.start(script("a"))
+    agents(house, run_id, "a")
+    fact = asks(house, run_id, "a", HELPER.model_copy(update={"role": "nobody"}))
+    signal = house.claim(run_id, "a").fold_signal(fact.wait_id)
+    assert signal is not None
+    assert "unknown role 'nobody'" in str(signal.body)
+
+
+def test_an_agent_that_is_cancelled_takes_its_colleague_with_it(house: "House") -> None:
+    run_id = house.start(script("quick"), script("a"), script("join", "quick", "a", join="any"))
+    agents(house, run_id, "a")
+    asks(house, run_id, "a", HELPER)
+    end(house, run_id, "quick")
+    go(house, run_id)
+    assert house.statuses(run_id)["a"] == "cancelled"
+    assert house.statuses(run_id)["a/helper-1"] == "cancelled"

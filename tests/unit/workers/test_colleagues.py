@@ -1,0 +1,156 @@
+"""Who may be asked by whom: never in a circle, never too deep, never too often."""
+
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from chargehand.orchestrator.facts import SignalReceived, StepWaiting, ToolFinished
+from chargehand.orchestrator.plan import Plan, Step
+from chargehand.workers.agent import AgentTask, Finished, Outcome, Wait, run_agent
+from chargehand.workers.tools.colleagues import MAX_BREADTH, delegate, hand_off
+from chargehand.workers.tools.registry import Colleague, Suspended, Tool, ToolContext, run_tool
+from tests.unit.workers.test_agent import ANSWER, FakeRole, Journal, Script, World, done, task_of, use
+
+ROLES = ("asker", "helper", "expert", "guru", "oracle")
+COLLEAGUES = {
+    name: Colleague(pool="audit", output="submit_answer" if name != "oracle" else "submit_plan") for name in ROLES
+}
+
+
+def agent(key: str, role: str, parent: str | None = None) -> Step:
+    return Step(key=key, kind="agent", role=role, parent=parent, after=())
+
+
+def context(*steps: Step, own: str) -> ToolContext:
+    return ToolContext(
+        run_id=UUID(int=1),
+        step_id=UUID(int=2),
+        step_key=own,
+        arguments={},
+        inputs={},
+        results=lambda _: None,
+        open_workspace=lambda: Path(),  # type: ignore[arg-type, return-value]
+        recall=lambda _query, _limit: "",
+        plan=Plan.of(steps),
+        colleagues=COLLEAGUES,
+    )
+
+
+def ask(tool: Tool, seen: ToolContext, **arguments: Any) -> str | Suspended:
+    try:
+        return run_tool(tool, arguments, context=seen, idempotency_key="").output.content
+    except Suspended as suspended:
+        return suspended
+
+
+def test_the_colleague_becomes_a_child_with_what_the_asker_has_read() -> None:
+    seen = context(
+        Step(key="read", kind="script", script="s"),
+        agent("a", "asker").model_copy(update={"after": ("read",)}),
+        own="a",
+    )
+    asked = ask(delegate, seen, to="helper", instruction="Count.")
+    assert isinstance(asked, Suspended)
+    child = asked.child
+    assert (asked.choice, child.key, child.parent, child.pool) == ("answer", "a/helper-1", "a", "audit")
+    assert (child.instruction, child.after, child.join) == ("Count.", ("read",), "settled")
+
+
+def test_the_second_colleague_of_a_role_is_another_step() -> None:
+    asked = ask(
+        delegate,
+        context(agent("a", "asker"), agent("a/helper-1", "helper", "a"), own="a"),
+        to="helper",
+        instruction="x",
+    )
+    assert isinstance(asked, Suspended)
+    assert asked.child.key == "a/helper-2"
+
+
+@pytest.mark.parametrize(
+    ("own", "to", "said"),
+    [
+        ("a", "nobody", "There is no role 'nobody'; there are: expert, guru, helper, oracle."),
+        ("a", "asker", "would go round in a circle"),
+        ("a/h", "asker", "would go round in a circle"),
+        ("a/h/e/g", "oracle", "colleagues deep"),
+    ],
+)
+def test_what_would_not_end_is_refused_and_said(own: str, to: str, said: str) -> None:
+    line = (
+        agent("a", "asker"),
+        agent("a/h", "helper", "a"),
+        agent("a/h/e", "expert", "a/h"),
+        agent("a/h/e/g", "guru", "a/h/e"),
+    )
+    answer = ask(delegate, context(*line, own=own), to=to, instruction="x")
+    assert isinstance(answer, str)
+    assert said in answer
+
+
+def test_nobody_asks_for_ever() -> None:
+    asked = [agent(f"a/helper-{number}", "helper", "a") for number in range(MAX_BREADTH)]
+    answer = ask(delegate, context(agent("a", "asker"), *asked, own="a"), to="expert", instruction="x")
+    assert isinstance(answer, str)
+    assert "go on with what they gave" in answer
+
+
+def test_a_task_is_handed_only_to_who_hands_in_the_same() -> None:
+    seen = context(agent("a", "asker"), own="a")
+    handed = ask(hand_off, seen, to="helper", instruction="x")
+    assert isinstance(handed, Suspended)
+    assert handed.choice == "override"
+    refused = ask(hand_off, seen, to="oracle", instruction="x")
+    assert isinstance(refused, str)
+    assert "use delegate instead" in refused
+
+
+# --- in the loop ------------------------------------------------------------------------------------------------------
+
+
+def suspended_step(tool: Tool) -> tuple[Journal, Script, AgentTask, Wait]:
+    """An agent that looked at something and then asked a colleague, up to the wait."""
+    calls: list[Any] = [use("look", "t1", path="a"), use(tool.name, "t2", to="helper", instruction="Count.")]
+    journal, model = Journal().claim(), Script([calls, [done()]])
+    seen = context(agent("research-1", "asker"), own="research-1")
+    task = task_of(context=seen, role=FakeRole(tools=("look", tool.name)))
+    outcome = run_agent(task, recorder=journal, models=model, tools={**World().tools(), tool.name: tool})
+    assert isinstance(outcome, Wait)
+    return journal, model, task, outcome
+
+
+def resumed(
+    journal: Journal, model: Script, task: AgentTask, wait: Wait, tool: Tool, choice: str, body: Any
+) -> Outcome:
+    wait_id = uuid4()
+    journal.facts += [
+        StepWaiting(
+            wait_id=wait_id, reason=wait.reason, question="", options=wait.options, tool_use_id=wait.tool_use_id
+        ),
+        SignalReceived(wait_id=wait_id, choice=choice, body=body),
+    ]
+    return run_agent(task, recorder=journal.claim(), models=model, tools={**World().tools(), tool.name: tool})
+
+
+def test_an_agent_that_asks_waits_with_everything_recorded_and_goes_on_with_the_answer() -> None:
+    journal, model, task, wait = suspended_step(delegate)
+    assert (wait.reason, wait.child and wait.child.key, wait.tool_use_id) == ("children", "research-1/helper-1", "t2")
+    # What it had looked at before is not looked at again.
+    assert [fact.tool_use_id for fact in journal.of(ToolFinished)] == ["t1"]
+
+    outcome = resumed(journal, model, task, wait, delegate, "answer", {"count": 3})
+
+    assert isinstance(outcome, Finished)
+    assert [(fact.tool_use_id, fact.content) for fact in journal.of(ToolFinished)][1:] == [("t2", '{"count":3}')]
+    assert len(model.calls) == 2
+
+
+def test_what_a_colleague_made_of_a_task_that_was_handed_off_is_the_steps_result() -> None:
+    journal, model, task, wait = suspended_step(hand_off)
+    outcome = resumed(journal, model, task, wait, hand_off, "override", ANSWER)
+    assert isinstance(outcome, Finished)
+    assert outcome.result == ANSWER
+    # Nobody is asked once more.
+    assert len(model.calls) == 1
