@@ -38,6 +38,11 @@ class UserError(ChargehandError):
 class InvalidPlan(UserError):
     """The plan is not a graph that can run."""
 
+    def __init__(self, message: str, *, steps: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.steps = steps
+        """Keys that lead to the step that is wrong, from the outermost inwards; empty when it is no single one."""
+
 
 class InvalidGoal(UserError):
     """The goal is empty or too long."""

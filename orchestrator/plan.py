@@ -3,7 +3,7 @@
 import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Set
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 from uuid import UUID, uuid5
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -165,21 +165,33 @@ def step_id(run_id: UUID, key: str) -> UUID:
     return uuid5(run_id, key)
 
 
-def validate(plan: Plan, *, roles: Set[str] | None = None, max_steps: int = MAX_STEPS) -> None:
-    """Raise `InvalidPlan`, naming the value and the remedy, unless the plan can run."""
+def validate(
+    plan: Plan, *, roles: Set[str] | None = None, max_steps: int = MAX_STEPS, within_body: bool = False
+) -> None:
+    """Raise `InvalidPlan`, naming the value and the remedy, unless the plan can run.
+
+    `within_body`: its arguments may stand for results of steps that are not in it.
+    """
     if not plan.steps:
         raise InvalidPlan("The plan has no steps; add at least one.")
     if len(plan.steps) > max_steps:
         raise InvalidPlan(f"The plan has {len(plan.steps)} steps; at most {max_steps} are allowed: split the goal.")
     for key, count in Counter(step.key for step in plan.steps).items():
         if count > 1:
-            raise InvalidPlan(f"Step key {key!r} is used {count} times; give each step a key of its own.")
+            raise InvalidPlan(f"Step key {key!r} is used {count} times; give each step a key of its own.", steps=(key,))
     known = plan.by_key
     for step in plan.steps:
-        _validate_step(step, known, roles)
+        try:
+            _validate_step(step, known, roles)
+        except InvalidPlan as error:
+            error.steps = (step.key, *error.steps)
+            raise
     cycle = find_cycle({step.key: step.after for step in plan.steps})
     if cycle:
-        raise InvalidPlan(f"Steps wait for each other: {' -> '.join(cycle)}; unroll the cycle into rounds.")
+        path = " -> ".join(cycle)
+        raise InvalidPlan(f"Steps wait for each other: {path}; unroll the cycle into rounds.", steps=(cycle[0],))
+    if not within_body:
+        _validate_references(plan.steps)
 
 
 def _validate_step(step: Step, known: Mapping[str, Step], roles: Set[str] | None) -> None:
@@ -233,11 +245,85 @@ def _roles_of(step: Step) -> Iterator[str]:
 def _validate_body(step: Step, roles: Set[str] | None) -> None:
     """A body is a plan of its own: its steps wait for each other only, and are no wider than its own graph."""
     try:
-        validate(Plan(steps=step.body), roles=roles)
+        validate(Plan(steps=step.body), roles=roles, within_body=True)
     except InvalidPlan as error:
-        raise InvalidPlan(f"In the body of {step.key!r}: {error}") from error
+        raise InvalidPlan(f"In the body of {step.key!r}: {error}", steps=error.steps) from error
     if step.repeat is not None and step.repeat.until not in {inner.key for inner in step.body}:
         raise InvalidPlan(f"Repeat {step.key!r} waits for unknown step {step.repeat.until!r} of its body to pass.")
+
+
+def references(value: JsonValue) -> Iterator[str]:
+    """Keys of the steps for whose results an argument stands; `$item` for the item of a map."""
+    if isinstance(value, dict):
+        if len(value) == 1 and isinstance(source := value.get(RESULT_OF), str):
+            yield source
+        elif value.keys() == {ITEM}:
+            yield ITEM
+        else:
+            for inner in value.values():
+                yield from references(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from references(inner)
+
+
+def _validate_references(steps: Iterable[Step], around: tuple["_Level", ...] = ()) -> None:
+    """Results are taken of steps that have ended by then, and items of the map in whose body a step stands."""
+    known = {step.key: step for step in steps}
+    for step in known.values():
+        levels = (_Level(known=known, step=step), *around)
+        try:
+            _validate_sources(step, levels)
+            _validate_references(step.body, levels)
+        except InvalidPlan as error:
+            error.steps = (step.key, *error.steps)
+            raise
+
+
+class _Level(NamedTuple):
+    """A step, and the steps of the body (or of the plan) that it stands in."""
+
+    known: Mapping[str, Step]
+    step: Step
+
+    def waits_for(self, key: str) -> bool:
+        """Whether the step comes after that one, directly or through others."""
+        seen, todo = {self.step.key}, [self.step]
+        while todo:
+            for before in todo.pop().after:
+                if before == key:
+                    return True
+                if before not in seen:
+                    seen.add(before)
+                    todo.append(self.known[before])
+        return False
+
+
+def _validate_sources(step: Step, levels: tuple[_Level, ...]) -> None:
+    for source in references(list(step.arguments.values())):
+        if source == ITEM:
+            if len(levels) < 2 or levels[1].step.map is None:
+                raise InvalidPlan(f"Step {step.key!r} takes an item and stands in no map; give the value itself.")
+            continue
+        level = next((level for level in levels if source in level.known), None)
+        if level is None:
+            raise InvalidPlan(f"Step {step.key!r} takes the result of unknown step {source!r}; add it to the plan.")
+        if not level.waits_for(source):
+            raise InvalidPlan(
+                f"Step {step.key!r} takes the result of {source!r} and does not wait for it; add it to after."
+            )
+    if step.map is None or isinstance(step.map.items, list):
+        return
+    if not isinstance(step.map.items, dict) or step.map.items.keys() != {RESULT_OF}:
+        raise InvalidPlan(
+            f"Map {step.key!r} has no items; give a list, or a step that gives one: {{{RESULT_OF}: KEY}}."
+        )
+    # The first steps of a body wait for what its owner waits for.
+    after = next((level.step.after for level in levels if level.step.after), ())
+    if (source := step.map.items[RESULT_OF]) not in after:
+        raise InvalidPlan(
+            f"Map {step.key!r} takes its items of {source!r}, for which it does not wait; add it to after."
+        )
 
 
 def find_cycle(after: Mapping[str, Iterable[str]]) -> list[str]:

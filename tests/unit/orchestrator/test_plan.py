@@ -6,10 +6,21 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from chargehand.orchestrator.errors import InvalidPlan
-from chargehand.orchestrator.plan import Plan, PlanPatch, Step, extend, find_cycle, step_id
+from chargehand.orchestrator.plan import (
+    ITEM,
+    RESULT_OF,
+    Map,
+    Plan,
+    PlanPatch,
+    Repeat,
+    Step,
+    extend,
+    find_cycle,
+    step_id,
+)
 from chargehand.orchestrator.settings import MAX_STEPS
 
 
@@ -114,3 +125,59 @@ def test_a_patch_adds_behind_what_is_there() -> None:
 def test_a_patch_is_validated_with_the_whole_graph(patch: PlanPatch, problem: str) -> None:
     with pytest.raises(InvalidPlan, match=problem):
         extend(Plan.of([script("a"), script("b", "a")]), patch)
+
+
+# --- what arguments stand for -----------------------------------------------------------------------------------------
+
+
+def taking(key: str, *after: str, of: JsonValue) -> Step:
+    return script(key, *after).model_copy(update={"arguments": {"value": [{"deep": of}]}})
+
+
+def mapping(*after: str, items: JsonValue, body: Step, key: str = "each") -> Step:
+    return Step(key=key, kind="map", after=after, map=Map(items=items, body=(body,)))
+
+
+def test_results_are_taken_of_steps_that_have_ended_by_then() -> None:
+    load, between = script("load"), script("between", "load")
+    Plan.of([load, between, taking("use", "between", of={RESULT_OF: "load"})])
+    with pytest.raises(InvalidPlan, match="'use' takes the result of unknown step 'laod'; add it") as refused:
+        Plan.of([load, taking("use", "load", of={RESULT_OF: "laod"})])
+    assert refused.value.steps == ("use",)
+    with pytest.raises(InvalidPlan, match="'use' takes the result of 'load' and does not wait for it"):
+        Plan.of([load, taking("use", of={RESULT_OF: "load"})])
+
+
+def test_a_body_takes_results_of_its_own_steps_and_of_those_before_it() -> None:
+    body = taking("use", of={RESULT_OF: "load"})
+    Plan.of([script("load"), mapping("load", items=["a"], body=body)])
+    with pytest.raises(InvalidPlan, match="'use' takes the result of 'load' and does not wait for it") as refused:
+        Plan.of([script("load"), mapping(items=["a"], body=body)])
+    assert refused.value.steps == ("each", "use")
+
+
+def test_an_item_is_taken_in_the_body_of_a_map_only() -> None:
+    Plan.of([mapping(items=["a"], body=taking("use", of={ITEM: None}))])
+    inside = Step(key="again", kind="repeat", repeat=Repeat(body=(taking("use", of={ITEM: None}),), until="use"))
+    for steps in ([taking("use", of={ITEM: None})], [inside]):
+        with pytest.raises(InvalidPlan, match="'use' takes an item and stands in no map"):
+            Plan.of(steps)
+
+
+def test_items_are_a_list_or_what_a_step_gives_for_which_the_map_waits() -> None:
+    inner = mapping(items={RESULT_OF: "list"}, body=script("do"), key="inner")
+    Plan.of([script("list"), mapping("list", items=["a"], body=inner)])
+    with pytest.raises(InvalidPlan, match="'each' has no items; give a list"):
+        Plan.of([mapping(items="abc", body=script("do"))])
+    with pytest.raises(InvalidPlan, match="'each' takes its items of 'list', for which it does not wait"):
+        Plan.of([script("list"), mapping(items={RESULT_OF: "list"}, body=script("do"))])
+
+
+def test_what_is_wrong_in_a_body_is_named_from_the_outside_inwards() -> None:
+    broken = Step(key="ask", kind="agent")
+    with pytest.raises(InvalidPlan, match=r"In the body of 'each': Agent step 'ask' has no role") as refused:
+        Plan.of([mapping(items=["a"], body=broken)])
+    assert refused.value.steps == ("each", "ask")
+    with pytest.raises(InvalidPlan) as refused:
+        Plan.of([script("a"), script("a")])
+    assert refused.value.steps == ("a",)
