@@ -223,6 +223,16 @@ class SignalReceived(Fact):
     body: JsonValue = None
 
 
+class StepTold(Fact):
+    """The agent has heard what people told the run; from here on it is part of its conversation."""
+
+    stream = "step"
+    kind: Literal["step.told"] = "step.told"
+    messages: tuple[str, ...]
+    run_seq: int
+    """Of the newest of them in the run's stream."""
+
+
 class ModelRequested(Fact):
     """A reservation was made and a call to a model is in flight."""
 
@@ -364,6 +374,7 @@ StepFact = Annotated[
     | StepRecovered
     | StepWaiting
     | SignalReceived
+    | StepTold
     | ModelRequested
     | ModelResponded
     | ModelFailed

@@ -36,6 +36,7 @@ from chargehand.orchestrator.facts import (
     StepReleased,
     StepsAnchored,
     StepsSkipped,
+    StepTold,
     StepWaiting,
     ToolFinished,
     ToolStarted,
@@ -235,7 +236,7 @@ def _apply_to_step(step: StepState, recorded: Recorded) -> tuple[StepState, tupl
                 ("ring", "anchor") if fact.patch is None else ("apply_patch", "ring", "anchor")
             )
             return replace(step, status=fact.outcome, error=fact.error, label=fact.label), effects
-        case ToolStarted() | ToolFinished() | SignalReceived() | BreakerTripped():
+        case ToolStarted() | ToolFinished() | SignalReceived() | StepTold() | BreakerTripped():
             return step, ()
         case _:
             raise IllegalFact(f"A {fact.kind} has no place in the stream of step {step.key!r}.")

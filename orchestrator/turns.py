@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from functools import cache
 from uuid import UUID
 
+from chargehand.memory.tables import RUN_STREAM
 from chargehand.orchestrator.breaker import Observed
-from chargehand.orchestrator.connections import Connections
+from chargehand.orchestrator.connections import Connections, Row
 from chargehand.orchestrator.errors import BudgetBusy, BudgetExceeded, Fenced, LeaseLost, Unavailable
 from chargehand.orchestrator.facts import (
     BreakerTripped,
@@ -19,8 +20,10 @@ from chargehand.orchestrator.facts import (
     ModelFailed,
     ModelRequested,
     ModelResponded,
+    RunTold,
     SignalReceived,
     StepFact,
+    StepTold,
     ToolFinished,
     ToolStarted,
     parse_fact,
@@ -48,18 +51,24 @@ WITH own AS (
         fact.salt, fact.body_hash
     FROM own, (VALUES {{rows}}) AS fact(position, kind, body, salt, body_hash)
 )
-SELECT head_seq FROM own
+SELECT head_seq{also} FROM own
 """
 _REQUEST = _TURN.format(
     change="reserved_microusd = reserved_microusd + %(need)s, turns = turns + 1",
     guard="AND halt IS NULL AND allotment_microusd - spent_microusd - reserved_microusd >= %(need)s",
+    also="",
 )
 _CHARGED = "reserved_microusd = reserved_microusd - %(reserved)s, spent_microusd = spent_microusd + %(cost)s"
 # An answer is progress: the crashes before it are forgiven. Giving up a dead attempt's call is none, or a call that
 # kills its worker would be made for ever.
-_SETTLE = _TURN.format(change=f"{_CHARGED}, crashes = 0", guard="")
-_CHARGE = _TURN.format(change=_CHARGED, guard="")
-_NOTE = _TURN.format(change="crashes = crashes", guard="")
+# It also says how far the run's own stream has come: whether people have told it something meanwhile.
+_SETTLE = _TURN.format(
+    change=f"{_CHARGED}, crashes = 0",
+    guard="",
+    also=f", (SELECT max(j.seq) FROM journal j WHERE j.run = own.run AND j.step = '{RUN_STREAM}') AS run_seq",
+)
+_CHARGE = _TURN.format(change=_CHARGED, guard="", also="")
+_NOTE = _TURN.format(change="crashes = crashes", guard="", also="")
 
 # Money is not fenced: whoever learns what a call cost says so, and the first one is believed.
 _SETTLE_LATE = """
@@ -96,6 +105,10 @@ _HISTORY = """
 SELECT seq, epoch, kind, schema_version, body FROM journal WHERE run = %(run)s AND step = %(step)s AND seq <= %(seq)s
 ORDER BY seq
 """
+_TOLD = f"""
+SELECT seq, schema_version, body FROM journal
+WHERE run = %(run)s AND step = '{RUN_STREAM}' AND seq > %(seq)s AND kind = 'run.told' ORDER BY seq
+"""
 _FAILURES_OF_RUN = """
 SELECT step, seq, schema_version, body FROM journal
 WHERE run = %(run)s AND step <> %(step)s AND kind = 'tool.finished' AND body LIKE '%%"outcome":"error"%%'
@@ -125,6 +138,8 @@ class StepRecorder:
         self._held = held
         self._lease_seconds = lease_seconds
         self._reserved: dict[UUID, int] = {}
+        self._heard_to = 0
+        self._run_seq: int | None = None
         rows = connections.rows(
             held.claim.tenant,
             _HISTORY,
@@ -137,6 +152,8 @@ class StepRecorder:
         for fact in self.history:
             if isinstance(fact, ModelRequested):
                 self._reserved[fact.call_id] = fact.reserved_microusd
+            elif isinstance(fact, StepTold):
+                self._heard_to = fact.run_seq
 
     @property
     def seq(self) -> int:
@@ -167,7 +184,9 @@ class StepRecorder:
         """Commit 2: the answer and what it cost; the cost also when the step is not this worker's any more."""
         reserved = self._reserved.pop(fact.call_id)
         try:
-            self._commit(_SETTLE, [fact], reserved=reserved, cost=fact.cost_microusd)
+            row = self._commit(_SETTLE, [fact], reserved=reserved, cost=fact.cost_microusd)
+            # A commit whose reply was lost does not say it.
+            self._run_seq = row.get("run_seq")
         except Fenced:
             self._settle_late(fact)
             raise
@@ -189,6 +208,24 @@ class StepRecorder:
         """The breaker tripped."""
         self._commit(_NOTE, [fact])
 
+    def told(self, fact: StepTold) -> None:
+        """The agent has heard what people said."""
+        self._commit(_NOTE, [fact])
+
+    def hear(self) -> StepTold | None:
+        """What people have told the run since this step last heard; None: nothing, as far as the newest answer knew."""
+        if self._run_seq is not None and self._run_seq <= self._heard_to:
+            return None
+        claim = self._held.claim
+        rows = self._connections.rows(claim.tenant, _TOLD, {"run": claim.run_id, "seq": self._heard_to})
+        self._heard_to = max([self._heard_to, self._run_seq or 0, *(row["seq"] for row in rows)])
+        self._run_seq = self._heard_to
+        told = [
+            parse_fact(row["body"], schema_version=row["schema_version"]) for row in rows if row["body"] is not None
+        ]
+        messages = tuple(fact.message for fact in told if isinstance(fact, RunTold))
+        return StepTold(messages=messages, run_seq=rows[-1]["seq"]) if messages else None
+
     def fold_signal(self, wait_id: UUID) -> SignalReceived | None:
         """Record what an outsider answered."""
         return self._held.fold_signal(wait_id)
@@ -207,9 +244,9 @@ class StepRecorder:
                 observed.append(Observed(step=str(row["step"]), seq=row["seq"], fact=fact))
         return observed
 
-    def _commit(self, statement: str, facts: Sequence[StepFact], **parameters: int) -> None:
+    def _commit(self, statement: str, facts: Sequence[StepFact], **parameters: int) -> Row:
         values = {**parameters, "lease": self._lease_seconds}
-        self._held.commit(_for_facts(statement, len(facts)), values, facts)
+        return self._held.commit(_for_facts(statement, len(facts)), values, facts)
 
     def _settle_late(self, fact: ModelResponded | ModelFailed) -> None:
         claim = self._held.claim

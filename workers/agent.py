@@ -120,7 +120,10 @@ class _Attempt:
             raise Drained("The process is stopping; the step goes on elsewhere.")
         if conversation.turns >= self.task.max_turns:
             return self._out_of_turns(conversation)
-        return self.model_turn.ask(conversation)
+        told = self.tape.recorder.hear()
+        if told is not None:
+            self.tape.commit(told, self.tape.recorder.told)
+        return self.model_turn.ask(self.tape.conversation)
 
     def _obey(self) -> Outcome | None:
         """Carry out the newest decision, if nothing happened after it."""

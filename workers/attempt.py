@@ -198,11 +198,10 @@ class Attempt:
                 "that registers it in CHARGEHAND_MODULES."
             )
         recorder = StepRecorder(self.shop.connections, self.held, lease_seconds=self.shop.settings.lease_seconds)
-        told = "\n".join(f"A person told the run: {message}" for message in gathered.messages)
         task = AgentTask(
             goal=gathered.goal,
             role=role,
-            instruction=f"{step.instruction}\n{told}".strip(),
+            instruction=step.instruction,
             repository=gathered.repository,
             finish=finish,
             context=ToolContext(

@@ -13,6 +13,7 @@ from chargehand.orchestrator.facts import (
     ModelResponded,
     SignalReceived,
     StepFact,
+    StepTold,
     StepWaiting,
     ToolFinished,
     ToolStarted,
@@ -129,6 +130,9 @@ def fold(facts: Iterable[StepFact], *, onto: Conversation | None = None, from_po
                 folded = _without_call(folded, fact.call_id)
             case ToolStarted() | ToolFinished():
                 folded = replace(_with_tool_fact(folded, fact, position), waits=())
+            case StepTold():
+                for message in fact.messages:
+                    folded = _with_note(folded, f"A person told the run: {message}")
             case BreakerTripped():
                 folded = replace(folded, trip=(position, fact))
             case StepWaiting():
@@ -173,7 +177,10 @@ def _with_signal(folded: Conversation, waiting: StepWaiting, signal: SignalRecei
     folded = replace(folded, decisions=(*folded.decisions, decision), failures=(), trip=None, waiting=None)
     if signal.choice != "answer" or about_tool is not None:
         return folded
-    note = signal.body if isinstance(signal.body, str) else to_json(signal.body)
+    return _with_note(folded, signal.body if isinstance(signal.body, str) else to_json(signal.body))
+
+
+def _with_note(folded: Conversation, note: str) -> Conversation:
     if not folded.exchanges:
         return replace(folded, opening_notes=(*folded.opening_notes, note))
     last = folded.exchanges[-1]

@@ -8,12 +8,11 @@ from pydantic import JsonValue
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from chargehand.memory import journal, procedural
+from chargehand.memory import procedural
 from chargehand.memory.procedural import Role
-from chargehand.memory.tables import RUN_STREAM
 from chargehand.orchestrator import views
 from chargehand.orchestrator.errors import NotFound
-from chargehand.orchestrator.facts import RunTold, StepFinished, WorkspaceRef, parse_fact
+from chargehand.orchestrator.facts import StepFinished, WorkspaceRef
 from chargehand.orchestrator.plan import Plan, Step
 from chargehand.orchestrator.sessions import open_session
 from chargehand.orchestrator.tables import RunRow, StepRow
@@ -35,8 +34,6 @@ class Gathered:
     plan: Plan | None
     """The whole graph, for an agent that extends it; for each of a thousand scripts it would be most of their time."""
     role_versions: dict[str, str]
-    messages: tuple[str, ...]
-    """What people told the run."""
     commits: dict[str, str]
     """Where the predecessors left the workspace, by key, in the order the step names them."""
 
@@ -61,11 +58,6 @@ class RunReader:
             needed = dict.fromkeys(key for step in steps for key in step.after)
             ended = views.results(session, self._run_id, [*needed, "inventory"])
             workspace = WorkspaceRef.model_validate(run.workspace) if run.workspace else None
-            told = [
-                parse_fact(entry.body, schema_version=entry.schema_version)
-                for entry in journal.read(session, self._run_id, step=RUN_STREAM, kinds=["run.told"])
-                if entry.body is not None
-            ]
             inventory = ended.get("inventory")
             plan = _plan(session, self._run_id) if any(step.kind == "agent" for step in steps) else None
             return [
@@ -77,7 +69,6 @@ class RunReader:
                     start_commit=_newest_commit(step, ended, workspace),
                     plan=plan if step.kind == "agent" else None,
                     role_versions=dict(run.role_versions),
-                    messages=tuple(fact.message for fact in told if isinstance(fact, RunTold)),
                     commits=_commits(step, ended),
                 )
                 for step in steps

@@ -12,6 +12,7 @@ from chargehand.orchestrator.facts import (
     ModelRequested,
     ModelResponded,
     StepFact,
+    StepTold,
     ToolFinished,
     ToolStarted,
 )
@@ -53,6 +54,14 @@ class Recorder(Protocol):
 
     def trip(self, fact: BreakerTripped) -> None:
         """Commit that the breaker tripped."""
+        ...
+
+    def hear(self) -> StepTold | None:
+        """What people have told the run since the step last heard."""
+        ...
+
+    def told(self, fact: StepTold) -> None:
+        """Commit that it has heard."""
         ...
 
     def recent_failures(self) -> Sequence[Observed]:

@@ -33,6 +33,7 @@ from chargehand.orchestrator.facts import (
     StepReleased,
     StepsAnchored,
     StepsSkipped,
+    StepTold,
     StepWaiting,
     ToolFinished,
     ToolStarted,
@@ -157,6 +158,8 @@ def gist(fact: AnyFact) -> str:
             return f"{fact.tool} ({fact.effect})"
         case ToolFinished():
             return f"{fact.tool} {fact.outcome}: {one_line(fact.content, 200)}"
+        case StepTold():
+            return f"heard: {' / '.join(fact.messages)}"
         case BreakerTripped():
             return f"{fact.rule}: {fact.detail}"
         case StepFinished():

@@ -99,7 +99,10 @@ class Journal:
         """Commit 2, and any other."""
         self.facts.append(fact)
 
-    abandon = tool_started = tool_finished = trip = respond
+    abandon = tool_started = tool_finished = trip = told = respond
+
+    def hear(self) -> None:
+        """Nobody says anything."""
 
     def recent_failures(self) -> Sequence[Any]:
         """Nobody else runs."""

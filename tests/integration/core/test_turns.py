@@ -526,3 +526,45 @@ def test_turns_that_never_touch_the_run_are_what_prevents_the_deadlock(
 
 def test_a_fenced_worker_is_told_by_one_kind_of_error() -> None:
     assert all(issubclass(error, Fenced) for error in (LeaseLost, StepCancelled, StepPaused))
+
+
+# --- what people tell the run -----------------------------------------------------------------------------------------
+
+
+def tell(house: "House", run_id: UUID, message: str) -> None:
+    with house.as_tenant() as session:
+        runs.tell(session, house.tenant, run_id, message)
+
+
+def test_a_message_is_heard_once_and_by_a_later_attempt_not_again(house: "House") -> None:
+    run_id = house.start(script("a"))
+    recorder = recorder_of(house, house.claim(run_id, "a"))
+    assert recorder.hear() is None
+    tell(house, run_id, "first")
+    tell(house, run_id, "second")
+    # What the newest answer did not know of is heard after the next one.
+    assert recorder.hear() is None
+    take_turn(recorder)
+
+    heard = recorder.hear()
+
+    assert heard is not None
+    assert heard.messages == ("first", "second")
+    recorder.told(heard)
+    assert recorder.hear() is None
+    house.expire(run_id, "a")
+    house.recover()
+    house.admit()
+    later = recorder_of(house, house.claim(run_id, "a"))
+    assert later.hear() is None
+    tell(house, run_id, "third")
+    take_turn(later)
+    assert (told := later.hear()) is not None
+    assert told.messages == ("third",)
+
+
+def test_a_message_from_before_the_step_began_is_heard_at_once(house: "House") -> None:
+    run_id = house.start(script("a"))
+    tell(house, run_id, "early")
+    assert (heard := recorder_of(house, house.claim(run_id, "a")).hear()) is not None
+    assert heard.messages == ("early",)

@@ -21,6 +21,7 @@ from chargehand.orchestrator.facts import (
     SignalReceived,
     StepClaimed,
     StepFact,
+    StepTold,
     StepWaiting,
     ToolFinished,
     ToolStarted,
@@ -60,6 +61,8 @@ class Journal:
     fence_at: int | None = None
     refuse: list[Exception] = field(default_factory=list)
     others: list[Observed] = field(default_factory=list)
+    told_to: list[StepTold | None] = field(default_factory=list)
+    """What is heard before each call to the model."""
     commits: int = 0
 
     def claim(self) -> "Journal":
@@ -93,6 +96,12 @@ class Journal:
         self._write(fact)
 
     def trip(self, fact: BreakerTripped) -> None:
+        self._write(fact)
+
+    def hear(self) -> StepTold | None:
+        return self.told_to.pop(0) if self.told_to else None
+
+    def told(self, fact: StepTold) -> None:
         self._write(fact)
 
     def recent_failures(self) -> Sequence[Observed]:
@@ -913,3 +922,22 @@ def test_any_conversation_resumed_anywhere_sends_the_same_bytes_and_ends_the_sam
     recorded = [fact.tool_use_id for fact in journal.of(ToolFinished)]
     assert len(recorded) == len(set(recorded))
     assert all(count <= 2 for count in world.edits.values())
+
+
+# --- what people tell the run -----------------------------------------------------------------------------------------
+
+
+def test_what_a_person_tells_the_run_is_heard_before_the_next_turn_and_stays_where_it_was_heard() -> None:
+    journal, model = Journal().claim(), Script(FOUR_TURNS)
+    journal.told_to = [None, StepTold(messages=("Skip vendored code",), run_seq=7)]
+
+    assert isinstance(run(journal, model), Finished)
+
+    told = "A person told the run: Skip vendored code"
+    assert [told in str(call.messages) for call in model.calls] == [False, True, True, True]
+    # A second attempt builds the same requests from the journal.
+    again = Script(FOUR_TURNS)
+    # Cut off before the last request: the next attempt has to make it as the first one did.
+    recorded = tuple(journal.facts[: journal.facts.index(journal.of(ModelRequested)[-1])])
+    run(Journal(facts=list(recorded), history=recorded), again)
+    assert again.calls[-1].messages == model.calls[-1].messages
