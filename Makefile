@@ -11,6 +11,7 @@ BENCH_STAMP := $(BENCH_VENV)/.set-up
 TEST_WORKERS ?= 2
 SEED ?= 1
 STEPS ?= 200
+FAULTS ?= 20
 
 # As they were typed: a goal may contain quotes and dollars.
 override export GOAL := $(value GOAL)
@@ -71,9 +72,9 @@ $(BENCH_STAMP): $(STAMP) requirements-bench.lock
 	@$(BENCH_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-chaos: setup ## Kill processes next to every commit, then processes and services under load: SEED=1 STEPS=200
+chaos: setup ## Kill processes next to every commit, then break everything under load: SEED=1 STEPS=200 FAULTS=20
 	@CHAOS_POINTS=all $(BIN)/python -m pytest -n 0 tests/system/test_crash_points.py
-	@PYTHONPATH=tests $(BIN)/python -m chaos --seed $(SEED) --steps $(STEPS)
+	@PYTHONPATH=tests $(BIN)/python -m chaos --seed $(SEED) --steps $(STEPS) --faults $(FAULTS)
 
 lock: ## Resolve requirements.lock and requirements-bench.lock anew from pyproject.toml in a clean environment
 	rm -rf build/lock

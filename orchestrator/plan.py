@@ -37,11 +37,13 @@ class Branch(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     labels: tuple[str, ...] = Field(min_length=2)
+    """The ways, as `when` of the steps names them."""
     script: str | None = None
     """A predicate: it gives one of the labels."""
     role: str | None = None
     """A role that ends with `submit_choice`: asked small, then large, then a person is."""
     choose: Literal["argmax", "sample"] = "argmax"
+    """role: take the likeliest way, or draw one by the odds."""
     threshold: float = Field(default=0.6, ge=0, le=1)
     """argmax: below this probability the next larger one is asked."""
 
@@ -56,7 +58,9 @@ class Map(BaseModel):
     body: tuple["Step", ...] = Field(min_length=1)
     """The last one's result is the item's."""
     max_parallel: int | None = Field(default=None, ge=1)
+    """How many items may be under way at once."""
     tolerated_failures: int = Field(default=0, ge=0)
+    """How many items may fail; their result is null."""
 
 
 class Repeat(BaseModel):
@@ -65,9 +69,11 @@ class Repeat(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     body: tuple["Step", ...] = Field(min_length=1)
+    """One round; its first steps wait for the last ones of the round before."""
     until: StepKey
     """The step of the body whose result says `passed`."""
     max_rounds: int = Field(default=3, ge=1, le=MAX_ROUNDS)
+    """Without a verdict by then the step fails."""
 
 
 class Merge(BaseModel):
@@ -87,11 +93,13 @@ class Step(BaseModel):
     key: StepKey
     """Unique in the run, and stable: the step's id follows from it."""
     kind: StepKind
+    """Who does it: a model, a function, a person, or the graph itself."""
     pool: Pool = "research"
     """Which workers run it."""
     after: tuple[StepKey, ...] = ()
     """Keys of the steps it waits for."""
     join: Join = "all"
+    """Whether all of them must have succeeded, any, or whether they need only have ended."""
     title: str = ""
     """One line for people."""
     role: str | None = None
@@ -103,9 +111,11 @@ class Step(BaseModel):
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
     """script: its arguments; agent: facts handed over with the instruction."""
     max_turns: int | None = Field(default=None, ge=1, le=MAX_TURNS_CEILING)
+    """agent: how often the model may be asked, where it is not the role's own."""
     retries: int = Field(default=0, ge=0, le=10)
     """script: how often an exception is tried again."""
     deadline_seconds: float | None = Field(default=None, gt=0)
+    """It fails when this time is over."""
     options: tuple[str, ...] = ()
     """gate: the answers a person may give."""
     tier: Tier | None = None
@@ -131,6 +141,7 @@ class Plan(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: tuple[Step, ...]
+    """In any order."""
 
     @classmethod
     def of(cls, steps: Iterable[Step], *, roles: Set[str] | None = None, max_steps: int = MAX_STEPS) -> Self:

@@ -30,6 +30,8 @@ _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)\Z")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?\Z")
+_TEXT = "tag:yaml.org,2002:str"
+_ODD_ENDS = re.compile("[\r\x85\u2028\u2029\ufeff]")
 # libyaml reads ten times as fast, where it is there.
 _Loader: type[Any] = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 _MODELS: dict[str, type[BaseModel]] = {
@@ -87,10 +89,12 @@ class _Dumper(yaml.SafeDumper):
 
 
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-0123456789"))
-_Dumper.add_representer(
-    str,
-    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None),
-)
+_Dumper.add_representer(str, lambda dumper, text: dumper.represent_scalar(_TEXT, text, style=_style(text)))
+
+
+def _style(text: str) -> str | None:
+    """Block for several lines, quotes where YAML sees ends of lines that others do not."""
+    return '"' if _ODD_ENDS.search(text) else "|" if "\n" in text else None
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -135,7 +139,10 @@ def _read(text: str, origin: str) -> _Document:
             problem = " ".join(str(getattr(error, "problem", None) or error).split())
             raise InvalidPlan(f"{origin}{line}: not YAML: {problem}; correct it there.") from error
     else:
-        document.value = document.value if is_json else value
+        if not is_json:
+            document.value = value
+    if document.value is None:
+        raise InvalidPlan(f"{origin}: the plan is empty; write `steps:` and a list of them.")
     return document
 
 
@@ -151,7 +158,7 @@ class _Open(NamedTuple):
 def _take(document: _Document, events: Iterable[Any]) -> JsonValue:
     """The value of a stream of YAML events; remembers its lines.
 
-    Event by event: libyaml's own tree of nodes recurses, and a file of a hundred thousand brackets would end the process.
+    Event by event: libyaml's own tree of nodes recurses, and a hundred thousand brackets would end the process.
     """
     trail: list[_Open] = []
     found: JsonValue = None
@@ -240,7 +247,8 @@ def _first_mistake(document: _Document, error: ValidationError) -> str:
     what, remedy = problem["msg"], _REMEDIES.get(problem["type"], "correct it")
     if problem["type"] == "extra_forbidden":
         what, remedy = "there is no such field", _nearest_field(place)
-    return f"{document.at(place)}: {_name_of(document.value, place)}: {what}; {remedy}.{more}"
+    end = "" if remedy.endswith("?") else "."
+    return f"{document.at(place)}: {_name_of(document.value, place)}: {what}; {remedy}{end}{more}"
 
 
 def _nearest_field(place: Place) -> str:
@@ -262,7 +270,7 @@ def _name_of(value: JsonValue, place: Place) -> str:
             field = []
         elif part not in ("steps", "body"):
             field.append(str(part))
-    return ", ".join([*named, *([".".join(field)] if field else [])]) or "steps"
+    return ", ".join([*named, *([".".join(field)] if field else [])]) or ("steps" if place else "the plan")
 
 
 def _inside(value: JsonValue, part: str | int) -> JsonValue:

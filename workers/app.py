@@ -36,6 +36,7 @@ from chargehand.workers.tasks import QuietRejects, register_tasks
 from chargehand.workers.tools.catalogue import registered_tools
 from chargehand.workers.tools.recall import recall_passages
 from chargehand.workers.tools.registry import ToolOutput
+from chargehand.workers.workspace import sweep
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ log = logging.getLogger(__name__)
 BUILT_IN_SCRIPTS = (answers, index, inventory, merging, render, scan, tests, verify)
 
 configure_logging()
-logging.getLogger("celery.worker.request").addFilter(QuietRejects())
+for _logger in ("celery.worker.request", "celery.app.trace"):
+    logging.getLogger(_logger).addFilter(QuietRejects())
 settings = load_settings()
 for _module in settings.modules:
     # A user's own scripts and tools register themselves the same way.
@@ -114,6 +116,9 @@ def _compose(instance: Any, **_: Any) -> None:
 
 @signals.worker_ready.connect
 def _start(**_: Any) -> None:
+    swept = sweep(shop().workspaces)
+    if swept:
+        log.info("clones of dead processes removed", extra={"clones": swept})
     shop().heartbeat.start()
 
 

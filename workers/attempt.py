@@ -13,6 +13,7 @@ from pydantic_core import PydanticSerializationError
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from chargehand.memory.git import StorageFull
 from chargehand.orchestrator.errors import ChargehandError, Fenced, LeaseLost, NewerVersion, StepPaused, Unavailable
 from chargehand.orchestrator.facts import SCHEMA_VERSION, SignalReceived, StepFinished, StepReleased, StepWaiting
 from chargehand.orchestrator.plan import POOLS
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 MAX_RESULT_BYTES = 4_000_000
 RETRY_BASE_SECONDS = 1.0
 RETRY_CAP_SECONDS = 60.0
+# Between two looks at a disk that is full.
+STORAGE_WAIT_SECONDS = 5.0
 
 _JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
 _ANYTHING: TypeAdapter[object] = TypeAdapter(object)
@@ -101,6 +104,9 @@ class Attempt:
         inherited = CANCELLED.set(self.lost.is_set)
         try:
             return self._decided_by_signal() or self._outcome(reader, gathered)
+        except StorageFull as error:
+            # Somebody has to make room, and the step is not to blame.
+            return Wait(reason="retry", question=str(error), run_after_seconds=STORAGE_WAIT_SECONDS)
         except (Fenced, Unavailable, Drained, NewerVersion):
             raise
         except Exception as error:
@@ -166,7 +172,7 @@ class Attempt:
         try:
             value = script.run(context, step.arguments)
             result = _as_json(value)
-        except (Fenced, Unavailable, NewerVersion):
+        except (Fenced, Unavailable, NewerVersion, StorageFull):
             raise
         except ArgumentsDoNotFit as error:
             return Failed(error=str(error))

@@ -3,12 +3,17 @@
 The clone borrows the objects of the run's bare repository (git's *alternates*), so it costs one checkout however long
 the history is, and what it commits is written straight into the bare repository, so that any pool can start from the
 sha. A killed git may leave `index.lock` behind: only in a folder that no later attempt opens.
+
+Whoever works in a clone holds a lock on its folder, which the kernel lets go of when the process ends, however it ends:
+`sweep` removes the clones of the dead and leaves those of the living and of the frozen alone.
 """
 
 import errno
+import fcntl
 import os
 import shutil
 import stat
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
@@ -25,6 +30,11 @@ _IDENTITY = {
 }
 # The journal will hold the sha, so the objects must survive a power cut as the row does.
 _DURABLE = ("-c", "core.fsync=committed")
+
+
+# `<run>/<step>/<epoch>`; whatever else lies there is somebody's.
+_UUID = "-".join("[0-9a-f]" * digits for digits in (8, 4, 4, 4, 12))
+_CLONES = f"{_UUID}/{_UUID}/[0-9]*"
 
 
 class WorkspaceBroken(Exception):
@@ -45,6 +55,8 @@ class Clone:
     """The commit of the user's repository that the run started from."""
     head_commit: str
     """The commit that this attempt has reached."""
+    _lock: int
+    """Descriptor of the folder, which is locked through it."""
     _closed: bool = field(default=False, repr=False)
 
     def commit(self, message: str) -> str:
@@ -85,7 +97,10 @@ class Clone:
         """Remove the folder; the commits stay in the bare repository."""
         if not self._closed:
             self._closed = True
-            remove_tree(self.path)
+            try:
+                remove_tree(self.path)
+            finally:
+                os.close(self._lock)
 
     def _move(self, sha: str) -> None:
         self._git("update-ref", "--no-deref", "HEAD", sha)
@@ -136,7 +151,9 @@ def open_workspace(
     """
     path = root / str(run_id) / str(step_id) / str(epoch)
     remove_tree(path)
+    lock = None
     try:
+        lock = _lock(path)
         _lay_out(path / ".git", artifacts_repo, commit)
         clone = Clone(
             path=path,
@@ -144,14 +161,32 @@ def open_workspace(
             ref=f"refs/chargehand/{step_id}/{epoch}",
             base_commit=base_commit or commit,
             head_commit=commit,
+            _lock=lock,
         )
         clone.reset(commit)
     except BaseException as error:
         remove_tree(path)
+        if lock is not None:
+            os.close(lock)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFull(root) from error
         raise
     return clone
+
+
+def sweep(root: Path) -> int:
+    """Remove the clones whose process has ended without closing them; gives how many there were."""
+    count = 0
+    for path in root.glob(_CLONES):
+        with suppress(OSError):
+            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                remove_tree(path)
+                count += 1
+            finally:
+                os.close(lock)
+    return count
 
 
 def diff_between(work_tree: Path, old: str, new: str) -> bytes:
@@ -200,6 +235,20 @@ def remove_tree(path: Path) -> None:
             if not os.path.islink(inner):
                 os.chmod(inner, stat.S_IRWXU)
     shutil.rmtree(path)
+
+
+def _lock(path: Path) -> int:
+    """Make the folder and hold it."""
+    while True:
+        path.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock), path.stat()):
+                    return lock
+            # A sweeper saw it before it was locked.
+            os.close(lock)
 
 
 def _lay_out(git_dir: Path, repository: Path, commit: str) -> None:

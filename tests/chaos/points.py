@@ -48,11 +48,13 @@ _PLACES_BY_FACT = {
     "step.finished": "finish",
     "signal.received": "signal",
 }
+# Many steps at once, by one statement.
+_PACKED = {"claim": "claim of a pack", "finish": "finish of a pack"}
 _APPENDS = "INSERT INTO journal"
 _FACT_IN_STATEMENT = re.compile("'(" + "|".join(map(re.escape, _PLACES_BY_FACT)) + ")'")
 _TRANSACTIONS = {"advance": (advance, "advance"), "admit": (admit, "admit")}
 _PUBLISH = "publish"
-PLACES: tuple[str, ...] = (*_PLACES_BY_FACT.values(), *_TRANSACTIONS, _PUBLISH)
+PLACES: tuple[str, ...] = (*_PLACES_BY_FACT.values(), *_PACKED.values(), *_TRANSACTIONS, _PUBLISH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,8 @@ def place_of(statement: str, parameters: Mapping[str, object]) -> str | None:
     for name, value in parameters.items():
         if name.startswith("kind"):
             kinds.update(value if isinstance(value, list | tuple) else [value])
-    return next((place for kind, place in _PLACES_BY_FACT.items() if kind in kinds), None)
+    place = next((place for kind, place in _PLACES_BY_FACT.items() if kind in kinds), None)
+    return _PACKED.get(place or "", place) if "steps" in parameters else place
 
 
 # --- in a process of the fleet

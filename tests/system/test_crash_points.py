@@ -21,6 +21,8 @@ from chargehand.orchestrator.plan import Plan, Step
 pytestmark = pytest.mark.system
 
 WAIT_SECONDS = 90.0
+# Scripts are packed when more than four times as many are ready as there are places, and there are eight.
+FAN_OUT = 40
 
 
 def chosen() -> list[Point]:
@@ -51,7 +53,7 @@ class TrappedFleet(Fleet):
 
 @pytest.fixture(scope="module")
 def fleet():
-    return TrappedFleet(pools=("audit",), twins=("supervisor", "audit"), threads={"audit": 4}, call_seconds=0.02)
+    return TrappedFleet(pools=("audit",), twins=("supervisor", "audit"), threads={"audit": 2}, call_seconds=0.02)
 
 
 @pytest.fixture
@@ -72,7 +74,13 @@ def errand(key: str, *after: str, max_turns: int | None = None) -> Step:
 
 
 def small_plan(point: Point) -> Plan:
-    """A line, a fan-in and an agent; and an agent that has to ask a person, where the answer is what is struck."""
+    """A line, a fan-in and an agent.
+
+    And an agent that has to ask a person where the answer is what is struck; a wide fan-out where a pack is.
+    """
+    if "pack" in point.place:
+        wide = [counted(f"wide{number}") for number in range(FAN_OUT)]
+        return Plan.of([*wide, counted("join", *(step.key for step in wide))])
     asks = [errand("ask", "start", max_turns=1)] if point.place == "signal" else []
     return Plan.of(
         [

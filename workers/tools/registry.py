@@ -16,6 +16,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError, create_model
 
+from chargehand.memory.git import StorageFull
 from chargehand.orchestrator.errors import Fenced, Unavailable
 from chargehand.orchestrator.facts import ToolFinished
 from chargehand.orchestrator.outputs import refuse_namesake
@@ -245,7 +246,7 @@ def _model_of(tool_name: str, fields: Mapping[str, tuple[object, object]]) -> ty
 def run_tool(chosen: Tool, arguments: JsonValue, *, context: ToolContext, idempotency_key: str) -> ToolResult:
     """Validate the arguments, call the function, cap its output; whatever goes wrong becomes text for the model.
 
-    Only `Fenced`, `Unavailable` and `Suspended` come through: they stop the step, and are not the model's to solve.
+    Only `Fenced`, `Unavailable`, `StorageFull` and `Suspended` come through: they stop the step, and no model solves them.
     """
     started = time.monotonic()
 
@@ -261,7 +262,7 @@ def run_tool(chosen: Tool, arguments: JsonValue, *, context: ToolContext, idempo
         given = chosen.function(**_call_arguments(chosen, values, context, idempotency_key))
     except ToolRetry as retry:
         return failed("ToolRetry", str(retry))
-    except (Fenced, Unavailable, Suspended):
+    except (Fenced, Unavailable, StorageFull, Suspended):
         raise
     except Exception as error:  # whatever a tool raises, the model can go on without it
         # The message may hold a path or a secret of this machine: it goes to the log, the model sees the type.

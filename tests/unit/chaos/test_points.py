@@ -12,9 +12,9 @@ from chargehand.orchestrator import steps, turns
     ("statement", "parameters", "place"),
     [
         (steps._CLAIM, {}, "claim"),
-        (steps._CLAIM_MANY, {}, "claim"),
+        (steps._CLAIM_MANY, {"steps": []}, "claim of a pack"),
         (steps._FINISH, {}, "finish"),
-        (steps._FINISH_MANY, {}, "finish"),
+        (steps._FINISH_MANY, {"steps": []}, "finish of a pack"),
         (steps._FOLD_IN, {}, "signal"),
         (turns._REQUEST, {"kind_1": "tool.finished", "kind_2": "model.requested"}, "request"),
         (turns._SETTLE, {"kind_1": "model.responded"}, "respond"),

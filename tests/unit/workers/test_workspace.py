@@ -1,7 +1,9 @@
 """A clone commits into the bare repository, and nothing of an earlier attempt is read."""
 
 import os
+import signal
 import subprocess
+import sys
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -16,6 +18,7 @@ from chargehand.workers.workspace import (
     export_commit,
     open_workspace,
     remove_tree,
+    sweep,
 )
 
 
@@ -113,6 +116,35 @@ def test_a_lock_left_by_a_killed_git_does_not_stop_the_next_epoch(imported: Impo
     with pytest.raises(WorkspaceBroken, match=r"index\.lock"):
         killed.commit("Blocked")
     assert opened(imported, tmp_path / "w", epoch=2).commit("Free") == imported.commit
+
+
+def test_a_sweep_removes_the_clones_of_the_dead_and_no_others(imported: Imported, tmp_path: Path) -> None:
+    mine = opened(imported, tmp_path, step_id=UUID(int=3))
+    program = (
+        "import sys; from pathlib import Path; from uuid import UUID\n"
+        "from chargehand.workers.workspace import open_workspace\n"
+        "open_workspace(Path(sys.argv[1]), Path(sys.argv[2]), run_id=UUID(int=1), step_id=UUID(int=2), epoch=1,"
+        " commit=sys.argv[3])\n"
+        "print('open', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(imported.repository), str(tmp_path), imported.commit]
+    theirs = tmp_path / str(UUID(int=1)) / str(UUID(int=2)) / "1"
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "open\n"
+            # A frozen process may wake up and go on.
+            other.send_signal(signal.SIGSTOP)
+            assert sweep(tmp_path) == 0
+            assert (theirs / "a.py").exists()
+        finally:
+            other.kill()
+
+    assert sweep(tmp_path) == 1
+    assert not theirs.exists()
+    assert (mine.path / "a.py").exists()
+    mine.close()
+    assert sweep(tmp_path) == 0
 
 
 def test_an_export_has_the_files_of_the_commit_and_no_git_folder(imported: Imported, tmp_path: Path) -> None:
