@@ -331,9 +331,10 @@ def _validate_sources(step: Step, levels: tuple[_Level, ...]) -> None:
         )
     # The first steps of a body wait for what its owner waits for.
     after = next((level.step.after for level in levels if level.step.after), ())
-    if (source := step.map.items[RESULT_OF]) not in after:
+    giver = str(step.map.items[RESULT_OF])
+    if giver not in after:
         raise InvalidPlan(
-            f"Map {step.key!r} takes its items of {source!r}, for which it does not wait; add it to after."
+            f"Map {step.key!r} takes its items of {giver!r}, for which it does not wait; add it to after."
         )
 
 

@@ -184,7 +184,7 @@ def _take(document: _Document, events: Iterable[Any]) -> JsonValue:
             else:
                 value = {} if isinstance(event, yaml.MappingStartEvent) else []
             place = _put(value, trail)
-            document.lines.setdefault(place, event.start_mark.line + 1)
+            document.lines.setdefault(place, _line(event))
             if not trail:
                 found = value
             if isinstance(value, list | dict):
@@ -201,7 +201,7 @@ def _name(document: _Document, event: Any, within: _Open) -> None:
     if event.value in within.value:
         _refuse(document, event, f"says {event.value!r} twice", "remove one of them")
     within.names.append(str(event.value))
-    document.lines[(*within.place, event.value)] = event.start_mark.line + 1
+    document.lines[(*within.place, event.value)] = _line(event)
 
 
 def _put(value: JsonValue, trail: Sequence[_Open]) -> Place:
@@ -217,8 +217,12 @@ def _put(value: JsonValue, trail: Sequence[_Open]) -> Place:
     return (*within.place, len(within.value) - 1)
 
 
+def _line(event: Any) -> int:
+    return int(event.start_mark.line) + 1
+
+
 def _refuse(document: _Document, event: Any, problem: str, remedy: str) -> NoReturn:
-    raise InvalidPlan(f"{document.origin}:{event.start_mark.line + 1}: the plan {problem}; {remedy}.")
+    raise InvalidPlan(f"{document.origin}:{_line(event)}: the plan {problem}; {remedy}.")
 
 
 def _no_constant(name: str) -> NoReturn:

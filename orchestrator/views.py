@@ -78,6 +78,18 @@ class StepView:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GraphView:
+    """The graph of a run."""
+
+    steps: tuple[Step, ...]
+    """In plan order."""
+    statuses: Mapping[str, str]
+    """By key."""
+    ways: Mapping[str, str]
+    """The labels that branches took, by key."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Escalation:
     """A question that a step waits for."""
 
@@ -203,6 +215,18 @@ def view_steps(session: Session, run_id: UUID) -> list[StepView]:
             )
         )
     return views
+
+
+def view_graph(session: Session, run_id: UUID) -> GraphView:
+    """The run's steps as they were planned, and where they stand."""
+    rows = session.scalars(
+        select(StepRow).where(StepRow.run == run_id).order_by(StepRow.ordinal).execution_options(populate_existing=True)
+    ).all()
+    return GraphView(
+        steps=tuple(Step.model_validate(row.spec) for row in rows),
+        statuses={row.key: row.status for row in rows},
+        ways={row.key: row.label for row in rows if row.label is not None},
+    )
 
 
 def _errors(session: Session, run_id: UUID) -> dict[UUID, str]:

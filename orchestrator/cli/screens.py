@@ -11,7 +11,8 @@ from rich.text import Text
 
 from chargehand.orchestrator.cli.following import Look, Screen
 from chargehand.orchestrator.cli.terminal import STATUS_STYLES, duration, one_line, plain
-from chargehand.orchestrator.cli.tree import GLYPHS, draw, headline
+from chargehand.orchestrator.cli.tree import draw, headline
+from chargehand.orchestrator.drawing.outline import GLYPHS
 from chargehand.orchestrator.views import StepView
 
 # A line of progress more often than this drowns the changes that matter in a log.

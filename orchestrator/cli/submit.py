@@ -1,13 +1,11 @@
 """`chargehand run`: check the request, submit it, watch it, show and write the result."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import redis
 import typer
-from pydantic import ValidationError
 from rich.text import Text
 
 from chargehand.memory import keyspace, procedural
@@ -27,13 +25,11 @@ from chargehand.orchestrator.cli.results import (
 from chargehand.orchestrator.cli.screens import opened_screen
 from chargehand.orchestrator.cli.terminal import AsJson, answers, notes, one_line, plain, print_json, short
 from chargehand.orchestrator.client import Client, RunHandle
-from chargehand.orchestrator.errors import InvalidPlan, InvalidWorkspace, Unavailable
-from chargehand.orchestrator.plan import Plan, validate
+from chargehand.orchestrator.errors import InvalidWorkspace, Unavailable
+from chargehand.orchestrator.plan import Plan
+from chargehand.orchestrator.plan_files import load_plan
 from chargehand.orchestrator.requests import MAX_GOAL_BYTES, check_goal, microusd
 from chargehand.orchestrator.settings import Settings, load_settings
-
-# A plan of 2,000 steps with instructions is a few megabytes; more is another file.
-MAX_PLAN_BYTES = 32_000_000
 
 app = typer.Typer()
 
@@ -45,7 +41,7 @@ def run(
         typer.Argument(metavar="[GOAL]", help="What should be done, in your words; - reads it from standard input."),
     ] = "",
     plan: Annotated[
-        Path | None, typer.Option(metavar="FILE", help='A plan of your own instead: JSON {"steps": [...]}.')
+        Path | None, typer.Option(metavar="FILE", help="A plan of your own instead, in YAML or JSON.")
     ] = None,
     workspace: Annotated[
         str | None, typer.Option(metavar="PATH|URL", help="The git repository to work on, at its HEAD.")
@@ -124,23 +120,8 @@ def check_workspace(workspace: str) -> None:
 
 
 def checked_plan(file: Path, settings: Settings) -> Plan:
-    """The plan in a JSON file; raises `InvalidPlan` with the first thing that is wrong."""
-    try:
-        if file.stat().st_size > MAX_PLAN_BYTES:
-            raise InvalidPlan(f"Plan {file} is larger than {MAX_PLAN_BYTES // 1_000_000} MB; split the work.")
-        content = json.loads(file.read_bytes())
-    except OSError as error:
-        raise InvalidPlan(f"Plan {file} cannot be read ({error.strerror}); name a JSON file.") from error
-    except (ValueError, RecursionError) as error:
-        raise InvalidPlan(f'Plan {file} is not JSON ({error}); write {{"steps": [...]}}.') from error
-    try:
-        plan = Plan.model_validate(content)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"])) or "the plan"
-        raise InvalidPlan(f"Plan {file}: {place}: {problem['msg']}; correct it there.") from error
-    validate(plan, roles=procedural.load_roles(settings.roles).keys())
-    return plan
+    """The plan in a YAML or JSON file; raises `InvalidPlan` with the first thing that is wrong."""
+    return load_plan(file, roles=procedural.load_roles(settings.roles).keys())
 
 
 def broker_answers(settings: Settings) -> bool:

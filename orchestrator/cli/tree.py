@@ -1,7 +1,6 @@
-"""How a graph of steps becomes a tree of lines: a step stands below the last step that all its ways lead through."""
+"""A run as a tree of lines on a terminal, folded to its height."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -9,73 +8,14 @@ from rich.text import Text
 
 from chargehand.orchestrator.cli.following import Look
 from chargehand.orchestrator.cli.terminal import STATUS_STYLES, duration, money, one_line, short
+from chargehand.orchestrator.drawing.outline import GLYPHS, Line, lines_of
 from chargehand.orchestrator.views import StepView
 
-GLYPHS = {
-    "pending": "·",
-    "chained": "·",
-    "ready": "○",
-    "queued": "○",
-    "running": "●",
-    "waiting": "?",
-    "succeeded": "✓",
-    "failed": "✗",
-    "cancelled": "✗",
-    "skipped": "–",
-}
 # Kept when a graph is larger than the screen.
 _LIVELY = ("running", "waiting", "failed")
 # Header, footer and hints around the tree.
 FRAME_LINES = 7
 KEY_WIDTH = 44
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Line:
-    """A step and the branches drawn before it."""
-
-    step: StepView
-    branches: str
-
-
-def lines_of(steps: Sequence[StepView]) -> list[Line]:
-    """The steps as a tree; a step that is its parent's only child stands straight below it, without indentation."""
-    children = _children(steps)
-    lines: list[Line] = []
-    # (step, what is drawn before it, what is drawn before those below it)
-    todo: list[tuple[StepView, str, str]] = [(step, "", "") for step in reversed(children.get(None, []))]
-    while todo:
-        step, first, below = todo.pop()
-        lines.append(Line(step=step, branches=first))
-        inner = children.get(step.key, [])
-        if len(inner) == 1:
-            todo.append((inner[0], below, below))
-            continue
-        for position, child in reversed(list(enumerate(inner))):
-            last = position == len(inner) - 1
-            todo.append((child, below + ("└─ " if last else "├─ "), below + ("   " if last else "│  ")))
-    return lines
-
-
-def _children(steps: Sequence[StepView]) -> dict[str | None, list[StepView]]:
-    """Steps by their immediate dominator; plan order is topological, so one pass is enough."""
-    parent: dict[str, str | None] = {}
-    depth: dict[str | None, int] = {None: 0}
-    children: dict[str | None, list[StepView]] = {}
-    for step in steps:
-        known = [key for key in step.after if key in parent]
-        above: str | None = known[0] if known else None
-        for key in known[1:]:
-            other: str | None = key
-            while above != other:
-                if depth[above] >= depth[other]:
-                    above = parent[above] if above is not None else None
-                else:
-                    other = parent[other] if other is not None else None
-        parent[step.key] = above
-        depth[step.key] = depth[above] + 1
-        children.setdefault(above, []).append(step)
-    return children
 
 
 def draw(look: Look, *, height: int | None = None, hint: str = "") -> RenderableType:
@@ -87,7 +27,7 @@ def draw(look: Look, *, height: int | None = None, hint: str = "") -> Renderable
         lively = [line for line in lines if line.step.status in _LIVELY][: room - 1]
         shown = {line.step.key for line in lively}
         hidden = [line.step for line in lines if line.step.key not in shown]
-        lines = [Line(step=line.step, branches="") for line in lively]
+        lines = [Line(step=line.step, branches="", below="") for line in lively]
     grid = Table.grid(padding=(0, 1))
     grid.add_column(no_wrap=True, overflow="ellipsis", max_width=KEY_WIDTH)
     for _ in range(3):
@@ -119,7 +59,7 @@ def headline(look: Look) -> Text:
     )
 
 
-def _cells(line: Line, look: Look) -> tuple[Text, Text, Text, Text, Text]:
+def _cells(line: Line[StepView], look: Look) -> tuple[Text, Text, Text, Text, Text]:
     step = line.step
     style = STATUS_STYLES.get(step.status, "dim")
     name = Text.assemble(

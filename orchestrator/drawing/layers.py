@@ -76,8 +76,8 @@ class _Graph:
         for source, target in edges:
             outgoing.setdefault(self.numbers[source], []).append(self.numbers[target])
         for number in range(len(self.boxes)):
-            for target in outgoing.get(number, ()):
-                layer[target] = max(layer[target], layer[number] + 1)
+            for reached in outgoing.get(number, ()):
+                layer[reached] = max(layer[reached], layer[number] + 1)
         return layer
 
     def _path(self, source: int, target: int) -> list[int]:

@@ -62,7 +62,8 @@ def _body(children: dict[str | None, list[Node]], parent: str | None, ids: dict[
     lines: list[str] = []
     for node in children.get(parent, []):
         if node.key in children:
-            lines.append(f'{indent}subgraph {ids[node.key]} ["{_text(node)}"]')
+            # The second line of a title would lie behind the body.
+            lines.append(f'{indent}subgraph {ids[node.key]} ["{_text(node, between=" · ")}"]')
             lines += _body(children, node.key, ids, f"{indent}  ")
             lines.append(f"{indent}end")
         else:
@@ -78,9 +79,9 @@ def _edge(edge: Edge, node: Node, ids: dict[str, str]) -> str:
     return f"{ids[edge.source]} {arrow}{label} {ids[node.key]}"
 
 
-def _text(node: Node) -> str:
+def _text(node: Node, *, between: str = "<br/>") -> str:
     parts = [node.name, node.what, node.title, node.status]
-    return "<br/>".join(_escaped(part) for part in parts if part)
+    return between.join(_escaped(part) for part in parts if part)
 
 
 def _escaped(text: str) -> str:

@@ -5,10 +5,11 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from xml.sax.saxutils import escape
 
 from chargehand.orchestrator.drawing.figure import Edge, Figure, Node
-from chargehand.orchestrator.drawing.layers import Box, Point, lay_out
+from chargehand.orchestrator.drawing.layers import LAYER_GAP, Box, Point, lay_out
 from chargehand.orchestrator.drawing.mermaid import state_of
 
 # Of the fonts named below, at their size; a little wide, so that no text leaves its box.
@@ -200,7 +201,8 @@ def _edge_label(edge: Edge, node: Node, points: Sequence[Point]) -> list[str]:
     if not said:
         return []
     # Labels of one branch part from each other, those of a race come together: so near the end, or the beginning.
-    (x1, y1), (x2, y2), share = (*points[-2:], 0.7) if edge.label else (*points[:2], 0.4)
+    gaps = [ends for ends in pairwise(points) if ends[1][1] - ends[0][1] > LAYER_GAP - 1]
+    ((x1, y1), (x2, y2)), share = (gaps[-1], 0.7) if edge.label else (gaps[0], 0.4)
     x, y = x1 + (x2 - x1) * share, y1 + (y2 - y1) * share
     return [f'<text class="label" x="{x:.1f}" y="{y:.1f}">{_text(_short(said))}</text>']
 

@@ -145,7 +145,7 @@ def script(key, *after):
         ([script("a", "nowhere")], ("unknown step 'nowhere'",)),
         ([script(f"s{number}") for number in range(2001)], ("2001 steps", "2000")),
         ([], ("no steps",)),
-        ([{"key": "a", "kind": "spell"}], ("steps.0.kind",)),
+        ([{"key": "a", "kind": "spell"}], ("plan.json:1: step 'a', kind: Input should be 'agent'",)),
     ],
 )
 def test_a_plan_that_cannot_run_is_refused_with_its_first_mistake(in_process, steps, words):
