@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Annotated, Literal, NamedTuple, Self
 from uuid import UUID, uuid5
 
@@ -363,6 +363,22 @@ def find_cycle(after: Mapping[str, Iterable[str]]) -> list[str]:
             cycle = path[path.index(before) :]
             return [*reversed([*cycle, cycle[0]])] if len(cycle) > 1 else [before, before]
         path.append(before)
+
+
+def topological(steps: Sequence[Step]) -> list[Step]:
+    """Each step of a valid plan behind those it waits for, otherwise as they are written."""
+    known = {step.key: step for step in steps}
+    ordered: dict[str, Step] = {}
+    for step in steps:
+        trail = [step]
+        while trail:
+            before = next((key for key in trail[-1].after if key not in ordered), None)
+            if before is not None:
+                trail.append(known[before])
+            else:
+                ordered.setdefault(trail[-1].key, trail[-1])
+                trail.pop()
+    return list(ordered.values())
 
 
 def extend(plan: Plan, patch: PlanPatch, *, roles: Set[str] | None = None, max_steps: int = MAX_STEPS) -> Plan:

@@ -28,9 +28,8 @@ from chargehand.orchestrator.progress import Progress
 from chargehand.orchestrator.settings import load_settings
 from chargehand.orchestrator.supervisor.admit import SOLO
 from chargehand.workers.models.client import open_models
-from chargehand.workers.scripts import answers, index, inventory, merging, render, scan, tests, verify
+from chargehand.workers.scripts.catalogue import registered_scripts
 from chargehand.workers.scripts.index import run_scope
-from chargehand.workers.scripts.registry import SCRIPTS
 from chargehand.workers.shop import Shop
 from chargehand.workers.tasks import QuietRejects, register_tasks
 from chargehand.workers.tools.catalogue import registered_tools
@@ -39,9 +38,6 @@ from chargehand.workers.tools.registry import ToolOutput
 from chargehand.workers.workspace import sweep
 
 log = logging.getLogger(__name__)
-
-# Importing them registers what plans may name.
-BUILT_IN_SCRIPTS = (answers, index, inventory, merging, render, scan, tests, verify)
 
 configure_logging()
 for _logger in ("celery.worker.request", "celery.app.trace"):
@@ -84,7 +80,7 @@ def compose(pool: str, slots: int) -> Shop:
         pool=pool,
         artifacts=Artifacts(settings.artifacts),
         workspaces=settings.home / "workspaces",
-        scripts=SCRIPTS,
+        scripts=registered_scripts(),
         tools=registered_tools(),
         models=open_models(settings, threads=slots, redis=client),
         embedder=load_embedder,

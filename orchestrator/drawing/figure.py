@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from chargehand.orchestrator.plan import RESULT_OF, Join, Plan, Step
+from chargehand.orchestrator.plan import RESULT_OF, Join, Plan, Step, topological
 
 # More children of one step than a screen shows become a number, but for those at which people look.
 MOST_CHILDREN = 24
@@ -86,7 +86,7 @@ def figure_of_run(steps: Sequence[Step], statuses: Mapping[str, str], ways: Mapp
 
 def _templates(steps: Sequence[Step], *, parent: str | None) -> Iterator[Node]:
     prefix = "" if parent is None else f"{parent}/"
-    for step in _in_order(steps):
+    for step in topological(steps):
         placed = step.model_copy(
             update={
                 "key": f"{prefix}{step.key}",
@@ -96,22 +96,6 @@ def _templates(steps: Sequence[Step], *, parent: str | None) -> Iterator[Node]:
         )
         yield _node(placed, parent=parent)
         yield from _templates(step.body, parent=placed.key)
-
-
-def _in_order(steps: Sequence[Step]) -> list[Step]:
-    """Each step behind those it waits for, otherwise as they are written."""
-    known = {step.key: step for step in steps}
-    ordered: dict[str, Step] = {}
-    for step in steps:
-        trail = [step]
-        while trail:
-            before = next((key for key in trail[-1].after if key not in ordered), None)
-            if before is not None:
-                trail.append(known[before])
-            else:
-                ordered.setdefault(trail[-1].key, trail[-1])
-                trail.pop()
-    return list(ordered.values())
 
 
 def _node(step: Step, *, parent: str | None, ways: Mapping[str, str] | None = None) -> Node:
