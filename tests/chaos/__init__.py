@@ -4,7 +4,7 @@
 
 - what is struck: `machine` (a whole laptop), `wires` over `proxy` and `commits`, `disk`, `clock`, `model`
 - what it does: `plans` of `scripts` and `errands`, submitted by a `submitter`, answered by `people`
-- what strikes: `nemesis`, with `process_strikes`, `wire_strikes`, `message_strikes` in a `scene`; `points` at each commit
+- what strikes: a `nemesis` in a `scene`, with `process_`, `wire_` and `message_strikes`; `points` beside each commit
 - who saw it: the `ledger`, a `diary` of processes, `evidence` from Postgres
 - who judges: the `checker`, by `journal_rules` and `world_rules` over a `case`; `mutations` prove it
 - `story` puts them together, `recovery` measures
