@@ -15,6 +15,8 @@ from chargehand.orchestrator.plan import POOLS
 FROZEN_LEASES = 1.7
 # A supervisor that stands still inside a transaction is thrown out after 5 s.
 FROZEN_SUPERVISOR_SECONDS = 7.0
+# What the world does again when it is done again.
+EFFECTFUL = frozenset({"pay", "deliver"})
 
 
 def kill_worker(scene: Scene) -> list[Strike]:
@@ -67,9 +69,11 @@ def freeze_before_effect(scene: Scene) -> list[Strike]:
         effects = {(effect.key, effect.pid) for effect in ledger.effects()}
         begun = [knock for knock in ledger.knocks() if (knock.key, knock.pid) not in effects and knock.pid in names]
         if begun:
-            pid = begun[-1].pid
+            # Rather one that cannot be told from its repetition.
+            chosen = max(begun, key=lambda knock: knock.name in EFFECTFUL)
             seconds = scene.machine.settings.lease_seconds * FROZEN_LEASES
-            return _freeze(scene, names[pid], pid, seconds, f"freeze before an effect ({begun[-1].name})")
+            what = f"freeze before an effect ({chosen.name})"
+            return _freeze(scene, names[chosen.pid], chosen.pid, seconds, what)
         time.sleep(0.01)
     raise NothingThere
 
