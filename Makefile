@@ -12,6 +12,8 @@ TEST_WORKERS ?= 2
 SEED ?= 1
 STEPS ?= 200
 FAULTS ?= 20
+SEEDS ?= 1000
+FROM ?= 1
 
 # As they were typed: a goal may contain quotes and dollars.
 override export GOAL := $(value GOAL)
@@ -19,7 +21,7 @@ override export WORKSPACE := $(value WORKSPACE)
 yes = $(filter-out 0 no false,$(1))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check lint types imports bench chaos lock clean
+.PHONY: help setup demo up test check lint types imports bench chaos simulate lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +77,9 @@ $(BENCH_STAMP): $(STAMP) requirements-bench.lock
 chaos: setup ## Kill processes next to every commit, then break everything under load: SEED=1 STEPS=200 FAULTS=20
 	@CHAOS_POINTS=all $(BIN)/python -m pytest -n 0 tests/system/test_crash_points.py
 	@PYTHONPATH=tests $(BIN)/python -m chaos --seed $(SEED) --steps $(STEPS) --faults $(FAULTS)
+
+simulate: setup ## Run the core in small worlds that go wrong in memory: SEEDS=1000 FROM=1
+	@PYTHONPATH=tests $(BIN)/python -m simulation --seeds $(SEEDS) --from $(FROM)
 
 lock: ## Resolve requirements.lock and requirements-bench.lock anew from pyproject.toml in a clean environment
 	rm -rf build/lock

@@ -17,6 +17,8 @@ APP_ROLE = "chargehand_app"
 SUPERVISOR_ROLE = "chargehand_supervisor"
 # Longer than the longest honest one, which embeds a batch on a busy machine or verifies a long journal.
 TRANSACTION_SECONDS = 120
+# Dead hosts are noticed by the kernel: a thread that waits for libpq has no clock of its own.
+KEEPALIVE = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
 
 
 class Base(DeclarativeBase):
@@ -50,7 +52,7 @@ def open_engine(
         max_overflow=pool_size,
         pool_pre_ping=True,
         pool_timeout=connect_timeout_seconds,
-        connect_args={"connect_timeout": max(1, round(connect_timeout_seconds)), "options": options},
+        connect_args={"connect_timeout": max(1, round(connect_timeout_seconds)), "options": options, **KEEPALIVE},
     )
     event.listen(engine, "connect", _limit_transactions)
     return engine

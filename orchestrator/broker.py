@@ -195,8 +195,9 @@ def _send(
     bell = advance_signature(app, settings, run_id)
     if isinstance(emission, Chord):
         header = [_signatures(app, settings, tenant, run_id, line) for line in emission.header]
-        lines = [links[0] if len(links) == 1 else chain(*links) for links in header]
+        # A generator, never a list: of a list Celery keeps a result for each in its backend, subscribed, for ever.
         # The result object goes at once: nobody waits for it, and at exit it would want a closed backend.
+        lines = (links[0] if len(links) == 1 else chain(*links) for links in header)
         chord(group(lines), bell).apply_async(producer=producer)
         return
     (first, *others) = [*_signatures(app, settings, tenant, run_id, emission), bell]

@@ -163,7 +163,7 @@ class Client:
             return views.escalations(session, run_id)
 
     def answer(self, escalation: Escalation, choice: str, body: JsonValue = None) -> bool:
-        """Answer a waiting step; False when somebody else was first.
+        """Answer a waiting step; False when somebody else was first, or the step has ended meanwhile.
 
         Raises `UserError` for a choice that was not offered: a gate takes whatever does not refuse for an approval.
         """

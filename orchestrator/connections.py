@@ -10,7 +10,7 @@ import psycopg
 from psycopg import errors as pg
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from chargehand.memory.database import APP_ROLE, session_options
+from chargehand.memory.database import APP_ROLE, KEEPALIVE, session_options
 from chargehand.orchestrator.errors import Unavailable
 from chargehand.orchestrator.prepared import Parameters, PreparedStatements, Row
 
@@ -20,9 +20,6 @@ __all__ = ["Connections", "Parameters", "Row"]
 POOL_SIZE = 8
 # Deadlocks cannot happen by the lock order; if one does all the same, the statement is simply run again.
 ATTEMPTS = 3
-
-# Dead hosts are noticed by the kernel: a thread that waits for libpq has no clock of its own.
-KEEPALIVE = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
 
 _BIND = "SELECT set_config('chargehand.tenant', %(tenant)s, false)"
 

@@ -15,8 +15,7 @@ from uuid import UUID
 
 import psycopg
 
-from chargehand.memory.database import APP_ROLE, session_options
-from chargehand.orchestrator.connections import KEEPALIVE
+from chargehand.memory.database import APP_ROLE, KEEPALIVE, session_options
 
 log = logging.getLogger(__name__)
 

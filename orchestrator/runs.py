@@ -447,11 +447,15 @@ def answer(
 ) -> bool:
     """Answer a waiting step; the first answer wins, a later one gives False. Never writes to the step's stream.
 
-    Raises `NotFound` when the tenant has no such step: ids follow from the run's, and the first answer would win.
+    So does one to a step that has ended, for example with its run: nobody would read it. Raises `NotFound` when the
+    tenant has no such step: ids follow from the run's, and the first answer would win.
     """
-    own = select(StepRow.id).where(StepRow.id == step, StepRow.run == run_id, StepRow.tenant == tenant)
-    if session.execute(own).scalar_one_or_none() is None:
+    own = select(StepRow.status).where(StepRow.id == step, StepRow.run == run_id, StepRow.tenant == tenant)
+    status = session.execute(own).scalar_one_or_none()
+    if status is None:
         raise NotFound(f"Run {run_id} has no step {step} that could be answered; `chargehand status` lists the runs.")
+    if status in STEP_ENDINGS:
+        return False
     sent = session.execute(
         upsert(SignalRow)
         .values(step=step, wait_id=wait_id, run=run_id, tenant=tenant, choice=choice, body=json.loads(json.dumps(body)))

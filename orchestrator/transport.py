@@ -1,4 +1,4 @@
-"""Kombu's Redis transport with four repairs, under a name of its own so that a user's other apps keep theirs.
+"""Kombu's Redis transport with five repairs, under a name of its own so that a user's other apps keep theirs.
 
 - A channel whose connection is gone raises a connection error, which Celery handles by reconnecting; kombu 5.7 fails
   with `'NoneType' object has no attribute 'hostname'` and takes the whole worker with it.
@@ -7,11 +7,14 @@
   visibility time-out is safe for a long step.
 - A process that stops consuming answers for what Redis still hands to its last BRPOP: kombu would look at it again only
   when the last task of the process has ended, and the message is with nobody until then.
+- When a message was taken is told by Redis's clock: kombu asks each process for its own, and one that is ahead by more
+  than the visibility time-out sends everybody's messages out again, every second.
 
 It leans on internals of kombu 5.7; `tests/system/test_kill_nine.py` and the pin in `pyproject.toml` guard that.
 """
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from queue import Empty
 from typing import Any
@@ -24,10 +27,43 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 NAME = "chargehandredis"
 
 
+# A process that is off by less does no harm.
+SLIGHTLY_OFF_SECONDS = 1.0
+
+
+class QoS(kombu_redis.QoS):
+    """What a channel has delivered and nobody has acknowledged, dated by Redis's clock."""
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Note a delivery."""
+        super().append(message, delivery_tag)
+        if abs(self.channel.ahead_seconds) > SLIGHTLY_OFF_SECONDS:
+            self.channel.date([delivery_tag])
+
+    @property
+    def visibility_timeout(self) -> float:
+        """What kombu takes off its own clock to find what was taken too long ago."""
+        return float(self.channel.visibility_timeout + self.channel.ahead_seconds)
+
+
 class Channel(kombu_redis.Channel):
-    """A channel that survives the loss of its connection and reuses its client."""
+    """A channel that survives the loss of its connection, reuses its client, and knows what time it is."""
+
+    QoS = QoS
 
     _plain_client: Any = None
+    _ahead_seconds: float | None = None
+
+    @property
+    def ahead_seconds(self) -> float:
+        """By how much this process's clock is ahead of Redis's."""
+        if self._ahead_seconds is None:
+            self._ahead_seconds = self._compare_clocks()
+        return self._ahead_seconds
+
+    def _compare_clocks(self) -> float:
+        seconds, microseconds = self._create_client().time()
+        return time.time() - (seconds + microseconds / 1_000_000)
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
         if self.connection is None or self.connection.client is None:
@@ -51,11 +87,16 @@ class Channel(kombu_redis.Channel):
 
     def refresh_unacked(self) -> int:
         """Say that this process still works on what it has not acknowledged; gives how many messages that is."""
+        self._ahead_seconds = self._compare_clocks()
         tags = list(self.qos._delivered)
         if tags:
-            now = time.time()
-            self._create_client().zadd(self.unacked_index_key, dict.fromkeys(tags, now), xx=True)
+            self.date(tags)
         return len(tags)
+
+    def date(self, tags: Sequence[str]) -> None:
+        """Say that these deliveries are being worked on now."""
+        now = time.time() - self.ahead_seconds
+        self._create_client().zadd(self.unacked_index_key, dict.fromkeys(tags, now), xx=True)
 
 
 class Transport(kombu_redis.Transport):

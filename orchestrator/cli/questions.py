@@ -108,6 +108,6 @@ def _answer(run: str, step: str, choice: str, body: JsonValue, *, as_json: bool)
     elif first:
         answers().print(Text(plain(f"Step {step} goes on with {choice!r}.")), soft_wrap=True)
     else:
-        answers().print(Text(plain(f"Somebody answered step {step} before you; nothing changed.")), soft_wrap=True)
+        answers().print(Text(plain(f"Step {step} was answered before or has ended; nothing changed.")), soft_wrap=True)
     if not first:
         raise typer.Exit(exits.FAILED)

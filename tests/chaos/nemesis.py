@@ -6,16 +6,48 @@ It keeps step with the work, so that the last strike finds something to hit as t
 import random
 import threading
 from collections import Counter as Tally
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from chaos.diary import Diary, pool_of
 from chaos.evidence import Strike
 from chaos.machine import Machine
-from chaos.strikes import STRIKES, NothingThere, Scene
+from chaos.message_strikes import drop_messages, duplicate_messages, reorder_messages
+from chaos.process_strikes import (
+    fill_disk,
+    freeze_before_effect,
+    freeze_supervisor,
+    freeze_worker,
+    kill_pool,
+    kill_supervisor,
+    kill_valkey,
+    kill_worker,
+    stop_postgres,
+    stop_worker,
+)
+from chaos.scene import Act, NothingThere, Scene
+from chaos.wire_strikes import WIRE_STRIKES, lose_replies
 from chargehand.orchestrator.client import RunHandle
 from chargehand.orchestrator.errors import Unavailable
 
+# How often each is in a deck, and what it does.
+STRIKES: Mapping[str, tuple[int, Act]] = {
+    "kill worker": (4, kill_worker),
+    "kill pool": (2, kill_pool),
+    "kill supervisor": (2, kill_supervisor),
+    "stop worker": (1, stop_worker),
+    "freeze worker": (1, freeze_worker),
+    "freeze before an effect": (2, freeze_before_effect),
+    "freeze supervisor": (1, freeze_supervisor),
+    "kill valkey": (2, kill_valkey),
+    "stop postgres": (2, stop_postgres),
+    "fill disk": (1, fill_disk),
+    "lose replies": (3, lose_replies),
+    "duplicate messages": (2, duplicate_messages),
+    "reorder messages": (1, reorder_messages),
+    "drop messages": (2, drop_messages),
+    **{name: (1, act) for name, act in WIRE_STRIKES.items()},
+}
 # Strikes that last do not keep others from coming meanwhile.
 HANDS = 2
 # Before something else is tried in the place of what is not there.

@@ -9,6 +9,7 @@ import time
 from collections import Counter as Tally
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from pydantic import JsonValue
 
@@ -110,7 +111,7 @@ class People:
             elif drawn < PAUSES_PERCENT + CANCELS_PERCENT:
                 self._do("cancelled", run.cancel)
             elif drawn < PAUSES_PERCENT + CANCELS_PERCENT + TELLS_PERCENT:
-                self._do("told", lambda run=run: run.tell("Hurry up."))
+                self._do("told", partial(run.tell, "Hurry up."))
 
     def _resume(self) -> None:
         for run, moment in list(self._paused.items()):

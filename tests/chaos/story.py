@@ -2,12 +2,11 @@
 
 import json
 import random
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
@@ -16,27 +15,21 @@ from chaos.case import Case
 from chaos.checker import judge
 from chaos.clock import DAY_SECONDS
 from chaos.diary import Diary
-from chaos.errands import RUNNER
 from chaos.evidence import Evidence, gather, leftovers
 from chaos.machine import OFFLINE_MODEL, TWIN, Fleet, Machine, machine, until
 from chaos.model import HEALED
 from chaos.nemesis import Nemesis
 from chaos.people import People
-from chaos.plans import READER, random_work
 from chaos.recovery import Gap, gaps
+from chaos.submitter import Submitter, make_workspace, plans_of
 from chargehand.orchestrator.auditkey import audit_key
-from chargehand.orchestrator.client import Client, RunHandle
+from chargehand.orchestrator.client import Client
 from chargehand.orchestrator.errors import Unavailable
-from chargehand.orchestrator.plan import POOLS, Plan
+from chargehand.orchestrator.plan import POOLS
 from chargehand.orchestrator.supervisor.admit import SOLO
-from chargehand.orchestrator.transitions import RUN_ENDINGS
-from chargehand.orchestrator.views import RunView
 
-STEPS_A_RUN = 25
 OPEN_RUNS = 8
 CUSTOMER = "customer"
-# One COMMIT of a submission in so many is never heard of.
-LOST_SUBMISSIONS = 3
 # Fewer threads than a laptop has, so that messages wait in their queues and can be lost there.
 THREADS = 6
 CALL_SECONDS = 0.15
@@ -44,7 +37,6 @@ CALL_SECONDS = 0.15
 MODEL_TIMEOUT_SECONDS = 8.0
 # Dollars for a million tokens: money has to be counted to be lost.
 PRICES = json.dumps({OFFLINE_MODEL: [0.1, 0.5]})
-BUDGETS_USD = ("0.50", "0.50", "0.50", "0.50", "0.012")
 LOOK_SECONDS = 0.2
 
 
@@ -85,69 +77,12 @@ class Verdict:
     objections: tuple[str, ...]
 
 
-@dataclass(kw_only=True)
-class Submitter:
-    """Submits the plans one after the other, some at once; each exactly once, whatever becomes of a reply."""
-
-    machine: Machine
-    client: Client
-    workspace: Path
-    plans: Sequence[Plan]
-    chance: random.Random
-    runs: list[RunHandle] = field(default_factory=list)
-    tries: int = 0
-    _views: dict[RunHandle, RunView] = field(default_factory=dict)
-    """Each run as it was seen last."""
-
-    def open_runs(self) -> list[RunHandle]:
-        """Those that have not ended, as far as is known."""
-        return [run for run in list(self.runs) if self._status(run) not in RUN_ENDINGS]
-
-    def _status(self, run: RunHandle) -> str:
-        view = self._views.get(run)
-        return view.status if view is not None else "new"
-
-    def look(self) -> None:
-        """See how far they are; raises `Unavailable`."""
-        for run in self.open_runs():
-            self._views[run] = run.status()
-
-    def progress(self) -> float:
-        """Which part of all steps has ended."""
-        ended = sum(view.steps_ended for view in list(self._views.values()))
-        return ended / sum(len(plan.steps) for plan in self.plans)
-
-    def submit_next(self) -> None:
-        """One more run."""
-        number, plan = len(self.runs), self.plans[len(self.runs)]
-        budget = self.chance.choice(BUDGETS_USD)
-        assert self.machine.wires is not None
-        if self.chance.randrange(LOST_SUBMISSIONS) == 0:
-            self.machine.wires.postgres[CUSTOMER].lose_replies()
-        while True:
-            self.tries += 1
-            with suppress(Unavailable):
-                self.runs.append(
-                    self.client.submit(
-                        f"chaos {number}",
-                        plan=plan,
-                        workspace=self.workspace,
-                        budget_usd=budget,
-                        idempotency_key=f"chaos {number}",
-                        roles=[READER, RUNNER],
-                    )
-                )
-                self.machine.wires.postgres[CUSTOMER].heal()
-                return
-            time.sleep(LOOK_SECONDS)
-
-
 def play(
     home: Path, *, seed: int, scale: Scale, fleet: Fleet | None = None, say: Callable[[str], None] = lambda line: None
 ) -> Verdict:
     """Run the story of this seed in `home`."""
     chance = random.Random(seed)
-    plans = _plans(chance, scale)
+    plans = plans_of(chance, scale.steps, seconds=scale.seconds_a_step)
     with ExitStack() as stack:
         running = stack.enter_context(
             machine(home, fleet or storm_fleet(seed), model_timeout_seconds=MODEL_TIMEOUT_SECONDS)
@@ -159,9 +94,9 @@ def play(
         away = running.wires.endpoints(CUSTOMER)
         customer = stack.enter_context(Client(away.database_url, away.redis_url, settings=running.settings))
         submitter = Submitter(
-            machine=running,
             client=customer,
-            workspace=_workspace(home),
+            wire=running.wires.postgres[CUSTOMER],
+            workspace=make_workspace(home),
             plans=plans,
             chance=random.Random(chance.random()),
         )
@@ -256,12 +191,6 @@ def idle_transaction(running: Machine) -> Iterator[None]:
         thread.join()
 
 
-def _plans(chance: random.Random, scale: Scale) -> list[Plan]:
-    count = max(2, scale.steps // STEPS_A_RUN)
-    sizes = [scale.steps // count + (number < scale.steps % count) for number in range(count)]
-    return [random_work(chance, size, seconds=scale.seconds_a_step) for size in sizes]
-
-
 def _work(submitter: Submitter, nemesis: Nemesis, patience_seconds: float) -> None:
     """Submit everything, and stay until the last strike, or the end of all work.
 
@@ -313,15 +242,6 @@ def _unasked(evidence: Evidence, submitter: Submitter) -> Iterator[str]:
             yield f"run {run.id} was made and nobody was told of it"
     if len(told) != len(submitter.runs):
         yield f"{len(submitter.runs)} requests became {len(told)} runs"
-
-
-def _workspace(home: Path) -> Path:
-    folder = home / "workspace"
-    folder.mkdir()
-    (folder / "login.py").write_text("def check_password(shop, password):\n    return shop.password == password\n")
-    commit = "git init -q && git add -A && git -c user.name=t -c user.email=t@localhost commit -qm x"
-    subprocess.run(commit, shell=True, cwd=folder, check=True)
-    return folder
 
 
 def _tally(words: Iterator[str]) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """The canvas as a real broker and a real worker run it."""
 
+import gc
 import threading
 from collections.abc import Iterator, Sequence
 from uuid import UUID, uuid4
@@ -7,6 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
+from celery.result import AsyncResult
 
 from chargehand.orchestrator import broker
 from chargehand.orchestrator.canvas import Chain, Chord, Link, Pack
@@ -110,3 +112,12 @@ def test_a_pack_alone_rings_at_its_end(floor: tuple[Celery, Settings, Floor], wa
 
     wait_until(lambda: "bell" in seen.done, 20, "the pack's bell")
     assert seen.done == [*(str(step) for step in packed), "bell"]
+
+
+def test_a_published_chord_leaves_no_result_behind(floor: tuple[Celery, Settings, Floor]) -> None:
+    # A supervisor publishes chords all day: one result a header, each with its subscription, would fill it.
+    app, settings, _ = floor
+    chord = Chord(header=tuple(chain_of(uuid4()) for _ in range(7)))
+    assert broker.publish(app, settings, tenant=TENANT, run_id=RUN, emissions=[chord])
+    gc.collect()
+    assert [one for one in gc.get_objects() if isinstance(one, AsyncResult)] == []

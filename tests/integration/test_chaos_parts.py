@@ -31,9 +31,8 @@ from chaos.commits import CommitWatch
 from chaos.disk import small_disk
 from chaos.ledger import Ledger, running_ledger
 from chaos.model import HEALED, Weather
-from chaos.nemesis import deck
+from chaos.nemesis import STRIKES, deck
 from chaos.proxy import Link, Network
-from chaos.strikes import STRIKES
 from chaos.wires import SOCKET
 
 # --- the ledger -------------------------------------------------------------------------------------------------------

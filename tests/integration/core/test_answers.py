@@ -21,3 +21,13 @@ def test_a_misspelt_refusal_does_not_open_a_gate(house: "House") -> None:
             client.answer(question, "rejected")
     house.watch()
     assert house.statuses(run_id) == {"gate": "waiting"}
+
+
+def test_an_answer_to_a_step_that_has_ended_meanwhile_is_not_said_to_be_taken(house: "House") -> None:
+    run_id = house.submit(Step(key="gate", kind="gate"))
+    house.advance(run_id)
+    with Client(house.database_url, "redis://127.0.0.1:1", tenant=house.tenant, settings=house.settings) as client:
+        (question,) = client.escalations(run_id)
+        assert client.run(run_id).cancel()
+        assert not client.answer(question, "approve")
+    assert house.rings(run_id) == 1

@@ -503,3 +503,23 @@ def test_a_handed_back_step_keeps_its_followers_for_later(house: "House") -> Non
     house.run(run_id, "b")
     house.advance(run_id)
     assert house.run_row(run_id).status == "succeeded"
+
+
+def test_a_run_of_a_client_whose_clock_is_a_day_ahead_goes_neither_first_nor_last(
+    house: "House", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, order = runs.time.time_ns, []
+    house.open_pool("research", slots=1)
+    for hours_ahead in (24, 0, -24):
+        monkeypatch.setattr(runs.time, "time_ns", lambda ahead=hours_ahead: now() + ahead * 3_600 * 10**9)
+        order.append(house.submit(script("a"), script("b", "a")))
+    for run_id in reversed(order):
+        house.advance(run_id)
+    # Two places, for the two that were submitted first.
+    assert [admitted.run_id for admitted in house.admit()] == order[:2]
+    house.run(order[0], "a")
+    house.run(order[0], "b")
+    house.admit()
+    assert [house.row(run_id, "a").status for run_id in order] == ["succeeded", "queued", "queued"]
+    with house.as_tenant() as session:
+        assert [view.run_id for view in views.list_runs(session)] == order[::-1]

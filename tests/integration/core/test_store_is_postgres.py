@@ -1,0 +1,652 @@
+"""The tables of the simulation are Postgres, as far as anybody can see: the same deeds, in any order, and after each
+the same answers, the same rows, the same journal.
+
+Only what the simulation does in memory is under test here; what it takes from production is the same code twice.
+"""
+
+import random
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from chargehand.memory import procedural
+from chargehand.memory.database import tenant_session
+from chargehand.memory.procedural import Role
+from chargehand.orchestrator import runs, steps
+from chargehand.orchestrator.connections import Row
+from chargehand.orchestrator.errors import ChargehandError
+from chargehand.orchestrator.facts import (
+    CallAbandoned,
+    ModelRequested,
+    ModelResponded,
+    StepFinished,
+    StepReleased,
+    StepWaiting,
+    ToolFinished,
+    ToolStarted,
+    Usage,
+)
+from chargehand.orchestrator.plan import POOLS, Plan, PlanPatch, Step
+from chargehand.orchestrator.requests import RunRequest
+from chargehand.orchestrator.settings import Settings
+from chargehand.orchestrator.steps import HeldStep
+from chargehand.orchestrator.supervisor import settling, watch
+from chargehand.orchestrator.supervisor.admit import SOLO, Admitted
+from chargehand.orchestrator.turns import StepRecorder
+
+# The simulation is a program of its own (`make simulate`) and no part of what is installed.
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from simulation import statements, supervision, watching, writers
+from simulation.tables import StepLine, Tables
+
+if TYPE_CHECKING:
+    from tests.integration.core.conftest import House
+
+SEQUENCES = 100
+DEEDS = 45
+LEASE_SECONDS = 60.0
+LONG_AGO = 36_000.0
+BUDGET = 4_000
+NEED = 300
+ROLE = """\
+---
+name: agent
+description: Does what its step says.
+pool: research
+tier: small
+output: anything
+---
+Do it.
+"""
+
+_ROWS = """
+SELECT json_build_object(
+    'runs', (SELECT json_agg(json_build_array(r.id, r.status, r.plan_version, r.head_seq, b.cap_microusd,
+                b.drawn_microusd, (SELECT count(*) FROM rings WHERE rings.run = r.id),
+                EXISTS (SELECT FROM run_anchors a WHERE a.run = r.id), r.finished_at IS NOT NULL) ORDER BY r.created_at)
+             FROM runs r JOIN budgets b ON b.run = r.id WHERE r.id = ANY(:runs)),
+    'steps', (SELECT json_agg(json_build_array(id, status, epoch, head_seq, crashes, solo, taken_over, halt, chain,
+                next_in_chain, emissions, wait_id IS NOT NULL, wait_reason, run_after IS NOT NULL, retries, turns,
+                allotment_microusd, reserved_microusd, spent_microusd, anchored, patched, lease_until IS NOT NULL,
+                holder, started_at IS NOT NULL, finished_at IS NOT NULL, deadline_at IS NOT NULL)
+                ORDER BY run, ordinal)
+              FROM steps WHERE run = ANY(:runs)),
+    'journal', (SELECT json_agg(json_build_array(run, step, kind, epoch) ORDER BY run, step, seq)
+                FROM journal WHERE run = ANY(:runs)),
+    'signals', (SELECT count(*) FROM signals WHERE run = ANY(:runs)),
+    'settled', (SELECT json_agg(booked ORDER BY settled_at) FROM settlements WHERE run = ANY(:runs)))
+"""
+
+
+class Wall:
+    """Real time, for both."""
+
+    @property
+    def now(self) -> float:
+        """Seconds."""
+        return time.time()
+
+
+class InMemory:
+    """Stands in for `Connections`."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+
+    def run(self, tenant: UUID, statement: str, parameters: Mapping[str, Any]) -> Row | None:
+        rows = self.rows(tenant, statement, parameters)
+        return rows[0] if rows else None
+
+    def rows(self, tenant: UUID, statement: str, parameters: Mapping[str, Any]) -> list[Row]:
+        return statements.run(self._tables, tenant, statement, parameters)
+
+
+@dataclass
+class Holder:
+    """A worker's claim on each side; it may be stale, and does not know."""
+
+    step: UUID
+    held: tuple[HeldStep, HeldStep]
+    recorders: tuple[StepRecorder, StepRecorder] | None = None
+    open_calls: dict[UUID, int] = field(default_factory=dict)
+
+    def record(self, connections: tuple[Any, Any]) -> tuple[StepRecorder, StepRecorder]:
+        if self.recorders is None:
+            made = [
+                StepRecorder(one, held, lease_seconds=LEASE_SECONDS)
+                for one, held in zip(connections, self.held, strict=True)
+            ]
+            self.recorders = (made[0], made[1])
+        return self.recorders
+
+
+class Both:
+    """The same deeds on Postgres and in memory."""
+
+    def __init__(self, house: "House", dice: random.Random) -> None:
+        self.house = house
+        self.dice = dice
+        self.tables = Tables(Wall())
+        self.settings: Settings = house.settings.model_copy(update={"unclaimed_seconds": 1_000.0})
+        self.connections = (house.connections, InMemory(self.tables))
+        self.role: Role = procedural.parse_role(ROLE, origin="test")
+        self.run_ids: list[UUID] = []
+        self.holders: list[Holder] = []
+        self.told: list[str] = []
+        # What is left of others is settled now that their runs are over.
+        house.execute("DELETE FROM settlements")
+
+    # --- comparing
+
+    def both(self, what: str, on_postgres: Callable[[], object], in_memory: Callable[[], object]) -> Any:
+        """Do it on both sides; gives what both gave."""
+        self.told.append(what)
+        gave, other = _outcome(on_postgres), _outcome(in_memory)
+        assert gave == other, f"Postgres gave {gave}, the tables {other}:\n" + "\n".join(self.told)
+        return gave
+
+    def compare(self) -> None:
+        """Every row that either side has, and what was written against the journal."""
+        assert self.tables.drift() == [], "\n".join(self.told)
+        seen, other = self._postgres(), self._memory()
+        for what in seen:
+            differing = [f"{one} | {two}" for one, two in zip(seen[what], other[what], strict=False) if one != two]
+            assert seen[what] == other[what], "\n".join([what, *differing, *self.told])
+
+    def _postgres(self) -> dict[str, list[Any]]:
+        (found,) = self.house.execute(_ROWS, {"runs": self.run_ids})[0]
+        chains: dict[str, int] = {}
+        for row in found["steps"]:
+            row[8] = chains.setdefault(row[8], len(chains)) if row[8] is not None else None
+        return {
+            "runs": found["runs"],
+            "steps": found["steps"],
+            "journal": found["journal"] or [],
+            "signals": [found["signals"]],
+            "settled": found["settled"] or [],
+        }
+
+    def _memory(self) -> dict[str, list[Any]]:
+        chains: dict[object, int] = {}
+        return {
+            "runs": [
+                [str(run.id), run.status, run.plan_version, run.head_seq, run.cap_microusd, run.drawn_microusd,
+                 len(self.tables.rings[run.id]), run.is_anchored, run.finished_at is not None]
+                for run in self.tables.runs.values()
+            ],
+            "steps": [
+                [str(row.id), row.status, row.epoch, row.head_seq, row.crashes, row.solo, row.taken_over, row.halt,
+                 chains.setdefault(row.chain, len(chains)) if row.chain is not None else None,
+                 str(row.next_in_chain) if row.next_in_chain else None, row.emissions, row.wait_id is not None,
+                 row.wait_reason, row.run_after is not None, row.retries, row.turns, row.allotment_microusd,
+                 row.reserved_microusd, row.spent_microusd, row.anchored, row.patched, row.lease_until is not None,
+                 row.holder, row.started_at is not None, row.finished_at is not None, row.deadline_at is not None]
+                for run_id in sorted(self.run_ids)
+                for row in self.tables.of_run[run_id]
+            ],
+            "journal": [
+                [str(run_id), str(step or UUID(int=0)), entry.fact.kind, entry.epoch]
+                for run_id in sorted(self.run_ids)
+                for step in (None, *sorted(row.id for row in self.tables.of_run[run_id]))
+                for entry in self.tables.journal[run_id, step]
+            ],
+            "signals": [len(self.tables.signals)],
+            "settled": [late.booked for late in self.tables.settlements.values()],
+        }  # fmt: skip
+
+    # --- what people do
+
+    def submit(self) -> None:
+        planned = _plan(self.dice, f"r{len(self.run_ids)}")
+        request = RunRequest(
+            run_id=runs.new_run_id(),
+            goal="compare",
+            plan=Plan.of(planned),
+            budget_microusd=BUDGET,
+            priority=self.dice.choice((0, 0, 1)),
+            deadline_seconds=self.dice.choice((None, 1e5)),
+        )
+
+        def accept() -> UUID:
+            with tenant_session(self.house.app, self.house.tenant) as session:
+                return runs.accept(session, self.house.tenant, request, [self.role])
+
+        versions = {self.role.name: self.role.blob_hash}
+        self.both("submit", accept, lambda: writers.accept(self.tables, self.house.tenant, request, versions))
+        self.run_ids.append(request.run_id)
+
+    def person(self, what: str, act: Callable[[Any, UUID], object], mirror: Callable[[Any], object]) -> None:
+        run_id = self.dice.choice(self.run_ids)
+
+        def on_postgres() -> object:
+            with self.house.as_tenant() as session:
+                return act(session, run_id)
+
+        self.both(what, on_postgres, lambda: mirror(self.tables.runs[run_id]))
+
+    def pause(self) -> None:
+        self.person(
+            "pause", lambda s, run: runs.pause(s, self.house.tenant, run), lambda r: writers.pause(self.tables, r)
+        )
+
+    def resume(self) -> None:
+        self.person(
+            "resume", lambda s, run: runs.resume(s, self.house.tenant, run), lambda r: writers.resume(self.tables, r)
+        )
+
+    def cancel(self) -> None:
+        if self.dice.random() < 0.3:
+            self.person(
+                "cancel",
+                lambda s, run: runs.cancel(s, self.house.tenant, run),
+                lambda r: writers.cancel(self.tables, r),
+            )
+
+    def raise_budget(self) -> None:
+        run_id = self.dice.choice(self.run_ids)
+        run = self.tables.runs[run_id]
+        if run.status in {"succeeded", "failed", "cancelled"}:
+            return
+        more = run.cap_microusd + self.dice.choice((0, 1_000))
+
+        def on_postgres() -> bool:
+            with self.house.as_tenant() as session:
+                return runs.raise_budget(session, self.house.tenant, run_id, to_microusd=more)
+
+        self.both("raise the budget", on_postgres, lambda: writers.raise_budget(self.tables, run, more))
+
+    def answer(self) -> None:
+        row = self._step({"waiting"})
+        if row.wait_id is None:
+            return
+        seen = self.house.execute("SELECT wait_id FROM steps WHERE id = :step", {"step": row.id})[0][0]
+        mine, choice = row.wait_id, self.dice.choice(("retry", "abort", "approve"))
+
+        def on_postgres() -> bool:
+            with self.house.as_tenant() as session:
+                return runs.answer(session, self.house.tenant, run_id=row.run, step=row.id, wait_id=seen, choice=choice)
+
+        self.both(f"answer {row.key} {choice}", on_postgres, lambda: writers.answer(self.tables, row.id, mine, choice))
+
+    # --- what supervisors do
+
+    def advance(self) -> None:
+        run_id = self.dice.choice(self.run_ids)
+        self.both(
+            f"advance {self.run_ids.index(run_id)}",
+            lambda: self.house.advance(run_id),
+            lambda: supervision.advance(self.tables, run_id),
+        )
+
+    def admit(self) -> None:
+        self.both("admit", lambda: _shape(self.house.admit()), lambda: _shape(supervision.admit(self.tables)))
+
+    def recover(self) -> None:
+        self.both(
+            "recover",
+            lambda: watch.recover(self.house.supervisor, self.settings.model_copy(update={"lease_seconds": 60.0})),
+            lambda: watching.recover(self.tables, self.settings.model_copy(update={"lease_seconds": 60.0})),
+        )
+
+    def release_from_solo(self) -> None:
+        self.both(
+            "release from solo",
+            lambda: watch.release_from_solo(self.house.supervisor),
+            lambda: watching.release_from_solo(self.tables),
+        )
+
+    def settle_late_answers(self) -> None:
+        self.both(
+            "settle late answers",
+            lambda: settling.settle_late_answers(self.house.supervisor),
+            lambda: watching.settle_late_answers(self.tables),
+        )
+
+    def wake(self) -> None:
+        self.both("wake", lambda: sorted(watch.wake(self.house.supervisor)), lambda: sorted(watching.wake(self.tables)))
+
+    def emit_again(self) -> None:
+        length = self.dice.choice((0, 0, 1_000))
+        self.both(
+            f"emit again, {length} waiting",
+            lambda: watch.emit_again(self.house.supervisor, self.settings, queue_length=lambda _pool: length),
+            lambda: watching.emit_again(self.tables, self.settings, queue_length=lambda _pool: length),
+        )
+
+    def end_overdue(self) -> None:
+        self.both(
+            "end overdue", lambda: watch.end_overdue(self.house.supervisor), lambda: watching.end_overdue(self.tables)
+        )
+
+    def old_rings(self) -> None:
+        self.both(
+            "old rings",
+            lambda: sorted(watch.old_rings(self.house.supervisor, self.settings)),
+            lambda: sorted(watching.old_rings(self.tables, self.settings)),
+        )
+
+    # --- what workers do
+
+    def claim(self) -> None:
+        row = self._step({"queued", "chained", "running", "ready", "succeeded"})
+        solo, holder = self.dice.random() < 0.3, self.dice.choice(("one", "two"))
+        held: list[HeldStep] = []
+
+        def claim(connections: Any) -> tuple[object, ...]:
+            claimed = steps.claim(
+                connections,
+                tenant=self.house.tenant,
+                step_id=row.id,
+                holder=holder,
+                lease_seconds=LEASE_SECONDS,
+                solo_pool=solo,
+            )
+            held.append(HeldStep(connections, claimed))
+            return _claimed(claimed)
+
+        self.both(f"claim {row.key}, solo {solo}", *(lambda one=one: claim(one) for one in self.connections))  # type: ignore[misc]
+        if held:
+            self.holders.append(Holder(row.id, (held[0], held[1])))
+
+    def claim_many(self) -> None:
+        wanted = [row.id for row in self.tables.steps.values() if row.status == "queued"][:6] or [self._step().id]
+        but_not = self.dice.choice(([], ["odd"]))
+        found: list[list[HeldStep]] = []
+
+        def claim(connections: Any) -> list[tuple[object, ...]]:
+            claims = steps.claim_many(
+                connections,
+                tenant=self.house.tenant,
+                step_ids=wanted,
+                holder="one",
+                lease_seconds=LEASE_SECONDS,
+                but_not=but_not,
+            )
+            found.append([HeldStep(connections, claimed) for claimed in claims])
+            return [_claimed(claimed) for claimed in claims]
+
+        self.both("claim many", *(lambda one=one: claim(one) for one in self.connections))  # type: ignore[misc]
+        for pair in zip(*found, strict=True):
+            self.holders.append(Holder(pair[0].claim.step_id, pair))
+
+    def give_back(self) -> None:
+        row = self._step({"queued"})
+        self.each(
+            f"give back {row.key}",
+            lambda one: steps.give_back(one, tenant=self.house.tenant, step_ids=[row.id]),
+        )
+
+    def finish(self) -> None:
+        holder = self._holder()
+        outcome = self.dice.choice(("succeeded", "succeeded", "succeeded", "failed"))
+        patch = self._patch(holder) if outcome == "succeeded" and self.dice.random() < 0.3 else None
+        fact = StepFinished.model_validate({"outcome": outcome, "patch": patch, "error": ""})
+        self.held(holder, f"finish {outcome} {patch or ''}", lambda held: held.finish(fact).next_queued)
+
+    def finish_many(self) -> None:
+        some = self.dice.sample(self.holders, min(len(self.holders), 3))
+        done = {holder.step: holder for holder in some}.values()
+        # They have drawn no money.
+        alone = [one for one in done if self.tables.steps[one.step].spec.kind == "script"]
+        if not alone:
+            return
+        fact = StepFinished(outcome="succeeded")
+        self.told.append("finish many")
+        sides = [steps.finish_many(one, [(holder.held[side], fact) for holder in alone])
+                 for side, one in enumerate(self.connections)]  # fmt: skip
+        assert sides[0] == sides[1], "\n".join(self.told)
+
+    def wait(self) -> None:
+        after = self.dice.choice((None, 0.0, 1e5))
+        reason = self.dice.choice(("human", "rate", "budget"))
+        fact = StepWaiting.model_validate(
+            {"wait_id": uuid4(), "reason": reason, "question": "?", "options": ("retry", "abort")}
+        )
+        self.held(self._holder(), f"wait for {reason} {after}", lambda held: held.wait(fact, after_seconds=after))
+
+    def release(self) -> None:
+        reason = self.dice.choice(("drain", "pause", "retry"))
+        fact = StepReleased.model_validate({"reason": reason, "run_after_seconds": self.dice.choice((0.0, 1e5))})
+        self.held(self._holder(), f"release {reason}", lambda held: held.release(fact))
+
+    def fold_signal(self) -> None:
+        holder = self._holder()
+        ids = [held.claim.wait_id for held in holder.held]
+        if None in ids:
+            return
+        self.both(
+            f"fold in {self._name(holder)}",
+            *(lambda held=held: _given(held.fold_signal(held.claim.wait_id)) for held in holder.held),  # type: ignore[misc]
+        )
+
+    def ask_joins(self) -> None:
+        self.held(self._holder(), "ask for joins", lambda held: held.a_join_is_open())
+
+    def renew(self) -> None:
+        holder = self._holder()
+        row, epoch = self.tables.steps[holder.step], holder.held[1].claim.epoch
+        self.both(
+            f"renew {self._name(holder)}",
+            lambda: bool(
+                self.house.execute(
+                    "SELECT chargehand.renew_leases(:steps, :epochs, :lease)",
+                    {"steps": [row.id], "epochs": [epoch], "lease": LEASE_SECONDS},
+                )
+            ),
+            lambda: self.tables.renew(row.id, epoch, LEASE_SECONDS),
+        )
+
+    # --- turns
+
+    def request(self) -> None:
+        holder = self._holder("agent")
+        fact = ModelRequested(
+            call_id=uuid4(), turn=1, model="m", tier="small", routed_because="test", prompt_hash="0", max_tokens=1,
+            reserved_microusd=self.dice.choice((NEED, NEED, 2 * NEED)),
+        )  # fmt: skip
+        tools = [_tool_finished()] if self.dice.random() < 0.3 else []
+        asked = self.turn(holder, "request", lambda recorder: recorder.request(tools, fact))
+        if asked == "None":
+            holder.open_calls[fact.call_id] = fact.reserved_microusd
+
+    def respond(self) -> None:
+        holder = self._holder("agent")
+        if holder.open_calls:
+            call, reserved = holder.open_calls.popitem()
+            fact = ModelResponded(
+                call_id=call, model="m", content=(), stop_reason="end_turn", usage=Usage(),
+                cost_microusd=self.dice.randrange(reserved),
+            )  # fmt: skip
+            self.turn(holder, "respond", lambda recorder: recorder.respond(fact))
+
+    def abandon(self) -> None:
+        holder = self._holder("agent")
+        asked = [fact for fact in holder.record(self.connections)[1].history if isinstance(fact, ModelRequested)]
+        stream = self.tables.facts(self.tables.steps[holder.step].run, holder.step)
+        ended = {fact.call_id for fact in stream if isinstance(fact, ModelResponded | CallAbandoned)}
+        for one in [one for one in asked if one.call_id not in ended][:1]:
+            fact = CallAbandoned(call_id=one.call_id, charged_microusd=one.reserved_microusd)
+            self.turn(holder, "abandon", lambda recorder, fact=fact: recorder.abandon(fact))  # type: ignore[misc]
+
+    def note(self) -> None:
+        started = ToolStarted(tool_use_id="u", tool="t", effect="idempotent", key="k", timeout_seconds=1)
+        self.turn(self._holder("agent"), "tool started", lambda recorder: recorder.tool_started(started))
+
+    def turn(self, holder: Holder, what: str, act: Callable[[StepRecorder], object]) -> Any:
+        recorders = holder.record(self.connections)
+        return self.both(
+            f"{what} {self._name(holder)}",
+            *(lambda recorder=recorder: act(recorder) for recorder in recorders),  # type: ignore[misc]
+        )
+
+    def held(self, holder: Holder, what: str, act: Callable[[HeldStep], object]) -> None:
+        self.both(f"{what} {self._name(holder)}", *(lambda held=held: act(held) for held in holder.held))  # type: ignore[misc]
+
+    def each(self, what: str, act: Callable[[Any], object]) -> None:
+        self.both(what, *(lambda one=one: act(one) for one in self.connections))  # type: ignore[misc]
+
+    # --- what nobody does: time, pools
+
+    def expire(self) -> None:
+        self._set(self._step({"running"}), "lease_until", "running")
+
+    def unclaimed(self) -> None:
+        self._set(self._step({"queued"}), "queued_at", "queued")
+
+    def overdue(self) -> None:
+        row = self._step()
+        if row.deadline_at is not None:
+            self._set(row, "deadline_at")
+        run = self.tables.runs[row.run]
+        if run.deadline_at is not None and self.dice.random() < 0.1:
+            self.told.append("the run is overdue")
+            self.house.execute("UPDATE runs SET deadline_at = now() - interval '1 h' WHERE id = :run", {"run": run.id})
+            run.deadline_at = self.tables.clock.now - 3_600
+
+    def _set(self, row: StepLine, column: str, status: str | None = None) -> None:
+        if status is not None and row.status != status:
+            return
+        self.told.append(f"{column} of {row.key} is long past")
+        self.house.execute(
+            f"UPDATE steps SET {column} = clock_timestamp() - make_interval(secs => :ago) WHERE id = :step",
+            {"ago": LONG_AGO, "step": row.id},
+        )
+        setattr(row, column, self.tables.clock.now - LONG_AGO)
+
+    def pools(self) -> None:
+        """Which processes live, and since when they have been connected."""
+        self.house.execute("DELETE FROM pools")
+        self.tables.pools.clear()
+        lines = [
+            (f"test-{pool}", pool) for pool in (*POOLS, SOLO) if self.dice.random() < (0.4 if pool == SOLO else 0.9)
+        ]
+        for holder, pool in [*lines, ("one", "research"), ("two", "coding")]:
+            seen, since = self.dice.choice(((0.0, 1e5), (0.0, 1e5), (0.0, 1.0), (50.0, 1e5)))
+            slots = self.dice.choice((1, 4)) if holder.startswith("test") else 0
+            self.told.append(f"{holder} seen {seen} s ago, connected for {since} s, {slots} slots")
+            self.house.execute(
+                "INSERT INTO pools (holder, pool, slots, seen_at, since) VALUES (:holder, :pool, :slots, "
+                "clock_timestamp() - make_interval(secs => :seen), clock_timestamp() - make_interval(secs => :since))",
+                {"holder": holder, "pool": pool, "slots": slots, "seen": seen, "since": since},
+            )
+            self.tables.say_alive(holder, pool, slots, anew=True)
+            line = self.tables.pools[holder]
+            line.seen_at, line.since = line.seen_at - seen, line.since - since
+
+    # --- picking
+
+    def _step(self, statuses: Iterable[str] = ()) -> StepLine:
+        rows = list(self.tables.steps.values())
+        wanted = [row for row in rows if row.status in set(statuses)]
+        return self.dice.choice(wanted or rows)
+
+    def _holder(self, kind: str | None = None) -> Holder:
+        fitting = [one for one in self.holders if kind is None or self.tables.steps[one.step].spec.kind == kind]
+        if not fitting:
+            raise NobodyThere
+        current = [one for one in fitting if self.tables.steps[one.step].epoch == one.held[1].claim.epoch
+                   and self.tables.steps[one.step].status == "running"]  # fmt: skip
+        return self.dice.choice(current if current and self.dice.random() < 0.8 else fitting)
+
+    def _name(self, holder: Holder) -> str:
+        return f"{self.tables.steps[holder.step].key} at epoch {holder.held[1].claim.epoch}"
+
+    def _patch(self, holder: Holder) -> PlanPatch:
+        row = self.tables.steps[holder.step]
+        others = [
+            one.key for one in self.tables.of_run[row.run] if one.status in {"pending", "ready", "chained", "queued"}
+        ]
+        drop = (self.dice.choice(others),) if others and self.dice.random() < 0.5 else ()
+        key = f"{row.key}+{row.epoch}"
+        return PlanPatch(add=(Step(key=key, kind="script", script="work", after=(row.key,)),), drop=drop)
+
+
+class NobodyThere(Exception):
+    """Nobody holds a step of that kind."""
+
+
+def _outcome(act: Callable[[], object]) -> object:
+    """What it gave, in words where ids differ; or what it raised."""
+    try:
+        return _given(act())
+    except NobodyThere:
+        raise
+    except ChargehandError as error:
+        return f"{type(error).__name__} {getattr(error, 'ended', '')}"
+
+
+def _given(value: object) -> object:
+    return "None" if value is None else value.choice if hasattr(value, "choice") else value
+
+
+def _claimed(claimed: steps.Claim) -> tuple[object, ...]:
+    return (claimed.step.key, claimed.epoch, claimed.seq, claimed.crashes, claimed.retries, claimed.solo,
+            claimed.taken_over, claimed.in_chain, claimed.wait_id is None)  # fmt: skip
+
+
+def _shape(admitted: list[Admitted]) -> list[tuple[UUID, tuple[object, ...]]]:
+    return sorted((one.run_id, one.emissions) for one in admitted)
+
+
+def _tool_finished() -> ToolFinished:
+    return ToolFinished(tool_use_id="u", tool="t", arguments={}, outcome="ok", content="")
+
+
+def _plan(dice: random.Random, name: str) -> list[Step]:
+    planned: list[Step] = []
+    for number in range(dice.randint(3, 8)):
+        key = f"{name}.{number}"
+        near = [step.key for step in planned[-3:]]
+        kind = dice.choice(("script", "script", "agent", "agent", "gate"))
+        planned.append(
+            Step(
+                key=key,
+                kind=kind,  # type: ignore[arg-type]
+                script=dice.choice(("work", "work", "odd")) if kind == "script" else None,
+                role="agent" if kind == "agent" else None,
+                pool=dice.choice(POOLS),  # type: ignore[arg-type]
+                after=tuple(dice.sample(near, min(len(near), dice.choice((0, 1, 1, 1, 2))))),
+                join=dice.choice(("all", "all", "settled", "any")),  # type: ignore[arg-type]
+                deadline_seconds=1e5 if kind != "gate" and dice.random() < 0.2 else None,
+            )
+        )
+    if dice.random() < 0.2:
+        planned += [Step(key=f"{name}.w{n}", kind="script", script="work", pool="audit") for n in range(12)]
+    return planned
+
+
+@pytest.mark.parametrize("seed", range(SEQUENCES))
+def test_postgres_and_the_tables_of_the_simulation_cannot_be_told_apart(
+    house: "House", seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Rows of the journal cannot be made older.
+    monkeypatch.setattr(watch, "SOLO_PATIENCE_SECONDS", -1.0)
+    monkeypatch.setattr(watching, "SOLO_PATIENCE_SECONDS", -1.0)
+    dice = random.Random(seed)
+    both = Both(house, dice)
+    both.pools()
+    for _ in range(dice.choice((1, 2))):
+        both.submit()
+    both.compare()
+    often = [both.advance, both.admit, both.claim, both.finish, both.wake]
+    seldom = [
+        both.pause, both.resume, both.cancel, both.answer, both.raise_budget, both.recover, both.release_from_solo,
+        both.settle_late_answers, both.emit_again, both.end_overdue, both.old_rings, both.claim_many, both.give_back,
+        both.finish_many, both.wait, both.release, both.fold_signal, both.ask_joins, both.renew, both.request,
+        both.request, both.respond, both.abandon, both.note, both.expire, both.expire, both.unclaimed, both.overdue,
+        both.pools,
+    ]  # fmt: skip
+    for _ in range(DEEDS):
+        deed = dice.choice(often) if dice.random() < 0.55 else dice.choice(seldom)
+        try:
+            deed()
+        except NobodyThere:
+            continue
+        both.compare()

@@ -1,0 +1,215 @@
+"""The promises that the simulation watches over, taken out one at a time; each must make some world break a rule."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, cast
+from uuid import UUID
+
+from chargehand.orchestrator import admission, canvas, recovery, rounds, transitions
+from chargehand.orchestrator.canvas import Chain, Chord, Link, Pack
+from chargehand.orchestrator.facts import ToolStarted
+from chargehand.orchestrator.supervisor import admit
+from simulation import statements, supervision, watching, writers
+from simulation.tables import Signal, StepLine, Tables
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """One change of what the simulated world runs on: production's decisions, or the guards of a statement."""
+
+    name: str
+    where: Any
+    """A module or a class."""
+    attribute: str
+    change: Callable[[Any], Any]
+    """Makes what stands there from what stood there."""
+
+
+@contextmanager
+def mutated(mutation: Mutation) -> Iterator[None]:
+    """Without the promise, for as long as it lasts."""
+    kept = getattr(mutation.where, mutation.attribute)
+    setattr(mutation.where, mutation.attribute, mutation.change(kept))
+    try:
+        yield
+    finally:
+        setattr(mutation.where, mutation.attribute, kept)
+
+
+# --- the statements ---------------------------------------------------------------------------------------------------
+
+
+def _held_by_anybody(tables: Tables, _tenant: UUID, given: statements.Parameters) -> StepLine | None:
+    row = tables.steps.get(given["step"])
+    return row if row is not None and row.status == "running" else None
+
+
+def _without_rings(act: Any) -> Any:
+    def silent(tables: Tables, *given: Any) -> Any:
+        before = {run: set(rings) for run, rings in tables.rings.items()}
+        done = act(tables, *given)
+        for run, rings in tables.rings.items():
+            for ring in set(rings) - before.get(run, set()):
+                del rings[ring]
+        return done
+
+    return silent
+
+
+def _counting_claims(claim: Any) -> Any:
+    def counting(tables: Tables, tenant: UUID, given: statements.Parameters) -> statements.Rows:
+        rows = claim(tables, tenant, given)
+        for row in rows:
+            tables.steps[row["id"]].crashes += 1
+        return cast(statements.Rows, rows)
+
+    return counting
+
+
+def _only_of_this_epoch(history: Any) -> Any:
+    def forgetful(tables: Tables, tenant: UUID, given: statements.Parameters) -> statements.Rows:
+        rows = history(tables, tenant, given)
+        return [row for row in rows if row["epoch"] == rows[-1]["epoch"]]
+
+    return forgetful
+
+
+def _without_started_tools(history: Any) -> Any:
+    return lambda *given: [row for row in history(*given) if row["kind"] != ToolStarted.model_fields["kind"].default]
+
+
+# --- people -----------------------------------------------------------------------------------------------------------
+
+
+def _pause_without_halt(pause: Any) -> Any:
+    def lax(tables: Tables, run: Any, **words: str) -> bool:
+        done = pause(tables, run, **words)
+        for row in tables.of_run[run.id]:
+            row.halt = None
+        return bool(done)
+
+    return lax
+
+
+def _pause_that_leaves_the_queue(pause: Any) -> Any:
+    def lax(tables: Tables, run: Any, **words: str) -> bool:
+        queued = [row for row in tables.of_run[run.id] if row.status == "queued"]
+        done = pause(tables, run, **words)
+        for row in queued:
+            row.status = "queued"
+        return bool(done)
+
+    return lax
+
+
+def _any_answer_counts(_answer: Any) -> Any:
+    def taken(tables: Tables, step: UUID, wait_id: UUID, choice: str, body: object = None) -> bool:
+        tables.signals[step, wait_id] = Signal(choice, body)
+        tables.ring(tables.steps[step].run)
+        return True
+
+    return taken
+
+
+# --- supervisors ------------------------------------------------------------------------------------------------------
+
+
+class _AtTheEnd:
+    """Whatever rings there are when somebody looks."""
+
+    def __init__(self, rings: dict[int, float]) -> None:
+        self._rings = rings
+
+    def __bool__(self) -> bool:
+        return bool(self._rings)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(list(self._rings))
+
+
+def _without_charging(decide: Any) -> Any:
+    return lambda *given, **named: replace(decide(*given, **named), to_charge=None)
+
+
+def _following_into_joins(_follow: Any) -> Any:
+    def follow(graph: Any, head: UUID, followable: Any) -> Chain:
+        line = [head]
+        while len(graph[line[-1]].after) == 1 and graph[line[-1]].after[0] in followable:
+            line.append(graph[line[-1]].after[0])
+        return Chain(links=tuple(Link(step_id=one, pool=graph[one].pool, label="") for one in line))
+
+    return follow
+
+
+def _without_chords(compose: Any) -> Any:
+    def flat(*given: Any, **named: Any) -> list[Chain | Pack]:
+        return [
+            line
+            for emission in compose(*given, **named)
+            for line in (emission.header if isinstance(emission, Chord) else (emission,))
+        ]
+
+    return flat
+
+
+def _packing_everything(nodes: Any) -> Any:
+    def packable(*given: Any) -> dict[UUID, Any]:
+        return {step: replace(node, packable=True) for step, node in nodes(*given).items()}
+
+    return packable
+
+
+def _without_counting(judge: Any) -> Any:
+    return lambda **named: replace(judge(**named), crashes=0, solo=named["solo"], asks_person=False)
+
+
+def _blaming_at_once(judge: Any) -> Any:
+    return lambda **named: replace(judge(**named), asks_person=named["crashes"] + 1 >= named["max_crashes"])
+
+
+def _not_waiting_for_all(judge: Any) -> Any:
+    def hasty(join: str, before: list[str]) -> str:
+        if len(before) > 1 and any(status in transitions.STEP_ENDINGS for status in before):
+            return "run"
+        return str(judge(join, before))
+
+    return hasty
+
+
+def _nothing(_act: Any) -> Any:
+    return lambda *_given, **_named: None
+
+
+def _mutations() -> Sequence[Mutation]:
+    return (
+        Mutation("a claim takes what is not queued", statements, "may_be_claimed",
+                 lambda _: lambda row: row.status in {"queued", "running", "ready", "chained"}),
+        Mutation("a write asks for no epoch", statements, "held", lambda _: _held_by_anybody),
+        Mutation("a finish does not ring", statements, "finish", _without_rings),
+        Mutation("crashes are counted at claims", statements, "claim", _counting_claims),
+        Mutation("followers are queued like heads", supervision, "follower_status", lambda _: lambda: "queued"),
+        Mutation("what was recorded before a crash is forgotten", statements, "history", _only_of_this_epoch),
+        Mutation("tools that were started are forgotten", statements, "history", _without_started_tools),
+        Mutation("an allotment is not returned", statements, "return_allotment", _nothing),
+        Mutation("a pause does not stop what runs", writers, "pause", _pause_without_halt),
+        Mutation("a pause does not empty the queue", writers, "pause", _pause_that_leaves_the_queue),
+        Mutation("the second answer counts too", writers, "answer", _any_answer_counts),
+        Mutation("rings go after everything was read", supervision, "heard_rings",
+                 lambda _: lambda tables, run: _AtTheEnd(tables.rings[run])),
+        Mutation("calls in flight are not charged", rounds, "decide", _without_charging),
+        Mutation("a chain follows into joins", canvas, "_follow", _following_into_joins),
+        Mutation("nothing is a chord", canvas, "compose", _without_chords),
+        Mutation("whatever is ready is packed", admit, "_nodes", _packing_everything),
+        Mutation("pools that are down have places", admission, "places", lambda _: lambda **_named: 4),
+        Mutation("no crash is counted", recovery, "judge", _without_counting),
+        Mutation("the second crash is blamed on the step", recovery, "judge", _blaming_at_once),
+        Mutation("a join waits for one of its predecessors", transitions, "_judge", _not_waiting_for_all),
+        Mutation("nobody looks for what waits", watching, "wake", lambda _: lambda _tables: []),
+        Mutation("lost messages are not sent again", watching, "emit_again", lambda _: lambda *_, **__: 0),
+        Mutation("nobody looks at deadlines", watching, "end_overdue", lambda _: lambda _tables: 0),
+        Mutation("nobody hears old rings", watching, "old_rings", lambda _: lambda *_: []),
+    )  # fmt: skip
+
+
+MUTATIONS = _mutations()

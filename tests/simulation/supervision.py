@@ -1,0 +1,260 @@
+"""What supervisors do in a round: `advance` and `admit`, decided by production, written to the tables in memory.
+
+A long transaction is cut where others may act meanwhile: between its statements. What it writes it writes at once, at
+its end, each row under the guard of its statement.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from uuid import UUID, uuid4
+
+from chargehand.orchestrator import admission, canvas, rounds
+from chargehand.orchestrator.admission import Candidate
+from chargehand.orchestrator.canvas import Emission, Pack
+from chargehand.orchestrator.errors import InvalidPlan
+from chargehand.orchestrator.facts import (
+    ReservationsCharged,
+    RunFinished,
+    StepAnchor,
+    StepsAnchored,
+    StepsSkipped,
+    StepWaiting,
+)
+from chargehand.orchestrator.plan import POOLS
+from chargehand.orchestrator.supervisor import admit as production
+from chargehand.orchestrator.supervisor.admit import POOL_SILENCE_SECONDS, SOLO, Admitted
+from chargehand.orchestrator.transitions import RUN_ENDINGS
+from simulation import writers
+from simulation.statements import result_of
+from simulation.tables import RunIsLocked, RunLine, StepLine, Tables, Transaction
+
+# --- advance ----------------------------------------------------------------------------------------------------------
+
+
+def advance(tables: Tables, run_id: UUID, transaction: Transaction | None = None) -> bool:
+    """Move the run as far as it goes now; whether steps may be admitted."""
+    transaction = transaction or Transaction()
+    run = tables.runs.get(run_id)
+    if run is None:
+        return False
+    try:
+        with tables.locked(run, transaction):
+            heard = heard_rings(tables, run_id)
+            if not heard:
+                return False
+            transaction.point("advance: rings taken")
+            may_admit = _advance(tables, run, transaction)
+            for ring in heard:
+                tables.rings[run_id].pop(ring, None)
+            return may_admit
+    except RunIsLocked:
+        # `SKIP LOCKED`: whoever has it does the work, and the rings stay.
+        return False
+
+
+def heard_rings(tables: Tables, run_id: UUID) -> Sequence[int]:
+    """The rings that a round deletes: those before it reads anything."""
+    return list(tables.rings[run_id])
+
+
+def has_rings(tables: Tables, run_id: UUID) -> bool:
+    """Whether the run rang again."""
+    return bool(tables.rings[run_id])
+
+
+def _advance(tables: Tables, run: RunLine, transaction: Transaction) -> bool:
+    # With patches all steps stay locked from here on, and nobody acts in between.
+    if any(_may_have_patch(row) for row in tables.of_run[run.id]):
+        _apply_patches(tables, run)
+        standing = tables.standings(run.id)
+    else:
+        standing = tables.standings(run.id)
+        transaction.point("advance: standings read")
+    places = tables.places(run.id)
+    found = rounds.decide(places, standing, run_status=run.status)
+    _write(tables, run, found)
+    if found.outcome is not None or run.status in RUN_ENDINGS:
+        _close(tables, run, found)
+    return found.may_admit
+
+
+def _may_have_patch(row: StepLine) -> bool:
+    return row.spec.kind == "agent" and row.status == "succeeded" and not row.patched
+
+
+def _apply_patches(tables: Tables, run: RunLine) -> None:
+    for row in [row for row in tables.of_run[run.id] if _may_have_patch(row)]:
+        fact = result_of(tables, run.id, row.id)
+        row.patched = True
+        if fact is None or fact.patch is None or run.status in RUN_ENDINGS:
+            continue
+        try:
+            writers.patch(tables, run, fact.patch, by_step=row.id)
+        except InvalidPlan as error:
+            reason = f"the plan of step {row.key!r} does not fit: {error}"
+            writers.end_run(tables, run, outcome="failed", reason=reason)
+
+
+def _write(tables: Tables, run: RunLine, found: rounds.Round) -> None:
+    now = tables.clock.now
+    if found.skipped:
+        for step in found.skipped:
+            row = tables.steps[step]
+            row.status, row.finished_at, row.chain = "skipped", now, None
+        tables.record(run, StepsSkipped(steps=found.skipped, reason="its predecessors did not succeed"))
+    if found.to_anchor:
+        anchors: list[StepAnchor] = []
+        for step in found.to_anchor:
+            row = tables.steps[step]
+            row.anchored = True
+            anchors.append(StepAnchor(step=step, seq=row.head_seq, hash=""))
+        tables.record(run, StepsAnchored(anchors=tuple(anchors)))
+    for step in found.gates:
+        _open_gate(tables, tables.steps[step])
+    for step in found.ready:
+        row = tables.steps[step]
+        if row.status in {"pending", "chained"}:
+            row.status, row.chain, row.next_in_chain = "ready", None, None
+
+
+def _open_gate(tables: Tables, row: StepLine) -> None:
+    question = row.spec.instruction or row.spec.title or row.key
+    options = row.spec.options or ("approve", "reject")
+    tables.append(row, StepWaiting(wait_id=row.id, reason="gate", question=question, options=options))
+    row.status, row.wait_id, row.wait_reason = "waiting", row.id, "gate"
+    row.started_at = tables.clock.now
+
+
+def _close(tables: Tables, run: RunLine, found: rounds.Round) -> None:
+    if found.to_charge:
+        for step in found.to_charge:
+            row = tables.steps[step]
+            row.spent_microusd += row.reserved_microusd
+            row.reserved_microusd = 0
+        tables.record(run, ReservationsCharged(charged_microusd=dict(found.to_charge)))
+    if found.outcome is not None:
+        tables.record(run, RunFinished(outcome=found.outcome))
+        run.status, run.finished_at = found.outcome, tables.clock.now
+    run.is_anchored = True
+
+
+# --- admit ------------------------------------------------------------------------------------------------------------
+
+
+def admit(tables: Tables, transaction: Transaction | None = None) -> list[Admitted]:
+    """Queue what the pools can take; the caller publishes it after this has committed."""
+    transaction = transaction or Transaction()
+    pools = [pool for pool in (*POOLS, SOLO) if pool not in tables.admitting]
+    tables.admitting.update(pools)
+    with transaction.holding(lambda: tables.admitting.difference_update(pools)):
+        return _admit(tables, pools, transaction)
+
+
+def _admit(tables: Tables, pools: Sequence[str], transaction: Transaction) -> list[Admitted]:
+    slots = tables.live_slots(POOL_SILENCE_SECONDS)
+    under_way = _under_way(tables)
+    known: dict[UUID, production._Run] = {}
+    by_run: dict[UUID, list[Candidate]] = defaultdict(list)
+    pack_sizes: dict[UUID, int] = {}
+    for pool in pools:
+        busy = under_way[pool]
+        limit = admission.places(slots=slots.get(pool, 0), under_way=sum(busy.values()))
+        candidates = _candidates(tables, pool) if limit else []
+        if candidates:
+            transaction.point("admit: candidates read")
+        for run_id in {candidate.run_id for candidate in candidates} - known.keys():
+            known[run_id] = _read(tables, run_id)
+        packable = {one.step_id for one in candidates if known[one.run_id].nodes[one.step_id].packable}
+        choice = admission.choose(candidates, limit=limit, under_way=busy, packable=packable)
+        for candidate in choice.chosen:
+            by_run[candidate.run_id].append(candidate)
+            pack_sizes[candidate.run_id] = max(choice.pack_size, pack_sizes.get(candidate.run_id, 1))
+    if by_run:
+        transaction.point("admit: chosen")
+    admitted = [
+        _emit(tables, run_id, known[run_id], candidates, pack_sizes[run_id]) for run_id, candidates in by_run.items()
+    ]
+    for one in admitted:
+        tables.on_emission(one.run_id, known[one.run_id].standings, one.emissions)
+    return admitted
+
+
+def _under_way(tables: Tables) -> dict[str, dict[UUID, int]]:
+    counted: dict[str, dict[UUID, set[object]]] = defaultdict(lambda: defaultdict(set))
+    for row in tables.steps.values():
+        if row.status in {"queued", "running"}:
+            counted[SOLO if row.solo else row.pool][row.tenant].add(row.chain or row.id)
+    places: dict[str, dict[UUID, int]] = defaultdict(dict)
+    for pool, tenants in counted.items():
+        places[pool] = {tenant: len(places_taken) for tenant, places_taken in tenants.items()}
+    return places
+
+
+def _candidates(tables: Tables, pool: str) -> list[Candidate]:
+    found = []
+    for row in tables.steps.values():
+        if row.status != "ready" or (SOLO if row.solo else row.pool) != pool:
+            continue
+        run = tables.runs[row.run]
+        if run.status != "running" or (row.run_after is not None and row.run_after > tables.clock.now):
+            continue
+        found.append(
+            Candidate(
+                step_id=row.id,
+                run_id=row.run,
+                tenant=row.tenant,
+                priority=run.priority,
+                # Only compared with others.
+                submitted_at=run.created_at,  # type: ignore[arg-type]
+                ordinal=row.ordinal,
+            )
+        )
+    return found
+
+
+def _read(tables: Tables, run_id: UUID) -> production._Run:
+    standing = tables.standings(run_id)
+    places = tables.places(run_id)
+    return production._Run(places, standing, production._nodes(places.values(), standing))
+
+
+def _emit(
+    tables: Tables, run_id: UUID, run: production._Run, candidates: Sequence[Candidate], pack_size: int
+) -> Admitted:
+    ordinal = {step: place.ordinal for step, place in run.places.items()}
+    admitted = sorted((candidate.step_id for candidate in candidates), key=ordinal.__getitem__)
+    emissions = canvas.compose(run.nodes, admitted, followable=followable(run), pack_size=pack_size)
+    queue(tables, emissions)
+    return Admitted(tenant=candidates[0].tenant, run_id=run_id, emissions=tuple(emissions))
+
+
+def followable(run: production._Run) -> set[UUID]:
+    """Steps that may follow one in a chain."""
+    return {
+        step
+        for step, standing in run.standings.items()
+        if standing.status == "pending" and not standing.solo and run.places[step].kind != "gate"
+    }
+
+
+def queue(tables: Tables, emissions: Sequence[Emission]) -> None:
+    """`_QUEUE`."""
+    for line in canvas.lines_of(emissions):
+        is_pack = isinstance(line, Pack)
+        identity = uuid4() if len(line.links) > 1 else None
+        for position, link in enumerate(line.links):
+            row = tables.steps[link.step_id]
+            is_head = is_pack or position == 0
+            if row.status != ("ready" if is_head else "pending"):
+                continue
+            is_last = position + 1 == len(line.links)
+            row.status = "queued" if is_head else follower_status()
+            row.chain = identity
+            row.next_in_chain = None if is_pack or is_last else line.links[position + 1].step_id
+            row.queued_at = tables.clock.now
+            row.emissions += 1
+
+
+def follower_status() -> str:
+    """A follower has no message of its own yet."""
+    return "chained"

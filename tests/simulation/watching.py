@@ -1,0 +1,261 @@
+"""What the watch loop finds and puts back: the mirror of `orchestrator/supervisor/watch.py`, a transaction a part."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from uuid import UUID, uuid5
+
+from chargehand.orchestrator import recovery
+from chargehand.orchestrator.facts import (
+    BudgetRaised,
+    CallAbandoned,
+    ModelFailed,
+    ModelRequested,
+    ModelResponded,
+    ReservationsCharged,
+    ReservationsReturned,
+    StepClaimed,
+    StepFinished,
+    StepRecovered,
+    StepWaiting,
+)
+from chargehand.orchestrator.settings import Settings
+from chargehand.orchestrator.supervisor.admit import POOL_SILENCE_SECONDS, SOLO
+from chargehand.orchestrator.supervisor.settling import HOLD_NOTHING
+from chargehand.orchestrator.supervisor.watch import (
+    COMMIT_SECONDS,
+    HUMAN_OPTIONS,
+    MAX_BACKOFF,
+    SOLO_PATIENCE_SECONDS,
+    STARTED,
+)
+from chargehand.orchestrator.transitions import RUN_ENDINGS
+from simulation import writers
+from simulation.tables import RunLine, Settlement, StepLine, Tables
+
+
+def recover(tables: Tables, settings: Settings) -> int:
+    """Put steps whose lease expired back; those that crash too often run alone, and then go to a person."""
+    now = tables.clock.now
+    lease = settings.lease_seconds
+    expired = [
+        row
+        for row in tables.steps.values()
+        if row.status == "running" and row.lease_until is not None and row.lease_until < now
+    ]
+    if not expired:
+        return 0
+    alive = [now - line.since for line in tables.pools.values() if now - line.seen_at < recovery.SILENCE * lease]
+    fleet_connected = max(alive, default=0.0)
+    solo_pool_lives = bool(tables.live_slots(POOL_SILENCE_SECONDS).get(SOLO))
+    recovered: list[StepLine] = []
+    for row in expired:
+        assert row.lease_until is not None
+        holder = tables.pools.get(row.holder or "")
+        evidence = recovery.Evidence(
+            renewed=now - row.lease_until + lease,
+            heard=None if holder is None else now - holder.seen_at,
+            connected=None if holder is None else now - holder.since,
+            fleet_connected=fleet_connected,
+        )
+        cause = recovery.cause_of(evidence, lease_seconds=lease)
+        if cause is not None:
+            _recover_step(tables, row, settings, cause=cause, solo_pool_lives=solo_pool_lives)
+            recovered.append(row)
+    writers.return_allotments(tables, [row for row in recovered if row.status == "waiting"])
+    return len(recovered)
+
+
+def _recover_step(
+    tables: Tables, row: StepLine, settings: Settings, *, cause: recovery.Cause, solo_pool_lives: bool
+) -> None:
+    verdict = recovery.judge(
+        cause=cause,
+        crashes=row.crashes,
+        solo=row.solo,
+        max_crashes=settings.max_crashes,
+        solo_pool_lives=solo_pool_lives,
+    )
+    tables.append(row, StepRecovered(crashes=verdict.crashes, solo=verdict.solo, cause=cause))
+    row.crashes, row.solo, row.taken_over = verdict.crashes, verdict.solo, True
+    row.lease_until = row.holder = None
+    if verdict.asks_person:
+        wait_id = uuid5(row.id, f"lost {row.epoch}")
+        question = f"Step {row.key!r} took its worker down {row.crashes} times. What shall be done?"
+        tables.append(row, StepWaiting(wait_id=wait_id, reason="human", question=question, options=HUMAN_OPTIONS))
+        row.status, row.wait_id, row.wait_reason, row.run_after = "waiting", wait_id, "human", None
+    else:
+        row.status = "ready"
+    unchain_followers(tables, row)
+    tables.ring(row.run)
+
+
+def release_from_solo(tables: Tables) -> int:
+    """Let steps that were to run alone go back to their own pools once no solo pool is there any more."""
+    rows = [row for row in tables.steps.values() if row.solo and row.status in {"ready", "queued"}]
+    if not rows or tables.live_slots(POOL_SILENCE_SECONDS).get(SOLO):
+        return 0
+    before = tables.clock.now - SOLO_PATIENCE_SECONDS
+    released = [row for row in rows if tables.journal[row.run, row.id][-1].at < before]
+    for row in released:
+        row.solo, row.status = False, "ready"
+        unchain_followers(tables, row)
+    return len(released)
+
+
+def settle_late_answers(tables: Tables) -> int:
+    """Give back what answers did not cost that came when their step had let go of the call."""
+    settled = 0
+    for run_id in dict.fromkeys(late.run for late in tables.settlements.values() if late.booked is None):
+        run = tables.runs[run_id]
+        late = {call: one for call, one in tables.settlements.items() if one.booked is None and one.run == run_id}
+        if run.is_locked or not any(_may_be_settled(tables, call, one) for call, one in late.items()):
+            continue
+        if run.is_anchored:
+            for one in late.values():
+                one.booked = "nowhere"
+            settled += len(late)
+        else:
+            settled += _account(tables, run, late)
+    return settled
+
+
+def _may_be_settled(tables: Tables, call: UUID, late: Settlement) -> bool:
+    row = tables.steps[late.step]
+    return row.has_ended or any(
+        isinstance(fact, CallAbandoned) and fact.call_id == call for fact in tables.facts(row.run, row.id)
+    )
+
+
+def _account(tables: Tables, run: RunLine, late: Mapping[UUID, Settlement]) -> int:
+    charged: dict[UUID, int] = defaultdict(int)
+    returned: dict[UUID, int] = defaultdict(int)
+    calls: list[UUID] = []
+    for call, one in late.items():
+        row = tables.steps[one.step]
+        about = [fact for fact in tables.facts(row.run, row.id) if getattr(fact, "call_id", None) == call]
+        reserved = next((fact.reserved_microusd for fact in about if isinstance(fact, ModelRequested)), None)
+        is_abandoned = any(isinstance(fact, CallAbandoned) for fact in about)
+        if reserved is None or any(isinstance(fact, ModelResponded | ModelFailed) for fact in about):
+            one.booked = "nowhere"
+        elif is_abandoned or row.has_ended:
+            if not is_abandoned:
+                charged[row.id] += reserved
+                row.reserved_microusd -= reserved
+                row.spent_microusd += reserved
+            rest = max(0, reserved - one.cost_microusd)
+            returned[row.id] += rest
+            row.spent_microusd -= rest
+            one.booked = "run"
+            calls.append(call)
+    if calls:
+        touched = [tables.steps[one.step] for one in late.values()]
+        writers.return_allotments(tables, [row for row in touched if row.status in HOLD_NOTHING])
+        if charged:
+            tables.record(run, ReservationsCharged(charged_microusd=dict(charged)))
+        tables.record(run, ReservationsReturned(returned_microusd=dict(returned), calls=tuple(calls)))
+    return len(calls)
+
+
+def unchain_followers(tables: Tables, row: StepLine) -> None:
+    """Let those that wait behind it in its chain be admitted by themselves."""
+    if row.next_in_chain is not None:
+        for follower in tables.of_run[row.run]:
+            if follower.chain == row.chain and follower.status == "chained":
+                follower.status, follower.chain = "pending", None
+    row.chain = row.next_in_chain = None
+
+
+def wake(tables: Tables) -> list[UUID]:
+    """Make waiting steps ready whose time or whose answer has come; an answered gate ends right here."""
+    now = tables.clock.now
+    woken: list[UUID] = []
+    for row in tables.steps.values():
+        if row.status != "waiting" or tables.run_of(row).status != "running":
+            continue
+        signal = tables.signal(row)
+        is_due = row.run_after is not None and row.run_after <= now
+        if signal is None and not is_due and not _has_more_money(tables, row):
+            continue
+        if row.spec.kind == "gate" or row.epoch == 0:
+            assert signal is not None, f"gate {row.key!r} woke without an answer"
+            _end_gate(tables, row, signal.choice, signal.body)
+        else:
+            row.status, row.run_after = "ready", None
+        tables.ring(row.run)
+        woken.append(row.run)
+    return woken
+
+
+def _has_more_money(tables: Tables, row: StepLine) -> bool:
+    """Whether the run's budget was raised while the step found it used up, or later."""
+    if row.wait_reason != "budget":
+        return False
+    began = max(entry.at for entry in tables.journal[row.run, row.id] if isinstance(entry.fact, StepClaimed))
+    return any(
+        isinstance(entry.fact, BudgetRaised) and entry.at > began - COMMIT_SECONDS
+        for entry in tables.journal[row.run, None]
+    )
+
+
+def _end_gate(tables: Tables, row: StepLine, choice: str, body: object) -> None:
+    refused = choice in {"reject", "abort", "no"}
+    outcome = "failed" if refused else "succeeded"
+    error = f"a person chose {choice!r}" if refused else ""
+    result = {"choice": choice, "body": body}
+    tables.append(row, StepFinished.model_validate({"outcome": outcome, "result": result, "error": error}))
+    row.status, row.wait_id, row.wait_reason = outcome, None, None
+    row.finished_at = tables.clock.now
+
+
+def emit_again(tables: Tables, settings: Settings, *, queue_length: Callable[[str], int]) -> int:
+    """Make steps ready again whose message nobody claimed, each time twice as patiently."""
+    rows = [row for row in tables.steps.values() if row.status == "queued"]
+    if not rows:
+        return 0
+    slots, since = tables.live_slots(POOL_SILENCE_SECONDS), tables.there_since(POOL_SILENCE_SECONDS)
+    again = 0
+    for row in rows:
+        pool = SOLO if row.solo else row.pool
+        if pool not in slots or queue_length(pool) > 2 * slots[pool]:
+            continue
+        assert row.queued_at is not None
+        waited = tables.clock.now - max(row.queued_at, since[pool])
+        if waited > patience_seconds(settings, row.emissions):
+            row.status = "ready"
+            unchain_followers(tables, row)
+            again += 1
+    return again
+
+
+def patience_seconds(settings: Settings, emissions: int) -> float:
+    """How long a message of a step may stay unclaimed."""
+    return settings.unclaimed_seconds * min(2.0 ** (max(emissions, 1) - 1), MAX_BACKOFF)
+
+
+def end_overdue(tables: Tables) -> int:
+    """Fail runs, and steps that have started, whose deadline has passed."""
+    now = tables.clock.now
+    ended = 0
+    for run in tables.runs.values():
+        if run.deadline_at is None or run.deadline_at >= now or run.status in RUN_ENDINGS or run.is_locked:
+            continue
+        writers.end_run(tables, run, outcome="failed", reason="its deadline has passed")
+        ended += 1
+    for row in tables.steps.values():
+        if row.deadline_at is None or row.deadline_at >= now or row.status not in STARTED:
+            continue
+        tables.append(row, StepFinished(outcome="failed", error="its deadline has passed"))
+        row.status, row.wait_id, row.wait_reason, row.halt = "failed", None, None, None
+        row.lease_until = row.holder = None
+        row.finished_at = now
+        unchain_followers(tables, row)
+        tables.ring(row.run)
+        writers.return_allotments(tables, [row])
+        ended += 1
+    return ended
+
+
+def old_rings(tables: Tables, settings: Settings) -> list[UUID]:
+    """Runs with a ring that nobody answered in time."""
+    before = tables.clock.now - settings.ring_age_seconds
+    return [run for run, rings in tables.rings.items() if any(at < before for at in rings.values())]

@@ -1,0 +1,381 @@
+"""One simulated world: its conditions from a seed, production's decisions in it, and what it comes to."""
+
+import math
+import random
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from greenlet import greenlet
+
+from chargehand.orchestrator.plan import POOLS, Plan
+from chargehand.orchestrator.requests import RunRequest
+from chargehand.orchestrator.settings import Settings
+from chargehand.orchestrator.supervisor.admit import SOLO
+from chargehand.workers import attempt, executor
+from simulation import writers
+from simulation.broker import Broker, Manners
+from simulation.choices import Choices, Tapes
+from simulation.clock import Clock, Fiber
+from simulation.ledger import Ledger
+from simulation.nemesis import Malice, Nemesis
+from simulation.people import People
+from simulation.plans import random_plan
+from simulation.processes import RESTART_SECONDS, Process, Supervisor, Worker
+from simulation.rules import Rules
+from simulation.story import told_by
+from simulation.tables import Entry, Tables
+from simulation.work import FINISH, ROLE_VERSIONS, STAGE, ModelManners, SimulatedReader
+
+TAPE = "world"
+# Everything has had its time by then, counted from the end of the trouble.
+PATIENCE_SECONDS = 1_200.0
+SETTINGS = Settings(home=Path("/nowhere"), roles_dir=Path("/nowhere"))
+TENANTS = (UUID(int=1), UUID(int=2))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conditions:
+    """What kind of world it is."""
+
+    temper: str
+    supervisors: int
+    slots: int
+    """Of each worker."""
+    workers_a_pool: int
+    has_solo: bool
+    runs: int
+    most_steps: int
+    troubled_seconds: float
+    manners: Manners
+    malice: Malice
+    model: ModelManners
+    flurries: int
+    poison: bool
+    agents: bool
+    tight_budget: bool
+    deadlines: bool
+
+
+# The first is the tamest. Each of the others is about one kind of trouble, and the last about all of them.
+TEMPERS = (
+    "calm",
+    "broker",
+    "commits",
+    "strikes",
+    "people",
+    "poison",
+    "money",
+    "all",
+    "commits",
+    "people",
+    "all",
+    "all",
+)
+
+
+def draw_conditions(choices: Choices) -> Conditions:
+    """The conditions of a seed."""
+    temper = choices.one_of(TAPE, TEMPERS)
+    everything = temper == "all"
+    some = choices.one_of(TAPE, (0.0, 0.3, 0.6, 1.0, 1.0, 1.0))
+    return Conditions(
+        temper=temper,
+        supervisors=1 + choices.number(TAPE, 3),
+        slots=1 + choices.number(TAPE, 4),
+        workers_a_pool=1 + choices.number(TAPE, 2),
+        has_solo=bool(choices.number(TAPE, 2)) or temper == "poison",
+        runs=1 + choices.number(TAPE, 3),
+        most_steps=3 + choices.number(TAPE, 14),
+        troubled_seconds=20.0 + 20.0 * choices.number(TAPE, 4),
+        manners=Manners(
+            lose=0.25 * some if temper == "broker" or everything else 0.0,
+            double=0.4 * some if temper == "broker" or everything else 0.05,
+            shuffle=temper == "broker" or everything,
+            most_delay_seconds=2.0 if temper == "broker" else 0.05,
+        ),
+        malice=Malice(
+            at_commit=0.06 * some if temper == "commits" or everything else 0.0,
+            strikes=8 if temper in {"strikes", "all"} else 2 if temper == "people" else 0,
+        ),
+        model=ModelManners(trouble=0.3 * some if temper in {"money", "all"} else 0.0),
+        flurries={"calm": 0, "people": 8, "all": 4}.get(temper, 2),
+        poison=temper == "poison" or (everything and choices.happens(TAPE, 0.3)),
+        agents=temper != "calm" or bool(choices.number(TAPE, 2)),
+        tight_budget=temper == "money" or (everything and choices.happens(TAPE, 0.3)),
+        deadlines=choices.happens(TAPE, 0.15),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What became of a world."""
+
+    seed: int
+    objection: str
+    """What did not hold; empty when all is well."""
+    tapes: Tapes
+    story: tuple[str, ...]
+    conditions: Conditions
+    statuses: Counter[str]
+    """Of the runs."""
+    steps: int
+    deeds: Counter[str]
+    """What people did, whether it changed anything or not."""
+    lasted_seconds: float
+    """Virtual, in all."""
+    settled_after_seconds: float
+    """Virtual, from the end of the trouble to the end of the last run."""
+
+    @property
+    def rule(self) -> str:
+        """The objection without what differs from story to story."""
+        return " ".join(
+            word for word in self.objection.split() if not any(letter.isdigit() or letter in "'()[]" for letter in word)
+        )
+
+
+class World:
+    """Everything there is."""
+
+    def __init__(self, choices: Choices, *, tells: bool = False) -> None:
+        """Submit the runs and start the processes."""
+        self.choices = choices
+        self.settings = SETTINGS
+        self.clock = Clock()
+        self.conditions = draw_conditions(choices)
+        self.ledger = Ledger()
+        self.tables = Tables(self.clock)
+        self.rules = Rules(self.tables, self.ledger, self.settings, self.object_)
+        self.tables.on_fact = self._on_fact
+        self.tables.on_emission = self.rules.on_emission
+        self.broker = Broker(self.clock, choices, self.conditions.manners)
+        self.fibers: dict[greenlet, tuple[Process, Fiber]] = {}
+        self.workers: list[Worker] = []
+        self.supervisors: list[Supervisor] = []
+        self.postgres_is_down = False
+        self.down_until: dict[str, float] = {}
+        self.objection = ""
+        self._born = 0
+        self._story: list[str] | None = [] if tells else None
+        self._began = self.clock.now
+        self._is_troubled = True
+        self.nemesis = Nemesis(self, self.conditions.malice)
+        self._submit()
+        for _ in range(self.conditions.supervisors):
+            self._start_supervisor()
+        for pool in POOLS:
+            for _ in range(self.conditions.workers_a_pool):
+                self._start_worker(pool)
+        if self.conditions.has_solo:
+            self._start_worker(SOLO)
+        self.people = People(self, flurries=self.conditions.flurries)
+        self._tick()
+
+    def _submit(self) -> None:
+        conditions, choices = self.conditions, self.choices
+        for number in range(conditions.runs):
+            name = "abc"[number]
+            steps = random_plan(
+                choices,
+                name=name,
+                most=conditions.most_steps,
+                poison=conditions.poison and number == 0,
+                agents=conditions.agents,
+            )
+            request = RunRequest(
+                run_id=UUID(int=(choices.seed % 2**32) * 16 + number + 1),
+                goal=name,
+                plan=Plan.of(steps),
+                budget_microusd=3_000 + 1_000 * choices.number("world", 20) if conditions.tight_budget else 1_000_000,
+                priority=choices.number("world", 2),
+                idempotency_key=name,
+                deadline_seconds=choices.between("world", 10.0, 200.0) if conditions.deadlines else None,
+            )
+            for _ in range(1 + choices.number("world", 2)):
+                tenant = TENANTS[number % 2]
+                given = writers.accept(self.tables, tenant, request, ROLE_VERSIONS)
+                if given != request.run_id or len(self.tables.runs) != number + 1:
+                    self.object_("a run was submitted twice and accepted twice")
+            self.broker.ring(request.run_id)
+
+    # --- processes
+
+    def _start_supervisor(self) -> None:
+        self._born += 1
+        self.supervisors.append(Supervisor(self, f"supervisor-{self._born}"))
+
+    def _start_worker(self, pool: str) -> None:
+        self._born += 1
+        slots = 1 if pool == SOLO else self.conditions.slots
+        self.workers.append(Worker(self, f"{pool}-{self._born}", pool, slots))
+
+    def restart(self, process: Process) -> None:
+        """Somebody starts it anew, unless its pool is to be down for now."""
+        if isinstance(process, Worker):
+            self.workers.remove(process)
+            pool = process.pool
+            wait = max(self.down_until.get(pool, 0.0) - self.clock.now, RESTART_SECONDS)
+            self.clock.after(wait, lambda: self._start_worker(pool))
+        elif isinstance(process, Supervisor):
+            self.supervisors.remove(process)
+            self.clock.after(RESTART_SECONDS, self._start_supervisor)
+
+    def start_postgres(self) -> None:
+        """It is back."""
+        self.postgres_is_down = False
+
+    def current_fiber(self) -> Fiber:
+        """Whose code runs."""
+        return self.fibers[greenlet.getcurrent()][1]
+
+    def is_current(self, fiber: Fiber) -> bool:
+        """Whether it is this one's."""
+        known = self.fibers.get(greenlet.getcurrent())
+        return known is not None and known[1] is fiber
+
+    def current_worker(self) -> Worker:
+        """The process whose code runs."""
+        process = self.fibers[greenlet.getcurrent()][0]
+        assert isinstance(process, Worker)
+        return process
+
+    # --- what is watched
+
+    def object_(self, what: str) -> None:
+        """Something does not hold; the first such thing ends the world."""
+        if not self.objection:
+            self.objection = what
+            self.say(f"OBJECTION: {what}")
+            self.clock.stop()
+
+    def on_commit(self) -> None:
+        """A transaction has committed."""
+        for line in self.tables.drift():
+            self.object_(line)
+
+    def _on_fact(self, run: UUID, step: UUID | None, entry: Entry) -> None:
+        if self._story is not None:
+            self.say(told_by(entry.fact), step)
+        self.rules.on_fact(run, step, entry)
+
+    def _tick(self) -> None:
+        somebody_watches = not self.postgres_is_down and any(
+            not supervisor.is_frozen for supervisor in self.supervisors
+        )
+        self.rules.on_tick(somebody_watches=somebody_watches, queue_length=self.broker.length)
+        if not self._is_troubled and self.tables.all_over():
+            self.clock.stop()
+        else:
+            self.clock.after(1.0, self._tick)
+
+    def say(self, what: str, step: UUID | None = None, **about: object) -> None:
+        """A line of the story, if somebody wants to hear it."""
+        if self._story is None:
+            return
+        row = self.tables.steps.get(step) if step is not None else None
+        details = ", ".join(
+            f"{key} {value:.1f}" if isinstance(value, float) else f"{key} {value}" for key, value in about.items()
+        )
+        line = f"{self.clock.now - self._began:7.2f} s  {row.key if row else '':<6}  {what}"
+        self._story.append(f"{line}: {details}" if details else line)
+
+    # --- its time
+
+    def live(self, *, most_seconds: float = math.inf) -> Verdict:
+        """Trouble, then peace; gives what became of it. Whoever waits for a known objection need not see the end."""
+        with production_in(self):
+            end = self._began + most_seconds
+            self.clock.run(min(self._began + self.conditions.troubled_seconds, end))
+            peace = self.clock.now
+            if not self.objection and peace < end:
+                self._make_peace()
+                self.clock.run(min(peace + PATIENCE_SECONDS, end))
+            if not self.objection and self.clock.now < end:
+                self.rules.at_the_end()
+            settled_after = self.clock.now - peace
+            for process in [*self.workers, *self.supervisors]:
+                process.is_alive = False
+                for fiber in process._fibers:
+                    fiber.kill()
+        return Verdict(
+            seed=self.choices.seed,
+            objection=self.objection,
+            tapes=self.choices.drawn,
+            story=tuple(self._story or ()),
+            conditions=self.conditions,
+            statuses=Counter(run.status for run in self.tables.runs.values()),
+            steps=len(self.tables.steps),
+            deeds=self.people.deeds,
+            lasted_seconds=self.clock.now - self._began,
+            settled_after_seconds=settled_after,
+        )
+
+    def _make_peace(self) -> None:
+        self.say("from here on nothing goes wrong, and people answer")
+        self._is_troubled = False
+        self.nemesis.stop()
+        self.postgres_is_down = False
+        self.broker.is_down = False
+        self.broker.manners = Manners()
+        self.people.settle_down()
+        for process in [*self.workers, *self.supervisors]:
+            if process.is_frozen:
+                process._thaw()
+        for worker in self.workers:
+            worker.after(0.0, worker.poke)
+        for supervisor in self.supervisors:
+            supervisor.after(0.0, supervisor._poke)
+
+
+class _VirtualTime:
+    """Stands in for the module `time` where production measures."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def monotonic(self) -> float:
+        """The world's clock."""
+        return self._clock.now
+
+
+@contextmanager
+def production_in(world: World) -> Iterator[None]:
+    """Production's worker code, with the world's clock, dice and readers instead of its own."""
+    dice = random.Random(world.choices.seed)
+
+    def new_id() -> UUID:
+        return UUID(int=dice.getrandbits(128))
+
+    changes: dict[Any, dict[str, Any]] = {
+        attempt: {
+            "RunReader": SimulatedReader,
+            "finish_tool": lambda _output: FINISH,
+            "random": dice,
+            "new_wait_id": new_id,
+            "run_agent": partial(
+                attempt.run_agent, sleep=lambda seconds: world.current_fiber().sleep(seconds), new_call_id=new_id
+            ),
+        },
+        executor: {"RunReader": SimulatedReader, "time": _VirtualTime(world.clock)},
+    }
+    kept = {module: {name: getattr(module, name) for name in names} for module, names in changes.items()}
+    for module, names in changes.items():
+        vars(module).update(names)
+    STAGE.world = world
+    try:
+        yield
+    finally:
+        STAGE.world = None
+        for module, names in kept.items():
+            vars(module).update(names)
+
+
+def simulate(seed: int, *, tapes: Tapes | None = None, tells: bool = False, most_seconds: float = math.inf) -> Verdict:
+    """Let the world of a seed happen; with `tapes` its decisions are read from them."""
+    return World(Choices(seed, tapes), tells=tells).live(most_seconds=most_seconds)
