@@ -1,81 +1,61 @@
 """Finds agents that repeat themselves: a pure function of what tools were asked and what they gave, across a run.
 
-A call is compared by its tool and its *normalised* arguments (key order, white space and the spelling of numbers do not
-count), and always together with what it gave: polling whose answer changes is no loop. Not covered: spend above plan,
-which the budget watches, and loops that change something in every round.
+A call is compared by its tool and its *normalised* arguments, and always together with what it gave: polling whose
+answer changes is no loop. What changes by itself in a result (times, ids, addresses, see `likeness`) is no change.
+Not covered: spend above plan, which the budget watches; loops that find something new in every round; and what a tool
+does to the world without saying so.
 """
 
-import difflib
-import json
-import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from itertools import pairwise
+from typing import NamedTuple
 
-from pydantic import JsonValue
+from chargehand.orchestrator.handoffs import find_ring
+from chargehand.orchestrator.likeness import change, normalise, without_echo
+from chargehand.orchestrator.observed import Observed
 
-from chargehand.orchestrator.facts import ToolFinished
+__all__ = ["Limits", "Observed", "Trip", "normalise", "watch"]
 
-# The third same answer to the same question is no accident; the second may be a retry after a hint.
-SAME_ERROR_LIMIT = 3
-# Variations of a word are a fair search, so these get more room than plain repetition.
-NEAR_IDENTICAL_LIMIT = 5
-# Calls of one turn were made before any of their answers was seen.
-NEAR_IDENTICAL_TURNS = 3
-NEAR_IDENTICAL_RATIO = 0.9
-# A-B-A-B: two rounds of two calls, each with the answer it had before.
-ALTERNATION_ROUNDS = 2
-# So many calls in a row that gave nothing the step had not seen.
-NO_CHANGE_LIMIT = 6
-# A gives to B, B to A, A to B, B to A.
-PING_PONG_LIMIT = 4
-HAND_OFF_TOOLS = frozenset({"hand_off"})
-# Comparing long texts letter by letter is quadratic, and their beginning tells enough.
-COMPARED_CHARACTERS = 400
+# Calls of one turn were made before any of their answers was seen; less than this many turns show nothing.
+LEAST_TURNS = 3
+# A ring of more calls than this is found by what it fails to bring (`no_change`).
+LONGEST_PERIOD = 5
+# More agents before one closed door are a crowd: the first of them have asked a person, and once is enough.
+CROWD = 8
+# So far back are variations of a call looked for.
+LOOK_BACK = 30
+# An answer this long, word for word the same to different questions, is how things stand and not an acknowledgement.
+TELLING_CHARACTERS = 40
+# Of the calls in a window, so many that were made before.
+COMES_BACK = 2
 
 
-@dataclass(frozen=True, kw_only=True)
-class Observed:
-    """One result of a tool and where the journal has it.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """At which repetition a rule trips; `benchmarks/breaker.py` shows what they find and what they mistake."""
 
-    An agent looks at all of its results after every turn: keep them, what is compared of one is made once.
-    """
+    same_error: int = 3
+    """The third same answer to the same question is no accident; the second may be a retry after a hint."""
+    patience: int = 1
+    """More, for each: an error that asks to come again, something else tried in between, a failure that the tool
+    itself calls a success."""
+    near_identical: int = 5
+    """Variations of a word are a fair search, and a poll may hear the same a few times."""
+    beyond_the_end: int = 6
+    """Empty answers while a number counts on: pages behind the last one, or objects that happen to have nothing."""
+    rounds: int = 2
+    """Of calls in a ring, each with the answer it had before."""
+    hand_off_rounds: int = 2
+    no_change: int = 6
+    """Calls in a row that brought nothing the step had not seen."""
+    same_end: int = 5
+    """Different calls in a row that came to the same end."""
+    unmoved: int = 5
+    """The same look at things, whatever was done in between."""
 
-    step: str
-    """The step's id as text."""
-    seq: int
-    fact: ToolFinished
-    role: str = ""
-    """Who called; only hand-offs need it."""
-    turn: int | None = None
-    """The turn of the call; None: a turn of its own."""
 
-    @property
-    def place(self) -> str:
-        """`step:seq`, as evidence names it."""
-        return f"{self.step}:{self.seq}"
-
-    @property
-    def tool(self) -> str:
-        """Its name."""
-        return self.fact.tool
-
-    @property
-    def failed(self) -> bool:
-        """Whether it gave an error."""
-        return self.fact.outcome == "error"
-
-    @cached_property
-    def asked(self) -> str:
-        """The call, in words that are the same for the same call."""
-        return f"{self.tool} {json.dumps(normalise(self.fact.arguments), sort_keys=True, ensure_ascii=False)}"
-
-    @cached_property
-    def gave(self) -> str:
-        """The result, in words that are the same for the same result."""
-        fact = self.fact
-        return f"{fact.outcome} {fact.error_type} {fact.commit or ''} {' '.join(fact.content.split())}"
+LIMITS = Limits()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +70,20 @@ class Trip:
     """`step:seq` of the rows that show it."""
 
 
-def watch(observed: Sequence[Observed]) -> Trip | None:
+# What a call brought its step: nothing it had not seen; a new try that came to what was known; a deed; something new.
+NOTHING, TRIED, DID, FOUND = range(4)
+
+
+class _Entry(NamedTuple):
+    """A call in the history of its step, and what it brought."""
+
+    call: Observed
+    brought: int
+    waited: bool
+    """Whether time was let pass before it."""
+
+
+def watch(observed: Sequence[Observed], limits: Limits = LIMITS) -> Trip | None:
     """The first rule that the run's tool results, in order, break; None while it gets on.
 
     The last observation is the newest, and its step is the one that is judged: results of other steps count for what
@@ -98,139 +91,278 @@ def watch(observed: Sequence[Observed]) -> Trip | None:
     """
     if not observed:
         return None
-    own = [call for call in observed if call.step == observed[-1].step]
-    return _same_error(observed) or _ping_pong(observed) or _alternation(own) or _near_identical(own) or _no_change(own)
+    own = _history([call for call in observed if call.step == observed[-1].step])
+    return (
+        _same_error(observed, own, limits)
+        or _ping_pong(observed, limits)
+        or _alternation(own, limits)
+        or _near_identical(own, limits)
+        or _no_change(own, limits)
+    )
 
 
-def normalise(arguments: JsonValue) -> JsonValue:
-    """Arguments without what does not change their meaning: key order, white space, the spelling of numbers."""
-    if isinstance(arguments, dict):
-        return {key.strip(): normalise(arguments[key]) for key in sorted(arguments)}
-    if isinstance(arguments, list):
-        return [normalise(item) for item in arguments]
-    if isinstance(arguments, bool) or arguments is None:
-        return arguments
-    if isinstance(arguments, int | float):
-        return _number(arguments)
-    text = " ".join(arguments.split())
-    # Only plain decimal numbers: "1e5" or "0x10" may be names, and leading zeros mean something in an id.
-    if re.fullmatch(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?", text):
-        return _number(float(text))
-    return text
-
-
-def _number(value: float) -> JsonValue:
-    return int(value) if isinstance(value, int) or value.is_integer() else value
-
-
-def _same_error(calls: Sequence[Observed]) -> Trip | None:
-    newest = calls[-1]
-    if not newest.failed:
-        return None
-    same: list[Observed] = []
-    for call in reversed(calls):
-        if call.asked != newest.asked:
+def _history(own: Sequence[Observed]) -> list[_Entry]:
+    """The step's calls and what each brought; mere waits are left out, unless nothing else is done."""
+    if own[-1].is_wait:
+        start = next((index for index in range(len(own), 0, -1) if not own[index - 1].is_wait), 0)
+        return [_Entry(call, NOTHING, waited=False) for call in own[start:]]
+    entries: list[_Entry] = []
+    gave: set[str] = set()
+    commits: set[str | None] = {None}
+    both: dict[tuple[str, str], tuple[float, ...]] = {}
+    waited = False
+    for call in own:
+        if call.is_wait:
+            waited = True
             continue
-        if call.gave != newest.gave:
-            break  # the world answered differently in between: that is progress
-        same.append(call)
-    if len(same) < SAME_ERROR_LIMIT:
+        pair, commit = (call.asked, call.gave), call.fact.commit
+        if pair in both:
+            brought = FOUND if _falls((both[pair], call.figures)) else NOTHING
+        elif commit not in commits:
+            # An edit that shows what it did is a deed all the same: whether it helped, a test must tell.
+            brought = DID
+        elif call.gave not in gave:
+            brought = DID if call.tone == "success" else FOUND
+        elif call.tone == "success":
+            brought = DID if commit is None else TRIED
+        else:
+            brought = NOTHING if not call.failed and len(call.gave) >= TELLING_CHARACTERS else TRIED
+        entries.append(_Entry(call, brought, waited))
+        gave.add(call.gave)
+        commits.add(commit)
+        both[pair] = call.figures
+        waited = False
+    return entries
+
+
+def _same_error(observed: Sequence[Observed], own: Sequence[_Entry], limits: Limits) -> Trip | None:
+    newest = own[-1].call
+    if newest.tone != "failure":
+        return None
+    same = _own_repetitions(own)
+    total = _turns(same)
+    others: list[Observed] = []
+    # Many agents that hit one busy service at once are no loop of any of them.
+    if newest.failed and not newest.is_transient:
+        others = list(_repetitions_of_others(observed))
+        others = others if len(others) < CROWD else []
+    if total + len(others) < limits.same_error:
+        return None
+    positions = [index for index, entry in enumerate(own) if any(entry.call is call for call in same)]
+    gaps = [
+        own[later].waited or any(entry.brought > NOTHING for entry in own[earlier + 1 : later])
+        for earlier, later in pairwise(positions)
+    ]
+    patience = newest.is_transient + (not newest.failed) + (bool(gaps) and all(gaps))
+    if total + len(others) < limits.same_error + limits.patience * patience:
         return None
     kind = newest.fact.error_type or "error"
-    return _trip("same_error", f"{newest.tool} failed {len(same)} times with the same arguments and {kind}.", same)
+    detail = f"{newest.tool} failed {len(same) + len(others)} times with the same arguments and {kind}."
+    if not newest.failed:
+        detail = f"{newest.tool} told of the same failure {len(same)} times."
+    return _trip("same_error", detail, [*others, *same])
 
 
-def _alternation(own: Sequence[Observed]) -> Trip | None:
-    length = 2 * ALTERNATION_ROUNDS
-    if len(own) < length:
-        return None
-    rounds = own[-length:]
-    first, second = rounds[0], rounds[1]
-    if first.asked == second.asked:
-        return None
-    repeats = all(
-        call.asked == (first, second)[index % 2].asked and call.gave == (first, second)[index % 2].gave
-        for index, call in enumerate(rounds)
-    )
-    if not repeats:
-        return None
-    detail = f"{first.tool} and {second.tool} take turns, {ALTERNATION_ROUNDS} rounds with the same answers."
-    return _trip("alternation", detail, rounds)
-
-
-def _near_identical(own: Sequence[Observed]) -> Trip | None:
-    newest = own[-1]
-    near: list[Observed] = []
-    for call in reversed(own):
-        if call.tool != newest.tool or not _is_near(call, newest):
+def _own_repetitions(own: Sequence[_Entry]) -> list[Observed]:
+    """The newest call and its like before it, as long as the world did not answer differently in between."""
+    newest = own[-1].call
+    same: list[Observed] = []
+    tried = False
+    for entry in reversed(own):
+        call = entry.call
+        if call.asked != newest.asked:
+            tried = tried or entry.brought > TRIED
+            continue
+        if call.gave != newest.gave or call.failed != newest.failed:
             break
-        near.append(call)
-    turns = {("seq", call.seq) if call.turn is None else ("turn", call.turn) for call in near}
-    if len(near) < NEAR_IDENTICAL_LIMIT or len(turns) < NEAR_IDENTICAL_TURNS:
+        # A number that is another one after something was done is a result; by itself it is noise.
+        if same and tried and call.figures != same[-1].figures:
+            break
+        same.append(call)
+        tried = False
+    return [] if _falls([call.figures for call in reversed(same)]) else same
+
+
+def _repetitions_of_others(observed: Sequence[Observed]) -> Iterator[Observed]:
+    newest = observed[-1]
+    for call in reversed(observed):
+        if call.asked != newest.asked:
+            continue
+        if call.gave != newest.gave or not call.failed:
+            return
+        if call.step != newest.step:
+            yield call
+
+
+def _falls(series: Sequence[tuple[float, ...]]) -> bool:
+    """Whether a number gets smaller all the time: it is being worked on."""
+    if len(series) < 2 or len({len(figures) for figures in series}) > 1:
+        return False
+    return any(all(later < earlier for earlier, later in pairwise(column)) for column in zip(*series, strict=True))
+
+
+def _ping_pong(observed: Sequence[Observed], limits: Limits) -> Trip | None:
+    ring = find_ring(observed, limits.hand_off_rounds)
+    if not ring:
+        return None
+    names = " and ".join(dict.fromkeys(hand_off.giver for hand_off in ring))
+    return _trip("ping_pong", f"{names} hand the same work to each other.", [observed[one.index] for one in ring])
+
+
+def _alternation(own: Sequence[_Entry], limits: Limits) -> Trip | None:
+    for period in range(2, LONGEST_PERIOD + 1):
+        length = period * limits.rounds
+        if len(own) < length:
+            return None
+        calls = [entry.call for entry in own[-length:]]
+        if not _is_ring(calls, period):
+            continue
+        # Each round is a commit of its own: something may come of it yet.
+        commits = {call.fact.commit for call in calls if call.fact.commit is not None}
+        if len(commits) > period:
+            calls = [entry.call for entry in own[-length - period :]]
+            if len(calls) < length + period or not _is_ring(calls, period):
+                continue
+        if _turns(calls) < LEAST_TURNS or all(call.is_transient for call in calls):
+            continue
+        tools = " and ".join(dict.fromkeys(call.tool for call in calls))
+        return _trip("alternation", f"{tools} take turns, {len(calls) // period} rounds with the same answers.", calls)
+    return None
+
+
+def _is_ring(calls: Sequence[Observed], period: int) -> bool:
+    if len({call.asked for call in calls[:period]}) < 2:
+        return False
+    pairs = ((calls[index - period], calls[index]) for index in range(period, len(calls)))
+    return all(
+        before.asked == after.asked and before.gave == after.gave and not _falls((before.figures, after.figures))
+        for before, after in pairs
+    )
+
+
+def _near_identical(own: Sequence[_Entry], limits: Limits) -> Trip | None:
+    newest = own[-1].call
+    near: list[Observed] = []
+    limit = limits.near_identical
+    for entry in reversed(own[-LOOK_BACK:]):
+        how = _nearness(entry.call, newest)
+        if how is not None:
+            near.append(entry.call)
+            limit = max(limit, limits.beyond_the_end) if how == "figures" and not newest.failed else limit
+        elif entry.brought > TRIED:
+            break
+    if len(near) < limit or _turns(near) < LEAST_TURNS or _falls([call.figures for call in reversed(near)]):
         return None
     detail = f"{newest.tool} was called {len(near)} times in a row with nearly the same arguments and the same outcome."
     return _trip("near_identical", detail, near)
 
 
-def _is_near(call: Observed, newest: Observed) -> bool:
-    if call is newest:
+def _nearness(call: Observed, newest: Observed) -> str | None:
+    """What lies between two calls with the same outcome; None: they are different calls, or came to different ends."""
+    if call.tool != newest.tool or call.failed != newest.failed:
+        return None
+    if call.asked == newest.asked:
+        return "same" if call.gave == newest.gave else None
+    if len(call.values) != len(newest.values):
+        return None
+    # An answer that names what was asked for is about that; a failure, or nothing at all, is no answer.
+    is_answer = newest.tone not in ("failure", "nothing")
+    if newest.tone == "success" or (call.gave != newest.gave if is_answer else not _says_the_same(call, newest)):
+        return None
+    nearness = "wording"
+    for one, other in zip(call.values, newest.values, strict=True):
+        how = change(one, other)
+        # The same name with another number in it is another object, which may well be like the first.
+        if how is None or (how == "numbered" and not newest.failed):
+            return None
+        if how == "figures":
+            if is_answer and len(newest.gave) < TELLING_CHARACTERS:
+                return None
+            nearness = how
+    return nearness
+
+
+def _says_the_same(call: Observed, newest: Observed) -> bool:
+    """Whether two results are the same but for what they echo of their questions."""
+    if call.gave == newest.gave:
         return True
-    if call.failed != newest.failed:
+    echo = call.asked_words | newest.asked_words
+    return without_echo(call.gave_words, echo) == without_echo(newest.gave_words, echo)
+
+
+def _no_change(own: Sequence[_Entry], limits: Limits) -> Trip | None:
+    # What is seen again was seen in an earlier turn.
+    window = _window(own, limits.no_change, LEAST_TURNS - 1)
+    if window and all(entry.brought == NOTHING for entry in window):
+        calls = [entry.call for entry in window]
+        return _trip("no_change", f"The last {len(calls)} calls gave nothing that the step had not seen.", calls)
+    window = _window(own, limits.same_end, LEAST_TURNS)
+    if all(entry.call.is_transient for entry in window):
+        window = _window(own, limits.same_end + 3 * limits.patience, LEAST_TURNS)
+    if window and _is_stuck(window):
+        calls = [entry.call for entry in window]
+        return _trip("no_change", f"The last {len(calls)} calls, whatever they were, came to the same end.", calls)
+    return _unmoved(own, limits)
+
+
+def _window(own: Sequence[_Entry], least: int, least_turns: int) -> list[_Entry]:
+    """The newest calls: so many, and more where one turn made several; none while there are too few."""
+    turns: set[int | None] = set()
+    for count, entry in enumerate(reversed(own), start=1):
+        turns.add(-entry.call.seq if entry.call.turn is None else entry.call.turn)
+        if count >= least and len(turns) >= least_turns:
+            return list(own[-count:])
+    return []
+
+
+def _is_stuck(window: Sequence[_Entry]) -> bool:
+    calls = [entry.call for entry in window]
+    newest = calls[-1]
+    # One call again and again has rules of its own.
+    if any(call.failed != newest.failed for call in calls) or len({call.asked for call in calls}) == 1:
         return False
-    # An error message repeats the arguments, so errors only have to resemble each other; answers have to be the same.
-    same_outcome = (
-        call.fact.error_type == newest.fact.error_type and _alike(call.gave, newest.gave)
-        if newest.failed
-        else call.gave == newest.gave
+    # A new commit is a change, whatever is said of it.
+    if any(entry.brought == DID for entry in window):
+        return False
+    if newest.failed:
+        return all(_says_the_same(call, newest) for call in calls) and not _falls([call.figures for call in calls])
+    if newest.fact.commit is not None and all(call.fact.commit == newest.fact.commit for call in calls):
+        return all(entry.brought < DID for entry in window)
+    if newest.tone == "success":
+        return False
+    if newest.tone == "plain" and len({call.tool for call in calls}) > 1:
+        says_more = without_echo(newest.gave_words, newest.asked_words)
+        return bool(says_more) and all(_says_the_same(call, newest) for call in calls)
+    if any(call.gave != newest.gave for call in calls):
+        return False
+    # Objects looked at one after the other may well be alike; who comes back to them sees no change.
+    return len(newest.gave) >= TELLING_CHARACTERS or sum(entry.brought == NOTHING for entry in window) >= COMES_BACK
+
+
+def _unmoved(own: Sequence[_Entry], limits: Limits) -> Trip | None:
+    """The same look at things again and again, while things are done that should have changed it."""
+    newest = own[-1].call
+    # Success after each deed is as it should be, nothing to complain of is too, and failures have a rule of their own.
+    if newest.tone != "plain":
+        return None
+    looks: list[Observed] = []
+    deeds = 0
+    for entry in reversed(own):
+        if entry.call.asked == newest.asked and entry.call.gave == newest.gave:
+            looks.append(entry.call)
+        elif entry.brought == FOUND or entry.call.asked == newest.asked:
+            break
+        else:
+            deeds += entry.brought == DID
+    if len(looks) < limits.unmoved or not deeds or _turns(looks) < LEAST_TURNS:
+        return None
+    return _trip("no_change", f"{newest.tool} shows the same {len(looks)} times, whatever is done in between.", looks)
+
+
+def _turns(calls: Iterable[Observed]) -> int:
+    return len(
+        {(call.step, "seq", call.seq) if call.turn is None else (call.step, "turn", call.turn) for call in calls}
     )
-    return same_outcome and _alike(_values(call), _values(newest))
-
-
-def _values(call: Observed) -> str:
-    return " ".join(_leaves(normalise(call.fact.arguments)))
-
-
-def _leaves(value: JsonValue) -> Iterable[str]:
-    if isinstance(value, dict):
-        for key in sorted(value):
-            yield from _leaves(value[key])
-    elif isinstance(value, list):
-        for item in value:
-            yield from _leaves(item)
-    else:
-        yield str(value)
-
-
-def _alike(one: str, other: str) -> bool:
-    one, other = one[:COMPARED_CHARACTERS], other[:COMPARED_CHARACTERS]
-    if one == other:
-        return True
-    matcher = difflib.SequenceMatcher(None, one, other, autojunk=False)
-    return matcher.quick_ratio() >= NEAR_IDENTICAL_RATIO and matcher.ratio() >= NEAR_IDENTICAL_RATIO
-
-
-def _no_change(own: Sequence[Observed]) -> Trip | None:
-    if len(own) <= NO_CHANGE_LIMIT:
-        return None
-    window = own[-NO_CHANGE_LIMIT:]
-    seen = {(call.asked, call.gave) for call in own[:-NO_CHANGE_LIMIT]}
-    if not all((call.asked, call.gave) in seen for call in window):
-        return None
-    return _trip("no_change", f"The last {NO_CHANGE_LIMIT} calls gave nothing that the step had not seen.", window)
-
-
-def _ping_pong(calls: Sequence[Observed]) -> Trip | None:
-    hand_offs = [call for call in calls if call.tool in HAND_OFF_TOOLS and not call.failed]
-    if not hand_offs or hand_offs[-1] is not calls[-1] or len(hand_offs) < PING_PONG_LIMIT:
-        return None
-    recent = hand_offs[-PING_PONG_LIMIT:]
-    ways = [(call.role, str(call.fact.arguments.get("to", ""))) for call in recent]
-    one, other = ways[0]
-    if not one or not other or one == other:
-        return None
-    if Counter(ways) != Counter({(one, other): PING_PONG_LIMIT // 2, (other, one): PING_PONG_LIMIT // 2}):
-        return None
-    return _trip("ping_pong", f"{one} and {other} hand the same work to each other.", recent)
 
 
 def _trip(rule: str, detail: str, calls: Iterable[Observed]) -> Trip:

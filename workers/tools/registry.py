@@ -246,7 +246,7 @@ def _model_of(tool_name: str, fields: Mapping[str, tuple[object, object]]) -> ty
 def run_tool(chosen: Tool, arguments: JsonValue, *, context: ToolContext, idempotency_key: str) -> ToolResult:
     """Validate the arguments, call the function, cap its output; whatever goes wrong becomes text for the model.
 
-    Only `Fenced`, `Unavailable`, `StorageFull` and `Suspended` come through: they stop the step, and no model solves them.
+    `Fenced`, `Unavailable`, `StorageFull` and `Suspended` come through: they stop the step, and no model can help.
     """
     started = time.monotonic()
 

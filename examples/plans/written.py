@@ -1,0 +1,98 @@
+"""The example plans, written in Python: each function gives the plan of the YAML file that is called like it."""
+
+from collections.abc import Callable
+
+from steps import (
+    add_file,
+    ask_far,
+    ask_for_receipt,
+    ask_near,
+    check,
+    count_shelf,
+    file_case,
+    improve,
+    list_files,
+    list_shelves,
+    load_order,
+    quote_price,
+    read_complaint,
+    refund,
+    send_offer,
+    size_of,
+    sum_up,
+    use_answer,
+)
+
+from chargehand import Draft, Plan, Settings, branch, first_of, gate, map_over, merge, repeat, role
+
+
+def branch_plan() -> Plan:
+    """One of two ways, chosen by a script."""
+    order = load_order.step(7).set(key="order")
+    ways = {
+        "small": refund.step(order),
+        "large": ask_for_receipt.step(order).set(key="ask"),
+    }
+    size = branch(size_of.step(order), ways, title="Small enough to pay at once?").set(key="size")
+    return Plan(size >> file_case.step().set(key="file"))
+
+
+def branch_by_odds_plan() -> Plan:
+    """One of three ways, chosen by a model that says how likely each is."""
+    chooser = role(Settings().roles / "chooser.md")
+    asked = chooser.step("What is the complaint about?", inputs=read_complaint.step().set(key="complaint"))
+    ways = {"late": None, "broken": load_order.step(7).set(key="order"), "wrong": None}
+    return Plan(branch(asked, ways, threshold=0.8).set(key="reason"))
+
+
+def map_plan() -> Plan:
+    """The same step for each item of a list that is made at run time."""
+    each = map_over(
+        list_shelves.step(7).set(key="shelves"),
+        lambda shelf: count_shelf.step(shelf).set(key="count"),
+        max_parallel=3,
+        tolerated_failures=1,
+        title="Count each shelf",
+    ).set(key="each")
+    return Plan(sum_up.step(each).set(key="sum"))
+
+
+def repeat_plan() -> Plan:
+    """Rounds until a verdict passes."""
+
+    def body() -> Draft:
+        return check.step(number=2, guess=improve.step(number=2))
+
+    return Plan(repeat(body, max_rounds=8, title="Find the root of two").set(key="root"))
+
+
+def gate_plan() -> Plan:
+    """Nothing is sent before a person has said so."""
+    price = quote_price.step(parcels=3).set(key="price")
+    return Plan(price >> gate("Send the offer?").set(key="approve") >> send_offer.step(price).set(key="send"))
+
+
+def merge_plan() -> Plan:
+    """Two steps change the workspace side by side."""
+    changes = [
+        add_file.step(name="LICENSE", text="Do as you like.").set(key="license"),
+        add_file.step(name="CHANGES", text="All of it is new.").set(key="changes"),
+    ]
+    return Plan(merge(changes) >> list_files.step().set(key="files"))
+
+
+def any_join_plan() -> Plan:
+    """What follows goes on with the first."""
+    racers = [ask_near.step().set(key="near"), ask_far.step().set(key="far")]
+    return Plan(first_of(racers) >> use_answer.step().set(key="use"))
+
+
+PLANS: dict[str, Callable[[], Plan]] = {
+    "branch": branch_plan,
+    "branch_by_odds": branch_by_odds_plan,
+    "map": map_plan,
+    "repeat": repeat_plan,
+    "gate": gate_plan,
+    "merge": merge_plan,
+    "any_join": any_join_plan,
+}

@@ -1,0 +1,93 @@
+"""Who hands work to whom among the agents of a run, and whether it goes in circles; pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from chargehand.orchestrator.likeness import words
+from chargehand.orchestrator.observed import Observed
+
+# With this many agents in a ring nobody sees a ring any more.
+MOST_AGENTS = 5
+TOOLS = frozenset({"handoff", "delegate", "transfer", "transfertoagent", "sendto", "assignto"})
+PREFIXES = ("transfer_to_", "handoff_to_", "hand_off_to_", "delegate_to_")
+TARGETS = ("to", "to_agent", "agent", "agent_name", "role", "target", "recipient", "assignee")
+# A message with fewer words in common with the last one the same way says something else.
+SAME_MESSAGE_SHARE = 0.6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HandOff:
+    """Work that goes from one agent to another."""
+
+    index: int
+    """Of the call."""
+    giver: str
+    taker: str
+    by_name: bool
+    """The tool is there to hand work over; otherwise it was called with another agent's name: a message, perhaps."""
+
+    @property
+    def way(self) -> tuple[str, str]:
+        """From whom to whom."""
+        return self.giver, self.taker
+
+
+def find_ring(observed: Sequence[Observed], rounds: int) -> list[HandOff]:
+    """The hand-offs that took the same work round the same agents so many times, the newest call last; or none."""
+    parties = {party for call in observed for party in (call.role, call.step) if party}
+    if _hand_off(len(observed) - 1, observed[-1], parties) is None:
+        return []
+    found = (_hand_off(index, call, parties) for index, call in enumerate(observed))
+    hand_offs = [hand_off for hand_off in found if hand_off is not None]
+    for agents in range(2, MOST_AGENTS + 1):
+        ring = hand_offs[-agents * rounds :]
+        if _is_ring(ring, agents, rounds) and not _gets_on(observed, hand_offs, agents, rounds):
+            return ring
+    return []
+
+
+def _hand_off(index: int, call: Observed, parties: set[str]) -> HandOff | None:
+    if call.failed:
+        return None
+    arguments, name, giver = call.fact.arguments, call.tool.casefold(), call.role or call.step
+    prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)
+    taker: object = None
+    by_name = True
+    if "".join(words(name)) in TOOLS:
+        taker = next((arguments[key] for key in TARGETS if isinstance(arguments.get(key), str)), None)
+    elif prefix is not None:
+        taker = call.tool[len(prefix) :]
+    else:
+        by_name = False
+    if taker is None:
+        taker = next((value for value in call.values if value in parties and value != giver), None)
+    if not isinstance(taker, str) or taker == giver:
+        return None
+    return HandOff(index=index, giver=giver, taker=taker, by_name=by_name)
+
+
+def _is_ring(ring: Sequence[HandOff], agents: int, rounds: int) -> bool:
+    if len(ring) < agents * rounds:
+        return False
+    closed = all(ring[place].taker == ring[(place + 1) % agents].giver for place in range(agents))
+    return closed and all(ring[place].way == ring[place - agents].way for place in range(agents, len(ring)))
+
+
+def _gets_on(observed: Sequence[Observed], hand_offs: Sequence[HandOff], agents: int, rounds: int) -> bool:
+    """Whether the last round carried other words than the one before, and something came of it."""
+    last, before = hand_offs[-agents:], hand_offs[-2 * agents : -agents]
+    for earlier, later in zip(before, last, strict=True):
+        mine, theirs = observed[later.index].asked_words, observed[earlier.index].asked_words
+        if len(mine & theirs) >= SAME_MESSAGE_SHARE * len(mine | theirs):
+            return False
+    if not all(hand_off.by_name for hand_off in last):
+        return True
+    seen = {call.gave for call in observed[: before[-1].index]}
+    starts = [before[-1].index, *(hand_off.index for hand_off in last)]
+    if all(
+        any(call.fact.commit is not None or (not call.failed and call.gave not in seen) for call in between)
+        for between in (observed[start + 1 : hand_off.index] for start, hand_off in zip(starts, last, strict=False))
+    ):
+        return True
+    # Other words alone are worth one round more.
+    return not _is_ring(hand_offs[-agents * (rounds + 1) :], agents, rounds + 1)

@@ -1,0 +1,274 @@
+"""When two calls ask the same and two results say the same, whatever changes by itself set aside; pure."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import Literal
+
+from pydantic import JsonValue
+
+# Where a result says what changes by itself: a program tells what it is first, and how long it took last. What lies
+# between is compared as it stands, because expressions over a long text take longer than all the rest of a look.
+HEAD_CHARACTERS = 600
+TAIL_CHARACTERS = 300
+# Where it says how it went.
+END_CHARACTERS = 200
+# Enough of an argument to see whether two are alike; a file's whole text may be one.
+COMPARED_WORDS = 120
+# An acknowledgement is short; a text that merely contains "done" is none.
+SHORT_WORDS = 12
+# Two words with the same stem: repository and repos, users1 and users2.
+WORD_RATIO = 0.5
+STEM_LETTERS = 3
+# More words in another form are another text.
+MOST_FORMS = 3
+# Of a sentence, so many words may be exchanged for others.
+EXCHANGED_SHARE = 0.2
+
+Tone = Literal["failure", "nothing", "success", "plain"]
+Change = Literal["same", "wording", "figures", "numbered"]
+
+_WORD = re.compile(r"[^\W_]+")
+_NUMBER = r"\d+(?:\.\d+)?"
+_SPAN = rf"{_NUMBER}\s?(?:ns|us|µs|ms|s|secs?|seconds?|mins?|minutes?|m|h|hrs?|hours?)\b"
+_CLOCK = (
+    r"\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?)?(?:\s?(?:Z|UTC|GMT|[+-]\d\d:?\d\d))?(?!\w)"
+    r"|\b\d\d?:\d\d:\d\d(?:[.,]\d+)?(?:\s?(?:Z|UTC|GMT))?(?!\w)"
+    r"|\b(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*,? \d\d? [a-z]{3} \d{4}"
+    # Seconds or milliseconds since 1970, of the years 2014 to 2033.
+    r"|\b1[4-9]\d{8}(?:\d{3})?(?:\.\d+)?\b"
+)
+# Names that one attempt has and the next has not.
+_NAMES = (
+    r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b"
+    r"|\b0x[0-9a-f]+\b"
+    r"|\b(?:request|req|trace|span|correlation|session|connection|conn|transaction|txn)(?:[ _-]?id)?[\"'\s:=#-]{1,4}"
+    r"(?=[\w-]*\d)[\w-]+"
+    r"|\b(?:pid|process|port|thread|worker|attempts?|try|retry|retries)[\"'\s:=#-]{1,4}\d+(?: ?(?:/|of) ?\d+)?"
+)
+_TIMINGS = (
+    rf"\b(?:in|took|after|within|time)[\"'\s:=]{{1,4}}{_SPAN}"
+    rf"|\b(?:took|latency|duration|(?:response|query|run)_?time|runtime)(?:_\w+)?[\"'\s:=]{{1,4}}{_NUMBER}"
+)
+# A failure says nothing new by a time, an id, or where something lay in memory.
+_FAILURE_ONLY = (
+    rf"|\b{_SPAN}"
+    r"|\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{8,64}\b"
+    r"|\b\d+ (?:more )?(?:attempts?|tries|retries)\b"
+)
+_VOLATILE = re.compile(f"(?P<time>{_CLOCK}|{_TIMINGS})|{_NAMES}", re.IGNORECASE)
+_VOLATILE_IN_FAILURES = re.compile(f"{_CLOCK}|{_NAMES}|{_TIMINGS}{_FAILURE_ONLY}", re.IGNORECASE)
+# A number by itself, unlike a percentage or a part of a whole, which are always told as they are.
+_FIGURE = re.compile(rf"(?<![\w./%])(?<!of ){_NUMBER}(?!\s?%|\s?/\s?\d| of \d|\w)")
+_IDENTITY = re.compile(r"(?:\b|_)id[\"'\s:=#-]{1,4}(?=[\w-]*\d)[\w-]+|#\d+|\b[a-z]{2,10}-\d+\b", re.IGNORECASE)
+
+# A time beside one of these, in a few words, is the time of the work, not of the answer.
+_AT_WORK = re.compile(
+    r"updated|heartbeat|last|modified|progress|running|processing|working|building|compiling|training|syncing"
+    r"|(?:up|down)loading|copying|migrating|deploying|rolling|pending|waiting|queued",
+    re.IGNORECASE,
+)
+AT_WORK_WORDS = 30
+DIGITS = "0123456789"
+_TRANSIENT = re.compile(
+    r"\b(?:429|502|503|504)\b|too many requests|rate.?limit|unavailable|overload|time.?d?.?out|temporar|try again"
+    r"|retry(?:ing)? (?:after|in|later)|please retry|\blater\b|\bbusy\b|database is locked|locked by|throttl|slow down"
+    r"|quota|econnre|connection (?:reset|refused|aborted|error|failed|closed)|reset by peer|unreachable|network"
+    r"|not (?:yet )?(?:ready|finished|completed?|available|started)|\byet\b|in progress|still \w+ing|\bpending\b",
+    re.IGNORECASE,
+)
+_NO_FAILURE = re.compile(r"\b(?:0|no|zero|without)\s+(?:\w+\s+)?(?:fail\w*|errors?|exceptions?)", re.IGNORECASE)
+_FAILURE = re.compile(
+    r"\b(?:fail(?:ed|s|ures?)?|errors?|\w*exception|\w+error|traceback|fatal|denied|refused|cannot|could not|unable"
+    r"|exit(?:ed)? (?:code|status|with) [1-9])\b",
+    re.IGNORECASE,
+)
+_NOTHING = re.compile(
+    r"^(?:\[\]|\{\}|null|none|nil|0)$"
+    r"|\bno (?:\w+ )?(?:results?|match(?:es)?|rows?|records?|items?|entries|hits?|documents?|messages?|output|data)\b"
+    r"|\bnothing\b|\bnot found\b|\b0 (?:results?|rows?|hits?|matches)\b"
+    r"|\"\w+\": ?\[\](?:, ?\"\w+\": ?0)?",
+    re.IGNORECASE,
+)
+_SUCCESS = re.compile(
+    r"\b(?:ok|okay|done|true|yes|success\w*|succeeded|completed?|finished|saved|wrote|written|created|updated|added"
+    r"|appended|inserted|deleted|removed|edited|replaced?|replacements?|changed|modified|applied|patched|moved|renamed"
+    r"|copied|sent|posted|published|closed|opened|set|stored|installed|uploaded|committed|merged|pushed|clicked|typed"
+    r"|pressed|selected|submitted|accepted|assigned|attached|scheduled|started|stopped|restarted|granted|registered"
+    r"|recorded|noted|acknowledged|pass(?:ed|ing)?|healthy|clean|up|green|valid|ready)\b",
+    re.IGNORECASE,
+)
+# An acknowledgement that goes on with good advice.
+_LONG_SUCCESS = re.compile(r"\b(?:has|have) been \w+|\bsuccessful(?:ly)?\b", re.IGNORECASE)
+_WAITS = re.compile(r"(?:^|[\W_])(?:sleep|wait|delay|pause|backoff)(?:$|[\W_])", re.IGNORECASE)
+
+
+def normalise(arguments: JsonValue) -> JsonValue:
+    """Arguments without what does not change their meaning: key order, white space, the spelling of numbers."""
+    if isinstance(arguments, dict):
+        return {key.strip(): normalise(arguments[key]) for key in sorted(arguments)}
+    if isinstance(arguments, list):
+        return [normalise(item) for item in arguments]
+    if isinstance(arguments, bool) or arguments is None:
+        return arguments
+    if isinstance(arguments, int | float):
+        return _number(arguments)
+    text = " ".join(arguments.split())
+    # Only plain decimal numbers: "1e5" or "0x10" may be names, and leading zeros mean something in an id.
+    if re.fullmatch(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?", text):
+        return _number(float(text))
+    return text
+
+
+def leaves(arguments: JsonValue) -> Iterator[JsonValue]:
+    """The values of normalised arguments, in the order of their keys."""
+    if isinstance(arguments, dict):
+        for key in sorted(arguments):
+            yield from leaves(arguments[key])
+    elif isinstance(arguments, list):
+        for item in arguments:
+            yield from leaves(item)
+    else:
+        yield arguments
+
+
+def spelling(value: JsonValue) -> str:
+    """A value whatever its case and punctuation; numbers and signs alone stay as they are."""
+    if not isinstance(value, str):
+        return repr(value)
+    return " ".join(words(value)) or value
+
+
+def words(text: str) -> list[str]:
+    """Letters and digits, in lower case."""
+    return _WORD.findall(text.casefold())
+
+
+def settle(text: str) -> str:
+    """What an answer says, without names and times that are new in every answer; the order of its lines is none."""
+    keeps_times = len(text.split(maxsplit=AT_WORK_WORDS)) <= AT_WORK_WORDS and _AT_WORK.search(text) is not None
+    head, middle, tail = _parts(text, HEAD_CHARACTERS, TAIL_CHARACTERS)
+    head = _VOLATILE.sub(lambda found: found[0] if keeps_times and found["time"] else "~", head)
+    said = f"{head}{middle}{_VOLATILE.sub('~', tail)}"
+    lines = said.splitlines()
+    return "\n".join(sorted(lines if middle else (" ".join(line.split()) for line in lines)))
+
+
+def settle_failure(text: str) -> tuple[str, tuple[float, ...]]:
+    """What a failure says, and its figures apart: those that change by themselves tell nothing."""
+    head, middle, tail = _parts(text, HEAD_CHARACTERS, TAIL_CHARACTERS)
+    head, tail = _VOLATILE_IN_FAILURES.sub("~", head), _VOLATILE_IN_FAILURES.sub("~", tail)
+    figures = tuple(float(found) for found in (*_FIGURE.findall(head), *_FIGURE.findall(tail)))
+    said = f"{_FIGURE.sub('#', head)}{middle}{_FIGURE.sub('#', tail)}"
+    return said if middle else " ".join(said.split()), figures
+
+
+def without_identity(text: str) -> str:
+    """An acknowledgement without the id of what it acknowledges."""
+    return _IDENTITY.sub("~", text)
+
+
+def tone(text: str) -> Tone:
+    """Whether an answer tells of a failure, of nothing there, of success, or of something else."""
+    if _FAILURE.search(_NO_FAILURE.sub("", _ends(text))):
+        return "failure"
+    said = text.strip()
+    if not said:
+        return "success"
+    beginning = said.split(maxsplit=SHORT_WORDS)
+    if len(beginning) > SHORT_WORDS:
+        return "success" if _LONG_SUCCESS.search(" ".join(beginning[:SHORT_WORDS])) else "plain"
+    if _NOTHING.search(said):
+        return "nothing"
+    return "success" if _SUCCESS.search(said) else "plain"
+
+
+def is_transient(text: str) -> bool:
+    """Whether an error asks to come again."""
+    return _TRANSIENT.search(_ends(text)) is not None
+
+
+def lets_time_pass(asked: str, answer: str) -> bool:
+    """Whether a call did nothing but wait."""
+    return (
+        len(answer.split(maxsplit=SHORT_WORDS // 2)) <= SHORT_WORDS // 2
+        and _WAITS.search(asked[:HEAD_CHARACTERS]) is not None
+        and tone(answer) != "failure"
+    )
+
+
+def without_echo(said: Iterable[str], asked: frozenset[str]) -> list[str]:
+    """The words of a message that do not come from the question."""
+    return [word for word in said if word not in asked]
+
+
+def change(one: JsonValue, other: JsonValue) -> Change | None:
+    """How little lies between two values; None: they are different.
+
+    `wording`: another spelling, a word's other form, a word in a sentence. `figures`: another number. `numbered`:
+    the same name with another number in it.
+    """
+    if isinstance(one, bool) or isinstance(other, bool) or one is None or other is None:
+        return "same" if one is other or (one == other and type(one) is type(other)) else "wording"
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return "same" if one == other else "figures"
+    return _change_of_text(str(one), str(other))
+
+
+@lru_cache(maxsize=4_096)
+def _change_of_text(one: str, other: str) -> Change | None:
+    if one == other:
+        return "same"
+    mine, theirs = _beginning(one), _beginning(other)
+    is_sentence = " " in one and " " in other
+    most = max(MOST_FORMS, int(EXCHANGED_SHARE * max(len(mine), len(theirs))))
+    # Most texts are simply others, and that is soon seen.
+    if abs(len(mine) - len(theirs)) > most or len(set(mine).difference(theirs)) > most:
+        return None
+    left, right = Counter(mine), Counter(theirs)
+    gone, come = list((left - right).elements()), list((right - left).elements())
+    if not gone and not come:
+        return "wording"
+    if [word.strip(DIGITS) for word in gone] == [word.strip(DIGITS) for word in come]:
+        return "figures" if is_sentence and len(mine) > 2 else "numbered"
+    if max(len(gone), len(come)) > most:
+        return None
+    lost = 0
+    for word in gone:
+        partner = next((candidate for candidate in come if _same_stem(word, candidate)), None)
+        if partner is None:
+            lost += 1
+        else:
+            come.remove(partner)
+    lost = max(lost, len(come))
+    if lost == 0:
+        return "wording"
+    return "wording" if is_sentence and lost <= EXCHANGED_SHARE * max(len(mine), len(theirs)) else None
+
+
+def _parts(text: str, head: int, tail: int) -> tuple[str, str, str]:
+    end = max(head, len(text) - tail)
+    return text[:head], text[head:end], text[end:]
+
+
+def _ends(text: str) -> str:
+    # What stands in the middle of a long text is what the text is about.
+    head, _, tail = _parts(text, END_CHARACTERS, END_CHARACTERS)
+    return f"{head}{tail}" if len(text) <= 2 * END_CHARACTERS else f"{head}\n{tail}"
+
+
+@lru_cache(maxsize=1_024)
+def _beginning(text: str) -> tuple[str, ...]:
+    return tuple(words(text)[:COMPARED_WORDS])
+
+
+def _same_stem(one: str, other: str) -> bool:
+    longest, shortest = max(len(one), len(other)), min(len(one), len(other))
+    before = next((i for i in range(shortest) if one[i] != other[i]), shortest)
+    behind = next((i for i in range(shortest - before) if one[-1 - i] != other[-1 - i]), shortest - before)
+    return before >= STEM_LETTERS and before + behind >= WORD_RATIO * longest
+
+
+def _number(value: float) -> JsonValue:
+    return int(value) if isinstance(value, int) or value.is_integer() else value

@@ -1,0 +1,116 @@
+"""One result of a tool, where the journal has it, and what is compared of it; pure."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+
+from pydantic import JsonValue
+
+from chargehand.orchestrator.facts import ToolFinished
+from chargehand.orchestrator.likeness import (
+    Tone,
+    is_transient,
+    leaves,
+    lets_time_pass,
+    normalise,
+    settle,
+    settle_failure,
+    spelling,
+    tone,
+    without_identity,
+    words,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """One result of a tool and where the journal has it.
+
+    An agent looks at all of its results after every turn: keep them, what is compared of one is made once.
+    """
+
+    step: str
+    """The step's id as text."""
+    seq: int
+    fact: ToolFinished
+    role: str = ""
+    """Who called; only hand-offs need it."""
+    turn: int | None = None
+    """The turn of the call; None: a turn of its own."""
+
+    @property
+    def place(self) -> str:
+        """`step:seq`, as evidence names it."""
+        return f"{self.step}:{self.seq}"
+
+    @property
+    def tool(self) -> str:
+        """Its name."""
+        return self.fact.tool
+
+    @property
+    def failed(self) -> bool:
+        """Whether it gave an error."""
+        return self.fact.outcome == "error"
+
+    @cached_property
+    def values(self) -> tuple[JsonValue, ...]:
+        """The values of its arguments."""
+        return tuple(leaves(normalise(self.fact.arguments)))
+
+    @cached_property
+    def asked(self) -> str:
+        """The call, in words that are the same for the same call."""
+        names = json.dumps(_shape(self.fact.arguments))
+        return "\n".join((self.tool, names, *(spelling(value) for value in self.values)))
+
+    @cached_property
+    def gave(self) -> str:
+        """The result, in words that are the same for the same result."""
+        if self.failed:
+            return f"{self.fact.error_type}: {spelling(self._failure[0])}"
+        said = settle(self.fact.content)
+        return without_identity(said) if self.tone == "success" else said
+
+    @cached_property
+    def figures(self) -> tuple[float, ...]:
+        """The numbers in an error."""
+        return self._failure[1] if self.failed else ()
+
+    @cached_property
+    def tone(self) -> Tone:
+        """What it says on the whole."""
+        return "failure" if self.failed else tone(self.fact.content)
+
+    @cached_property
+    def is_transient(self) -> bool:
+        """Whether it failed in a way that asks to come again."""
+        return self.failed and (is_transient(self.fact.content) or is_transient(self.fact.error_type))
+
+    @cached_property
+    def is_wait(self) -> bool:
+        """Whether it did nothing but let time pass."""
+        if self.failed:
+            return False
+        return lets_time_pass(f"{self.tool} {' '.join(map(str, self.values))}", self.fact.content)
+
+    @cached_property
+    def asked_words(self) -> frozenset[str]:
+        """The words that a message may echo."""
+        return frozenset(words(self.tool)).union(*(words(str(value)) for value in self.values))
+
+    @cached_property
+    def gave_words(self) -> tuple[str, ...]:
+        """The words of the result."""
+        return tuple(words(self.gave))
+
+    @cached_property
+    def _failure(self) -> tuple[str, tuple[float, ...]]:
+        return settle_failure(self.fact.content)
+
+
+def _shape(value: JsonValue) -> JsonValue:
+    """The names of arguments without their values."""
+    if isinstance(value, dict):
+        return {key.strip(): _shape(value[key]) for key in sorted(value)}
+    return [_shape(item) for item in value] if isinstance(value, list) else None

@@ -1,0 +1,55 @@
+"""`PYTHONPATH=tests python -m loops`: writes `tests/data/loops/*.jsonl` anew from their seeds."""
+
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from loops import held_out, reported, tuned, unseen
+from loops.scene import Scene
+
+Family = Callable[[random.Random], Scene]
+
+FOLDER = Path(__file__).parents[1] / "data" / "loops"
+SEEDS = 12
+# Two hundred agents each: a few of these show all there is to see.
+LARGE_SEEDS = 2
+LARGE = frozenset({tuned.fan_out_429, held_out.fan_out_timeouts})
+
+
+def write() -> None:
+    """One file a set, one line a trace."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, lines in sets().items():
+        (FOLDER / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def sets() -> dict[str, list[str]]:
+    """The lines of each set."""
+    return {
+        "tuned": list(_lines(tuned.LOOPS, tuned.WORK, SEEDS)),
+        "held_out": list(_lines(held_out.LOOPS, held_out.WORK, SEEDS)),
+        "unseen": list(_lines(unseen.LOOPS, unseen.WORK, SEEDS)),
+        "reported": list(_lines(reported.LOOPS, reported.WORK, 1)),
+    }
+
+
+def _lines(loops: Mapping[str, Sequence[Family]], work: Sequence[Family], seeds: int) -> Iterator[str]:
+    families = [(kind, family) for kind, those in loops.items() for family in those]
+    families += [("work", family) for family in work]
+    for kind, family in families:
+        for seed in range(LARGE_SEEDS if family in LARGE else seeds):
+            name = family.__name__
+            yield _line(name, kind, seed, family(random.Random(f"{name} {seed}")))
+
+
+def _line(family: str, kind: str, seed: int, scene: Scene) -> str:
+    trace: dict[str, Any] = {"family": family, "kind": kind, "seed": seed, "loop": kind != "work"}
+    if trace["loop"]:
+        trace |= {"first": scene.first, "at": scene.at}
+    return json.dumps({**trace, "calls": scene.calls}, ensure_ascii=False, separators=(",", ":"))
+
+
+if __name__ == "__main__":
+    write()

@@ -1,0 +1,160 @@
+"""The plans of `examples/plans`, each submitted to a real laptop whose workers know their scripts."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+from xml.etree import ElementTree
+
+import pytest
+from chaos import machine as chaos_machine
+from chaos.ledger import Ledger
+from chaos.machine import Fleet, Machine, machine, until
+from pydantic import JsonValue
+
+from chargehand.orchestrator import verification
+from chargehand.orchestrator.client import RunHandle
+from chargehand.orchestrator.errors import RunFailed
+from chargehand.orchestrator.plan import Plan, step_id
+from chargehand.orchestrator.plan_files import load_plan
+
+pytestmark = pytest.mark.system
+
+PLANS = Path(__file__).parents[2] / "examples" / "plans"
+RUN_SECONDS = 60.0
+ENVIRONMENT = chaos_machine.environment
+
+
+def with_the_examples(ledger: Ledger) -> dict[str, str]:
+    found = ENVIRONMENT(ledger)
+    # A checkout that is not installed is found by the path of this process.
+    folders = [str(PLANS), found["PYTHONPATH"], *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**found, "PYTHONPATH": os.pathsep.join(folders), "CHARGEHAND_MODULES": json.dumps(["steps"])}
+
+
+@pytest.fixture(scope="module")
+def laptop(home: Path) -> Iterator[Machine]:
+    with (
+        mock.patch.object(chaos_machine, "environment", with_the_examples),
+        machine(home, Fleet(call_seconds=0.0)) as up,
+    ):
+        yield up
+
+
+def submitted(laptop: Machine, name: str, **options: Any) -> RunHandle:
+    return laptop.client.submit(plan=load_plan(PLANS / f"{name}.yaml"), **options)
+
+
+def result_of(laptop: Machine, run: RunHandle) -> JsonValue:
+    """What the run came to; its journal is whole and says the same as the tables."""
+    result = run.wait(RUN_SECONDS)
+    with laptop.client.session() as session:
+        assert verification.verify_run(session, run.run_id).objections == ()
+    return result
+
+
+def statuses(run: RunHandle) -> dict[str, str]:
+    return {step.key: step.status for step in run.steps()}
+
+
+def test_a_branch_takes_the_way_that_its_script_says(laptop: Machine) -> None:
+    run = submitted(laptop, "branch")
+    paid = f"7.00 paid under {str(step_id(run.run_id, 'refund'))[:8]}"
+    assert result_of(laptop, run) == {"refund": paid}
+    assert statuses(run) == {
+        "order": "succeeded", "size": "succeeded", "size/choose": "succeeded", "refund": "succeeded", "ask": "skipped",
+        "file": "succeeded",
+    }  # fmt: skip
+
+
+def test_a_branch_takes_the_way_that_a_model_finds_likely(laptop: Machine) -> None:
+    run = submitted(laptop, "branch_by_odds")
+    assert result_of(laptop, run) == {"order_id": 7, "cents": 700}
+    assert statuses(run)["reason/small"] == "succeeded"
+    assert "reason/large" not in statuses(run)
+
+
+def test_a_map_counts_every_shelf_but_the_one_that_cannot_be_reached(laptop: Machine) -> None:
+    run = submitted(laptop, "map")
+    assert result_of(laptop, run) == {"parcels": 250, "shelves": 6, "not_counted": 1}
+    assert statuses(run)["each/2/count"] == "failed"
+
+
+def test_rounds_are_repeated_until_one_passes_each_on_what_the_one_before_gave(laptop: Machine) -> None:
+    run = submitted(laptop, "repeat")
+    found = result_of(laptop, run)
+    assert isinstance(found, dict)
+    assert (found["rounds"], found["passed"]) == (5, True)
+    assert found["verdict"] == {"passed": True, "guess": pytest.approx(2**0.5)}
+
+
+def test_a_gate_waits_for_a_person(laptop: Machine) -> None:
+    run = submitted(laptop, "gate")
+    until(lambda: laptop.client.escalations(run.run_id), RUN_SECONDS, "the gate opens")
+    [asked] = laptop.client.escalations(run.run_id)
+    assert (asked.question, asked.options) == ("Send the offer?", ("approve", "reject"))
+    assert laptop.client.answer(asked, "approve")
+    assert result_of(laptop, run) == f"offer of 14.70 EUR sent under {str(step_id(run.run_id, 'send'))[:8]}"
+
+
+def test_a_gate_that_is_refused_keeps_what_it_guards_from_running(laptop: Machine) -> None:
+    run = submitted(laptop, "gate")
+    until(lambda: laptop.client.escalations(run.run_id), RUN_SECONDS, "the gate opens")
+    laptop.client.answer(laptop.client.escalations(run.run_id)[0], "reject")
+    with pytest.raises(RunFailed):
+        run.wait(RUN_SECONDS)
+    assert statuses(run)["send"] == "skipped"
+
+
+def test_a_merge_makes_one_commit_of_what_two_steps_changed(laptop: Machine, workspace: Path) -> None:
+    run = submitted(laptop, "merge", workspace=workspace)
+    assert result_of(laptop, run) == ["CHANGES", "LICENSE", "login.py"]
+
+
+def test_an_any_join_goes_on_with_the_first_and_cancels_the_other(laptop: Machine) -> None:
+    run = submitted(laptop, "any_join")
+    assert result_of(laptop, run) == {"near": "42, says the near one"}
+    assert statuses(run) == {"near": "succeeded", "far": "cancelled", "use": "succeeded"}
+
+
+def test_an_agent_answers_with_quotes_that_a_script_compares_with_the_files(laptop: Machine, workspace: Path) -> None:
+    run = submitted(laptop, "agent", workspace=workspace)
+    found = result_of(laptop, run)
+    assert "check_password" in json.dumps(found)
+
+
+def test_a_run_is_drawn_with_the_states_of_its_steps(laptop: Machine, home: Path) -> None:
+    run = submitted(laptop, "map")
+    result_of(laptop, run)
+
+    def show(*options: str) -> str:
+        command = [sys.executable, "-m", "chargehand.orchestrator.cli", "plan", "show", str(run.run_id), *options]
+        environment = {**with_the_examples(laptop.ledger), "CHARGEHAND_HOME": str(home)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    lines = [line.split() for line in show().splitlines()]
+    assert ["✓", "shelves", "script", "list_shelves"] in lines
+    assert ["┊", "└─", "✗", "2/count", "failed", "script", "count_shelf"] in [
+        [word.replace("├─", "└─") for word in line] for line in lines
+    ]
+    image = ElementTree.fromstring(show("--format", "svg"))
+    states = [text.text for text in image.iter("{http://www.w3.org/2000/svg}text") if text.get("class") == "state"]
+    assert (states.count("succeeded"), states.count("failed")) == (9, 1)
+    assert "class n" in show("--format", "mermaid")
+
+
+def test_the_plans_in_python_are_those_in_the_files() -> None:
+    sys.path.insert(0, str(PLANS))
+    try:
+        import written
+    finally:
+        sys.path.remove(str(PLANS))
+    for name, write in written.PLANS.items():
+        assert load_plan(PLANS / f"{name}.yaml") == Plan(steps=write().steps), name
+    assert {file.stem for file in PLANS.glob("*.yaml")} == {*written.PLANS, "agent"}

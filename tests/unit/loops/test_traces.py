@@ -1,0 +1,138 @@
+"""The loop detectors on labelled traces: what they promise, and what may not matter to them."""
+
+import random
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from loops import __main__ as generator
+
+from benchmarks.breaker import (
+    LEAST_RECALL,
+    MOST_FALSE_TRIPS,
+    MOST_WASTED,
+    SETS,
+    TRACES,
+    Trace,
+    count,
+    judge,
+    load,
+)
+from chargehand.orchestrator.breaker import Observed, watch
+from chargehand.orchestrator.facts import ToolFinished
+
+KINDS = {"identical", "near_identical", "alternating", "ping_pong", "stuck_state", "work"}
+# Reported of another agent, and not found: only the display name of a call counts up, as the objects of honest work do.
+NOT_FOUND = {"noop_renamed 0"}
+
+
+def test_the_traces_are_those_that_their_seeds_make() -> None:
+    made = generator.sets()
+
+    assert set(made) == set(SETS)
+    for name, lines in made.items():
+        assert (TRACES / f"{name}.jsonl").read_text(encoding="utf-8") == "".join(f"{line}\n" for line in lines), name
+
+
+def test_there_are_enough_of_every_kind_and_half_of_them_are_work() -> None:
+    traces = [trace for name in SETS for trace in load(name)]
+
+    assert len(traces) >= 300
+    assert sum(trace.first is None for trace in traces) >= len(traces) / 2
+    assert {trace.kind for trace in traces} == KINDS
+    for trace in traces:
+        if trace.first is not None:
+            assert trace.at is not None
+            assert trace.first < trace.at < len(trace.calls) - MOST_WASTED
+
+
+@pytest.mark.parametrize("name", ["tuned", "held_out", "unseen"])
+def test_loops_are_found_in_time_and_work_is_left_alone(name: str) -> None:
+    score = count([judge(trace) for trace in load(name)])
+
+    assert score.recall >= LEAST_RECALL
+    assert score.false_trip_rate <= MOST_FALSE_TRIPS
+    assert max(score.wasted) <= MOST_WASTED
+
+
+def test_of_the_loops_that_others_reported_one_is_known_to_be_missed() -> None:
+    verdicts = [judge(trace) for trace in load("reported")]
+
+    assert {verdict.trace.name for verdict in verdicts if verdict.trace.first is not None and not verdict.found} == (
+        NOT_FOUND
+    )
+    assert not any(verdict.false for verdict in verdicts)
+    assert all(verdict.wasted <= MOST_WASTED for verdict in verdicts)
+
+
+def test_the_names_of_tools_and_arguments_do_not_matter() -> None:
+    for name in SETS:
+        for trace in load(name):
+            if trace.kind != "ping_pong" and not any(call.is_wait or _hands_over(call) for call in trace.calls):
+                assert _said(_renamed(trace)) == _said(trace), trace.name
+
+
+def test_calls_of_other_agents_in_between_do_not_matter() -> None:
+    for name in SETS:
+        for trace in load(name):
+            if len({call.step for call in trace.calls}) == 1:
+                crowd, places = _crowded(trace)
+                trips = (watch(crowd[: place + 1]) for place in places)
+                index, trip = next(((i, trip) for i, trip in enumerate(trips) if trip is not None), (-1, None))
+                alone = judge(trace)
+                assert (index, trip and trip.rule) == (alone.index, alone.trip and alone.trip.rule), trace.name
+
+
+def _said(trace: Trace) -> tuple[str | None, int]:
+    verdict = judge(trace)
+    return verdict.trip.rule if verdict.trip else None, verdict.index
+
+
+def _hands_over(call: Observed) -> bool:
+    return call.tool == "hand_off"
+
+
+def _renamed(trace: Trace) -> Trace:
+    # Results may name the tool; they go on naming it.
+    tools = {tool: f"quix{index}ol" for index, tool in enumerate(sorted({call.tool for call in trace.calls}))}
+
+    def content(call: Observed) -> str:
+        return re.sub(r"\w+", lambda found: tools.get(found[0], found[0]), call.fact.content)
+
+    def arguments(call: Observed) -> dict[str, Any]:
+        return {f"{key[::-1]}zz": value for key, value in call.fact.arguments.items()}
+
+    return replace(
+        trace,
+        calls=tuple(
+            replace(
+                call,
+                fact=call.fact.model_copy(
+                    update={"tool": tools[call.tool], "content": content(call), "arguments": arguments(call)}
+                ),
+            )
+            for call in trace.calls
+        ),
+    )
+
+
+def _crowded(trace: Trace) -> tuple[list[Observed], list[int]]:
+    """The trace with calls of other agents in between, and where its own calls are now."""
+    rng = random.Random(trace.name)
+    calls: list[Observed] = []
+    places = []
+    for call in trace.calls:
+        for _ in range(rng.choice((0, 0, 1, 2))):
+            failed = rng.random() < 0.5
+            fact = ToolFinished(
+                tool_use_id="other",
+                tool=call.tool,
+                arguments={"elsewhere": f"{rng.random()}"},
+                outcome="error" if failed else "ok",
+                content=call.fact.content if rng.random() < 0.3 else f"{rng.random()}",
+            )
+            calls.append(Observed(step=f"other {rng.randint(1, 3)}", seq=len(calls), fact=fact, role="other"))
+        places.append(len(calls))
+        calls.append(call)
+    return calls, places
