@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         WaitTimeout,
     )
     from chargehand.orchestrator.plan import Step
+    from chargehand.orchestrator.plan_files import dump_plan, load_plan, parse_plan
     from chargehand.orchestrator.roles import WrittenRole, role
     from chargehand.orchestrator.settings import Settings
     from chargehand.orchestrator.shapes import branch, first_of, gate, map_over, merge, repeat
@@ -63,10 +64,13 @@ __all__ = [
     "WaitTimeout",
     "WrittenRole",
     "branch",
+    "dump_plan",
     "first_of",
     "gate",
+    "load_plan",
     "map_over",
     "merge",
+    "parse_plan",
     "repeat",
     "role",
     "script",
@@ -79,6 +83,7 @@ _HOMES = {
     "chargehand.orchestrator.client": ("Client", "RunHandle"),
     "chargehand.orchestrator.drafts": ("Draft", "Item", "Line"),
     "chargehand.orchestrator.plan": ("Step",),
+    "chargehand.orchestrator.plan_files": ("dump_plan", "load_plan", "parse_plan"),
     "chargehand.orchestrator.roles": ("WrittenRole", "role"),
     "chargehand.orchestrator.settings": ("Settings",),
     "chargehand.orchestrator.shapes": ("branch", "first_of", "gate", "map_over", "merge", "repeat"),

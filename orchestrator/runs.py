@@ -374,7 +374,7 @@ def cancel_steps(session: Session, rows: Sequence[StepRow], *, reason: str) -> l
         else:
             unclaimed.append(row.id)
         # A queued step's message, and its followers' in a chain, find nothing to claim.
-        row.status, row.chain = "cancelled", None
+        row.status = "cancelled"
         row.lease_until = row.holder = row.wait_id = row.halt = None
         row.finished_at = func.clock_timestamp()
     return_allotments(session, rows)

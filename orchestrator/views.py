@@ -401,9 +401,13 @@ def explain(session: Session, run_id: UUID) -> list[tuple[str, str]]:
 
 
 def result_of(session: Session, run_id: UUID) -> JsonValue:
-    """What the run's final steps gave: one result, or a mapping by key when there are several."""
+    """What the run's final steps gave: one result, or a mapping by key when there are several.
+
+    For children their parent stands, and what was superseded does not count.
+    """
     ended = results(session, run_id)
-    steps = view_steps(session, run_id)
-    depended_on = {key for step in steps for key in step.after}
-    final = {step.key: ended[step.key].result for step in steps if step.key in ended and step.key not in depended_on}
+    graph = view_graph(session, run_id)
+    counting = [step for step in graph.steps if step.parent is None and graph.statuses[step.key] != "superseded"]
+    depended_on = {key for step in counting for key in step.after}
+    final = {step.key: ended[step.key].result for step in counting if step.key in ended.keys() - depended_on}
     return next(iter(final.values())) if len(final) == 1 else dict(final)

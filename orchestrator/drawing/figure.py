@@ -139,12 +139,22 @@ def _what(step: Step) -> str:
 
 
 def _beside(nodes: Sequence[Node]) -> list[Node]:
-    """Only edges between steps of the same body: what leads into a body, its owner's edges show."""
-    parents = {node.key: node.parent for node in nodes}
+    """Only edges between steps of the same body: what leads into a body, its owner's edges show.
+
+    That an item of a map waits for another is not its meaning, but keeps them from being too many at once.
+    """
+    known = {node.key: node for node in nodes}
     return [
-        replace(node, edges=tuple(edge for edge in node.edges if parents.get(edge.source, "") == node.parent))
+        replace(node, edges=tuple(edge for edge in node.edges if _is_beside(known.get(edge.source), node, known)))
         for node in nodes
     ]
+
+
+def _is_beside(source: Node | None, node: Node, known: Mapping[str, Node]) -> bool:
+    if source is None or source.parent != node.parent:
+        return False
+    is_of_map = node.parent is not None and known[node.parent].kind == "map"
+    return not is_of_map or source.name.partition("/")[0] == node.name.partition("/")[0]
 
 
 def _folded(nodes: Sequence[Node]) -> Iterator[Node]:

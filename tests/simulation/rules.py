@@ -46,6 +46,11 @@ EXPECTED_ERRORS = (
 )
 
 
+def _is_not_needed(fact: StepFinished) -> bool:
+    """Cancelled as the loser of an `any` join, or with the step that stood for it."""
+    return fact.outcome == "cancelled" and fact.error.endswith(("goes on with another", "is over"))
+
+
 class Rules:
     """Watches one world; the first objection counts."""
 
@@ -94,7 +99,7 @@ class Rules:
                     self._object(f"step {row.key!r} settled call {fact.call_id}, which was not open")
                 self._answers[row.id] += isinstance(fact, ModelResponded)
             case StepFinished():
-                if fact.error and not fact.error.startswith(EXPECTED_ERRORS):
+                if fact.error and not fact.error.startswith(EXPECTED_ERRORS) and not _is_not_needed(fact):
                     self._object(f"step {row.key!r} ended with an error that nobody planned: {fact.error}")
             case StepWaiting(reason="human"):
                 self._on_question(row, fact)

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from chargehand.orchestrator import steps, turns
-from chargehand.orchestrator.facts import StepClaimed, StepFinished, ToolFinished
+from chargehand.orchestrator.facts import RunTold, StepClaimed, StepFinished, ToolFinished
 from chargehand.orchestrator.transitions import STEP_ENDINGS
 from simulation.tables import Settlement, StepLine, Tables, fact_in
 
@@ -144,7 +144,8 @@ def settle(tables: Tables, tenant: UUID, given: Parameters, count: int) -> Rows:
     if row is None:
         return []
     row.crashes = 0
-    return _charged(tables, row, given, count)
+    run_seq = len(tables.journal[row.run, None])
+    return [{**answer, "run_seq": run_seq} for answer in _charged(tables, row, given, count)]
 
 
 def charge(tables: Tables, tenant: UUID, given: Parameters, count: int) -> Rows:
@@ -331,6 +332,16 @@ def history(tables: Tables, tenant: UUID, given: Parameters) -> Rows:
     ]
 
 
+def told(tables: Tables, tenant: UUID, given: Parameters) -> Rows:
+    """`_TOLD`."""
+    del tenant
+    return [
+        {"seq": entry.seq, "schema_version": 1, "body": entry.body}
+        for entry in tables.journal[given["run"], None]
+        if entry.seq > given["seq"] and isinstance(entry.fact, RunTold)
+    ]
+
+
 def failures_of_run(tables: Tables, tenant: UUID, given: Parameters) -> Rows:
     """`_FAILURES_OF_RUN`; in the order of the steps, as nothing here depends on which came last."""
     del tenant
@@ -383,6 +394,7 @@ HANDLERS: dict[str, Handler] = {
     turns._SHORT: lambda *given: is_short(*given),
     turns._DRAW: lambda *given: draw(*given),
     turns._STANDING: lambda *given: standing(*given),
+    turns._TOLD: lambda *given: told(*given),
     turns._HISTORY: lambda *given: history(*given),
     turns._FAILURES_OF_RUN: lambda *given: failures_of_run(*given),
 }

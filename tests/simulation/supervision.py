@@ -111,6 +111,12 @@ def _write(tables: Tables, run: RunLine, found: rounds.Round) -> None:
         tables.record(run, StepsAnchored(anchors=tuple(anchors)))
     for step in found.gates:
         _open_gate(tables, tables.steps[step])
+    if found.to_cancel:
+        for reason in dict.fromkeys(found.to_cancel.values()):
+            unwanted = [tables.steps[step] for step, why in found.to_cancel.items() if why == reason]
+            unwanted.sort(key=lambda row: row.ordinal)
+            writers.cancel_steps(tables, run, unwanted, reason=reason)
+        tables.ring(run.id)
     for step in found.ready:
         row = tables.steps[step]
         if row.status in {"pending", "chained"}:

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from chargehand.memory.procedural import Role
 from chargehand.orchestrator.errors import NotFound
-from chargehand.orchestrator.facts import RunTold, Usage
+from chargehand.orchestrator.facts import Usage
 from chargehand.orchestrator.plan import Plan, PlanPatch, Step, step_id
 from chargehand.workers.inputs import Gathered
 from chargehand.workers.models.interface import (
@@ -232,7 +232,6 @@ class SimulatedReader:
         if run is None or run.tenant != self._tenant:
             raise NotFound(f"There is no run {self._run_id}; it was removed.")
         ended = {key: result_of(tables, run.id, step_id(run.id, key)) for key in step.after}
-        told = [fact.message for fact in tables.facts(run.id, None) if isinstance(fact, RunTold)]
         return Gathered(
             goal=run.goal,
             workspace=None,
@@ -241,7 +240,7 @@ class SimulatedReader:
             start_commit=None,
             plan=Plan(steps=tuple(row.spec for row in tables.of_run[run.id])) if step.kind == "agent" else None,
             role_versions=run.role_versions,
-            messages=tuple(told),
+            commits={},
         )
 
     def result(self, key: str) -> JsonValue | None:

@@ -1,5 +1,6 @@
 """What people and clients do to a run, one transaction each: the mirror of `orchestrator/runs.py`."""
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from chargehand.orchestrator import runs
@@ -119,8 +120,16 @@ def cancel(tables: Tables, run: RunLine, *, reason: str = "cancelled") -> bool:
 
 def end_run(tables: Tables, run: RunLine, *, outcome: str, reason: str) -> None:
     """Close every step and the run itself."""
+    cancel_steps(tables, run, live_steps(tables, run), reason=reason)
+    tables.record(run, RunFinished.model_validate({"outcome": outcome, "reason": reason}))
+    run.status, run.reason = outcome, reason
+    run.finished_at = tables.clock.now
+    tables.ring(run.id)
+
+
+def cancel_steps(tables: Tables, run: RunLine, rows: Sequence[StepLine], *, reason: str) -> None:
+    """End these live steps of the run."""
     unclaimed: list[UUID] = []
-    rows = live_steps(tables, run)
     for row in rows:
         if row.status in {"running", "waiting"}:
             tables.append(row, StepFinished(outcome="cancelled", error=reason))
@@ -132,10 +141,6 @@ def end_run(tables: Tables, run: RunLine, *, outcome: str, reason: str) -> None:
     return_allotments(tables, rows)
     if unclaimed:
         tables.record(run, StepsSkipped(steps=tuple(unclaimed), outcome="cancelled", reason=reason))
-    tables.record(run, RunFinished.model_validate({"outcome": outcome, "reason": reason}))
-    run.status, run.reason = outcome, reason
-    run.finished_at = tables.clock.now
-    tables.ring(run.id)
 
 
 def pause(tables: Tables, run: RunLine, *, reason: str = "") -> bool:

@@ -2,7 +2,7 @@
 
 import json
 import os
-import subprocess
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +17,7 @@ from chaos.machine import Fleet, Machine, machine, until
 from pydantic import JsonValue
 
 from chargehand.orchestrator import verification
+from chargehand.orchestrator.cli import invoke
 from chargehand.orchestrator.client import RunHandle
 from chargehand.orchestrator.errors import RunFailed
 from chargehand.orchestrator.plan import Plan, step_id
@@ -127,26 +128,28 @@ def test_an_agent_answers_with_quotes_that_a_script_compares_with_the_files(lapt
     assert "check_password" in json.dumps(found)
 
 
-def test_a_run_is_drawn_with_the_states_of_its_steps(laptop: Machine, home: Path) -> None:
+def test_a_run_is_drawn_with_the_states_of_its_steps(
+    laptop: Machine, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = submitted(laptop, "map")
     result_of(laptop, run)
+    monkeypatch.setenv("CHARGEHAND_HOME", str(home))
 
-    def show(*options: str) -> str:
-        command = [sys.executable, "-m", "chargehand.orchestrator.cli", "plan", "show", str(run.run_id), *options]
-        environment = {**with_the_examples(laptop.ledger), "CHARGEHAND_HOME": str(home)}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+    def shown(form: str) -> str:
+        assert invoke(["plan", "show", str(run.run_id), "--format", form]) == 0
+        return capsys.readouterr().out
 
-    lines = [line.split() for line in show().splitlines()]
-    assert ["✓", "shelves", "script", "list_shelves"] in lines
-    assert ["┊", "└─", "✗", "2/count", "failed", "script", "count_shelf"] in [
-        [word.replace("├─", "└─") for word in line] for line in lines
+    assert [line.split()[:4] for line in shown("text").splitlines()[1:6]] == [
+        ["✓", "shelves", "script", "list_shelves"],
+        ["✓", "each", "map", "over"],
+        ["┊", "✓", "0/count", "script"],
+        ["┊", "✓", "1/count", "script"],
+        ["┊", "✗", "2/count", "failed"],
     ]
-    image = ElementTree.fromstring(show("--format", "svg"))
-    states = [text.text for text in image.iter("{http://www.w3.org/2000/svg}text") if text.get("class") == "state"]
+    texts = ElementTree.fromstring(shown("svg")).iter("{http://www.w3.org/2000/svg}text")
+    states = [text.text for text in texts if text.get("class") == "state"]
     assert (states.count("succeeded"), states.count("failed")) == (9, 1)
-    assert "class n" in show("--format", "mermaid")
+    assert re.search("^  class n4 failed$", shown("mermaid"), re.MULTILINE)
 
 
 def test_the_plans_in_python_are_those_in_the_files() -> None:
