@@ -5,6 +5,7 @@ It has a connection of its own: a locked run that fills the pool of connections 
 
 import logging
 import os
+import secrets
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -36,6 +37,15 @@ ON CONFLICT (holder) DO UPDATE SET seen_at = clock_timestamp(), slots = excluded
     since = CASE WHEN %(anew)s THEN clock_timestamp() ELSE pools.since END
 """
 _GONE = "DELETE FROM pools WHERE holder = %s"
+
+
+def new_holder(pool: str) -> str:
+    """The name under which a process holds leases: `<pool>@<host>~<chance>:<pid>`.
+
+    Of its own in each life: a container that starts again has the same host and pid, and would vouch for the steps that
+    killed it.
+    """
+    return f"{pool}@{socket.gethostname()}~{secrets.token_hex(3)}:{os.getpid()}"
 
 
 @dataclass(frozen=True, slots=True)

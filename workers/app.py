@@ -5,8 +5,6 @@ Everything it needs is composed here once, when the worker is ready to consume; 
 
 import importlib
 import logging
-import os
-import socket
 import threading
 from typing import Any
 from uuid import UUID
@@ -20,7 +18,7 @@ from chargehand.memory.database import APP_ROLE, open_engine
 from chargehand.memory.embedder import load_embedder
 from chargehand.orchestrator import broker, endpoints
 from chargehand.orchestrator.connections import Connections
-from chargehand.orchestrator.heartbeat import Heartbeat
+from chargehand.orchestrator.heartbeat import Heartbeat, new_holder
 from chargehand.orchestrator.hints import Hints
 from chargehand.orchestrator.logs import configure_logging
 from chargehand.orchestrator.plan import POOLS
@@ -70,7 +68,7 @@ def compose(pool: str, slots: int) -> Shop:
     client = keyspace.connect(
         redis_url, connect_timeout_seconds=settings.connect_timeout_seconds, socket_timeout_seconds=2.0, retries=0
     )
-    holder = f"{pool}@{socket.gethostname()}:{os.getpid()}"
+    holder = new_holder(pool)
     return Shop(
         settings=settings,
         connections=Connections(database_url),

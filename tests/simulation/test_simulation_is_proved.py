@@ -9,7 +9,7 @@ from simulation.mutations import MUTATIONS, Mutation, mutated
 from simulation.world import simulate
 
 # Among so many worlds there is one for every promise in which it is needed.
-SEEDS = range(1, 151)
+SEEDS = range(1, 501)
 
 
 @pytest.fixture(autouse=True)

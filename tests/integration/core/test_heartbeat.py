@@ -13,7 +13,7 @@ import pytest
 from chargehand.memory.database import tenant_session
 from chargehand.orchestrator import runs
 from chargehand.orchestrator.facts import StepFinished
-from chargehand.orchestrator.heartbeat import Heartbeat
+from chargehand.orchestrator.heartbeat import Heartbeat, new_holder
 from chargehand.orchestrator.plan import Step, step_id
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def test_a_server_that_keeps_silent_is_left_for_a_new_connection(
     wait_until(lambda: lease_is_fresh(house, run_id, "a"))
     since = house.execute("SELECT since FROM pools WHERE pool = 'audit'")[0][0]
     [(backend,)] = house.execute(
-        "SELECT pid FROM pg_stat_activity WHERE query LIKE '%INSERT INTO pools%' AND datname = current_database() "
+        "SELECT pid FROM pg_stat_activity WHERE query LIKE '%CASE WHEN%pools.since%' AND datname = current_database() "
         "AND pid <> pg_backend_pid()"
     )
 
@@ -206,6 +206,21 @@ def test_a_claim_that_this_very_process_took_over_is_reported_lost(
     wait_until(lambda: lost == [1], message="the first claim is lost")
 
     assert lease_is_fresh(house, run_id, "a")
+
+
+def test_a_process_that_starts_again_in_its_container_vouches_for_nothing_of_the_one_before(house: "House") -> None:
+    # Host and pid are the same. Taken for a process that was cut off from Postgres, it would excuse a step that kills
+    # its worker every time.
+    before, after = new_holder("research"), new_holder("research")
+    assert before != after
+    assert {name.rpartition(":")[2] for name in (before, after)} == {str(os.getpid())}
+    run_id = house.start(script("a"))
+    house.claim(run_id, "a")
+    house.execute("UPDATE steps SET holder = :holder WHERE run = :run", {"holder": before, "run": run_id})
+    house.expire(run_id, "a")
+    house.execute("INSERT INTO pools (holder, pool, slots) VALUES (:holder, 'research', 1)", {"holder": after})
+    house.recover()
+    assert house.row(run_id, "a").crashes == 1
 
 
 def test_it_beats_while_every_other_connection_waits_for_a_locked_run(

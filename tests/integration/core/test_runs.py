@@ -77,7 +77,8 @@ def test_a_client_frozen_in_the_middle_of_a_pause_is_cut_off(
     def freeze_in_a_pause() -> None:
         with open_session(house.app, house.tenant) as session:
             runs.pause(session, house.tenant, run_id)
-            wait_until(lambda: house.execute(free), timeout_seconds=60)
+            # Sooner than any other session would be cut off.
+            wait_until(lambda: house.execute(free), timeout_seconds=20)
 
     with pytest.raises(Unavailable, match="idle-in-transaction"):
         freeze_in_a_pause()
