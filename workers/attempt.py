@@ -15,7 +15,15 @@ from sqlalchemy.orm import Session
 
 from chargehand.memory.git import StorageFull
 from chargehand.orchestrator.errors import ChargehandError, Fenced, LeaseLost, NewerVersion, StepPaused, Unavailable
-from chargehand.orchestrator.facts import SCHEMA_VERSION, SignalReceived, StepFinished, StepReleased, StepWaiting
+from chargehand.orchestrator.facts import (
+    SCHEMA_VERSION,
+    SignalReceived,
+    StepClaimed,
+    StepFinished,
+    StepRecovered,
+    StepReleased,
+    StepWaiting,
+)
 from chargehand.orchestrator.plan import POOLS
 from chargehand.orchestrator.sessions import open_session
 from chargehand.orchestrator.steps import Claim, Ended, HeldStep, new_wait_id
@@ -248,12 +256,27 @@ class Attempt:
     def _decided_by_signal(self) -> Outcome | None:
         """What a person answered to a step that is not an agent's; an agent's loop reads its own signals."""
         if self.claim.wait_id is None:
-            return None
+            return self._decided_before()
         signal = self.held.fold_signal(self.claim.wait_id)
         if signal is None or self.claim.step.kind == "agent":
             return None
         self.may_repeat = signal.choice == "retry"
         return _obey(signal)
+
+    def _decided_before(self) -> Outcome | None:
+        """What a person decided when the attempt that had heard it died before it could obey.
+
+        "retry" is none of it: that attempt may have repeated the effect, and a person is asked again.
+        """
+        if self.claim.step.kind == "agent" or not self.claim.taken_over:
+            return None
+        recorder = StepRecorder(self.shop.connections, self.held, lease_seconds=self.shop.settings.lease_seconds)
+        for fact in reversed(recorder.history):
+            if isinstance(fact, SignalReceived):
+                return _obey(fact)
+            if not isinstance(fact, StepClaimed | StepReleased | StepRecovered):
+                return None
+        return None
 
     # --- record -------------------------------------------------------------------------------------------------------
 

@@ -183,13 +183,15 @@ def _recover_step(session: Session, row: StepRow, settings: Settings, *, cause: 
         max_crashes=settings.max_crashes,
         solo_pool_lives=solo_pool_lives,
     )
+    # The pool may have been taken down by this very step.
+    was_alone = row.solo
     recovered = StepRecovered(crashes=verdict.crashes, solo=verdict.solo, cause=cause)
     runs.record_in_step(session, row, [recovered])
     row.crashes, row.solo, row.taken_over = verdict.crashes, verdict.solo, True
     row.lease_until = row.holder = None
     if verdict.asks_person:
         wait_id = new_wait_id()
-        where = "alone in a solo pool" if solo_pool_lives else "and no solo pool is running to try it alone"
+        where = "alone in a solo pool" if was_alone else "and no solo pool is running to try it alone"
         runs.record_in_step(
             session,
             row,
