@@ -287,8 +287,20 @@ class Settlement:
 
 
 # A skipped step was not reached, which is nobody's fault, or what it needed failed; its status does not say which.
-Fate = Literal["open", "running", "waiting", "succeeded", "failed", "cancelled", "superseded", "unreached", "blocked"]
-_OVER = frozenset({"succeeded", "failed", "cancelled", "superseded", "unreached", "blocked"})
+Fate = Literal[
+    "open",
+    "running",
+    "waiting",
+    "succeeded",
+    "failed",
+    "cancelled",
+    "superseded",
+    "unreached",
+    "blocked",
+    # Of the way to it, not of a step: its predecessor is a branch that took another one.
+    "untaken",
+]
+_OVER = frozenset({"succeeded", "failed", "cancelled", "superseded", "unreached", "blocked", "untaken"})
 _LOST = frozenset({"failed", "cancelled", "blocked"})
 
 
@@ -340,8 +352,8 @@ def _ways_to(place: Placed, fate: Mapping[UUID, Fate], labels: Mapping[UUID, str
     if not place.when:
         return ways
     return [
-        "unreached"
-        if way == "succeeded" and place.when.get(predecessor) not in (None, labels.get(predecessor))
+        "untaken"
+        if way in ("succeeded", "unreached") and place.when.get(predecessor) not in (None, labels.get(predecessor))
         else way
         for way, predecessor in zip(ways, place.after, strict=True)
     ]
@@ -359,6 +371,9 @@ def _judge(join: Join, before: list[Fate]) -> Literal["run", "wait", "unreached"
         return "run" if _OVER.issuperset(before) else "wait"
     elif not _LOST.isdisjoint(before):
         return "blocked"
+    elif "untaken" in before:
+        # Its own way was not taken, whatever else has succeeded; a join of ways has none of its own.
+        return "unreached"
     elif not _OVER.issuperset(before):
         return "wait"
     elif "succeeded" in before:

@@ -193,7 +193,8 @@ class Machine:
     def holder(self, run: RunHandle, key: str) -> str:
         """Name of the process that runs the step."""
         holder = next(step.holder for step in run.steps() if step.key == key) or ""
-        return next(name for name, pid in self.laptop.processes.pids().items() if holder.endswith(f":{pid}"))
+        pids = self.laptop.processes.pids()
+        return next((name for name, pid in pids.items() if holder.endswith(f":{pid}")), "")
 
     def holders(self) -> set[int]:
         """The processes that hold a step now; raises `Unavailable`."""

@@ -83,6 +83,18 @@ def test_a_predicate_chooses_the_way_and_the_other_is_skipped(house: "House") ->
     check_end(house, run_id, "succeeded")
 
 
+def test_a_step_behind_a_way_that_was_not_taken_is_skipped_whatever_else_it_waits_for(house: "House") -> None:
+    ways = (
+        script("fix", "look", "which", when={"which": "fix"}),
+        script("leave", "look", "which", when={"which": "leave"}),
+    )
+    run_id = house.start(*branching(*ways, script="is_bad"))
+    end(house, run_id, "look")
+    end(house, run_id, "which/choose", "fix")
+    assert house.statuses(run_id)["leave"] == "skipped"
+    assert house.statuses(run_id)["fix"] == "queued"
+
+
 def test_a_way_that_fails_is_no_way_that_was_not_reached(house: "House") -> None:
     run_id = house.start(*branching(*WAYS, script="is_bad"))
     end(house, run_id, "look")

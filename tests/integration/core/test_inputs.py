@@ -42,11 +42,11 @@ def test_scripts_that_hold_their_sessions_leave_the_others_connections(house: "H
             held.release()
             assert release.wait(60)
 
-    scripts = [register(name="hold")(hold), register(name="work")(lambda: None)]
+    scripts = [register(name="hold_session")(hold), register(name="work")(lambda: None)]
     for one in scripts:
         del SCRIPTS[one.name]
     keys = [f"s{n}" for n in range(10)]
-    run_id = house.start(*[Step(key=key, kind="script", script="hold") for key in keys], WORK)
+    run_id = house.start(*[Step(key=key, kind="script", script="hold_session") for key in keys], WORK)
     shop = house.shop(*scripts)
 
     def deliver(key: str) -> str:
