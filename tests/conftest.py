@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from chargehand.orchestrator.laptop.services import Postgres, Valkey
+from chargehand.orchestrator.settings import load_settings
 
 POLL_SECONDS = 0.02
 
@@ -41,6 +42,14 @@ def wait_until() -> WaitUntil:
             time.sleep(POLL_SECONDS)
 
     return wait
+
+
+@pytest.fixture(autouse=True)
+def _settings_are_read_anew() -> Iterator[None]:
+    """A process reads its settings once: what one test has set must not be another's."""
+    load_settings.cache_clear()
+    yield
+    load_settings.cache_clear()
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from chargehand.orchestrator.client import RunHandle
 from chargehand.orchestrator.errors import RunFailed
 from chargehand.orchestrator.plan import Plan, step_id
 from chargehand.orchestrator.plan_files import load_plan
+from chargehand.orchestrator.settings import load_settings
 
 pytestmark = pytest.mark.system
 
@@ -134,6 +135,7 @@ def test_a_run_is_drawn_with_the_states_of_its_steps(
     run = submitted(laptop, "map")
     result_of(laptop, run)
     monkeypatch.setenv("CHARGEHAND_HOME", str(home))
+    load_settings.cache_clear()
 
     def shown(form: str) -> str:
         assert invoke(["plan", "show", str(run.run_id), "--format", form]) == 0

@@ -42,9 +42,11 @@ class Ruling(BaseModel):
 @pytest.fixture(autouse=True)
 def _own_registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(registry, "SCRIPTS", {})
+    others = dict(outputs.OUTPUTS)
     outputs.OUTPUTS.clear()
     yield
     outputs.OUTPUTS.clear()
+    outputs.OUTPUTS.update(others)
 
 
 @pytest.fixture

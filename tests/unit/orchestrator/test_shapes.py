@@ -43,9 +43,11 @@ class Order(BaseModel):
 @pytest.fixture(autouse=True)
 def _own_registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(registry, "SCRIPTS", {})
+    others = dict(outputs.OUTPUTS)
     outputs.OUTPUTS.clear()
     yield
     outputs.OUTPUTS.clear()
+    outputs.OUTPUTS.update(others)
 
 
 def work(name: str) -> Draft:
