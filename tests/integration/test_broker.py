@@ -114,10 +114,17 @@ def test_a_pack_alone_rings_at_its_end(floor: tuple[Celery, Settings, Floor], wa
     assert seen.done == [*(str(step) for step in packed), "bell"]
 
 
-def test_a_published_chord_leaves_no_result_behind(floor: tuple[Celery, Settings, Floor]) -> None:
+def test_a_published_chord_leaves_no_result_behind(
+    floor: tuple[Celery, Settings, Floor], wait_until: WaitUntil
+) -> None:
     # A supervisor publishes chords all day: one result a header, each with its subscription, would fill it.
     app, settings, _ = floor
     chord = Chord(header=tuple(chain_of(uuid4()) for _ in range(7)))
     assert broker.publish(app, settings, tenant=TENANT, run_id=RUN, emissions=[chord])
-    gc.collect()
-    assert [one for one in gc.get_objects() if isinstance(one, AsyncResult)] == []
+
+    def left() -> int:
+        gc.collect()
+        return sum(isinstance(one, AsyncResult) for one in gc.get_objects())
+
+    # The worker of this process, which sends the bell, may hold one of its own for a moment.
+    wait_until(lambda: left() <= 1, 10, "the results of the header are gone")
