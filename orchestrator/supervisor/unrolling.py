@@ -110,6 +110,14 @@ def ends_of(session: Session, run_id: UUID, steps: Iterable[UUID]) -> dict[UUID,
     return ends
 
 
+def inherited_commit(session: Session, row: StepRow) -> str | None:
+    """Where the steps before left the workspace, for a step that has no worker to pass it on: the last one named."""
+    before = [step_id(row.run, key) for key in Step.model_validate(row.spec).after]
+    ends = ends_of(session, row.run, before)
+    commits = [ends[step].commit for step in before if step in ends]
+    return next((commit for commit in reversed(commits) if commit is not None), None)
+
+
 def _child(row: StepRow, end: StepFinished | None) -> Child:
     step = Step.model_validate(row.spec)
     if end is None:
@@ -130,7 +138,11 @@ def _grow(session: Session, run: RunRow, row: StepRow, found: Grow) -> End | Non
 
 def _end(session: Session, row: StepRow, found: End) -> None:
     fact = StepFinished(
-        outcome=found.outcome, result=found.result, label=found.label, commit=found.commit, error=found.error
+        outcome=found.outcome,
+        result=found.result,
+        label=found.label,
+        commit=found.commit or inherited_commit(session, row),
+        error=found.error,
     )
     runs.record_in_step(session, row, [fact])
     row.status, row.label = found.outcome, found.label

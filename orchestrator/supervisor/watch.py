@@ -23,6 +23,7 @@ from chargehand.orchestrator.recovery import RETURN, SILENCE, Cause, Evidence, c
 from chargehand.orchestrator.requests import RunRequest
 from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.steps import new_wait_id
+from chargehand.orchestrator.supervisor import unrolling
 from chargehand.orchestrator.supervisor.admit import POOL_SILENCE_SECONDS, SOLO, live_slots
 from chargehand.orchestrator.supervisor.settling import settle_late_answers
 from chargehand.orchestrator.tables import PoolRow, RunRow, SignalRow, StepRow, SubmissionRow
@@ -314,6 +315,7 @@ def _end_gate(session: Session, row: StepRow) -> None:
             "outcome": outcome,
             "result": {"choice": signal.choice, "body": signal.body},
             "error": f"a person chose {signal.choice!r}" if refused else "",
+            "commit": unrolling.inherited_commit(session, row),
         }
     )
     runs.record_in_step(session, row, [fact])

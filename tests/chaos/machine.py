@@ -191,7 +191,7 @@ class Machine:
         return self.ledger.calls()
 
     def holder(self, run: RunHandle, key: str) -> str:
-        """Name of the process that runs the step."""
+        """Name of the process that runs the step; empty when nobody does."""
         holder = next(step.holder for step in run.steps() if step.key == key) or ""
         pids = self.laptop.processes.pids()
         return next((name for name, pid in pids.items() if holder.endswith(f":{pid}")), "")

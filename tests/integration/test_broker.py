@@ -126,5 +126,5 @@ def test_a_published_chord_leaves_no_result_behind(
         gc.collect()
         return sum(isinstance(one, AsyncResult) for one in gc.get_objects())
 
-    # The worker of this process, which sends the bell, may hold one of its own for a moment.
-    wait_until(lambda: left() <= 1, 10, "the results of the header are gone")
+    # The worker of this process, which sends the bell, holds one of its own for a moment.
+    wait_until(lambda: left() == 0, 20, "every result is gone")

@@ -306,6 +306,32 @@ def test_a_loser_whose_result_others_need_goes_on(house: "House") -> None:
     assert house.statuses(run_id)["slow"] == "queued"
 
 
+# --- the workspace ----------------------------------------------------------------------------------------------------
+
+
+def commit_of(house: "House", run_id: UUID, key: str) -> str | None:
+    with house.as_tenant() as session:
+        return views.results(session, run_id, [key])[key].commit
+
+
+def test_what_a_coder_made_is_passed_on_by_a_branch_a_map_and_a_gate(house: "House") -> None:
+    run_id = house.start(
+        script("code"),
+        Step(key="which", kind="branch", after=("code",), branch=Branch(labels=("yes", "no"), script="choose")),
+        Step(key="each", kind="map", after=("which",), map=Map(items=[], body=(ONE,))),
+        Step(key="ask", kind="gate", after=("each",)),
+        script("test", "ask"),
+    )
+    house.claim(run_id, "code").finish(StepFinished(outcome="succeeded", commit="abc"))
+    go(house, run_id)
+    end(house, run_id, "which/choose", "yes")
+    gate = step_id(run_id, "ask")
+    with house.as_tenant() as session:
+        runs.answer(session, house.tenant, run_id=run_id, step=gate, wait_id=gate, choice="approve")
+    house.watch()
+    assert [commit_of(house, run_id, key) for key in ("which", "each", "ask")] == ["abc"] * 3
+
+
 # --- going back -------------------------------------------------------------------------------------------------------
 
 
