@@ -7,10 +7,9 @@ steps come again under new keys. Finished work that does not rest on it is kept.
 import re
 from collections.abc import Iterable, Mapping
 
-from pydantic import JsonValue
-
 from chargehand.orchestrator.errors import InvalidPlan
-from chargehand.orchestrator.plan import RESULT_OF, Plan, PlanPatch, Step
+from chargehand.orchestrator.plan import Plan, PlanPatch, Step
+from chargehand.orchestrator.templates import referring
 
 _AGAIN = re.compile(r"~(\d+)\Z")
 
@@ -61,37 +60,10 @@ def _next_key(key: str, used: set[str]) -> str:
 
 
 def _moved(step: Step, renamed: Mapping[str, str]) -> Step:
-    return step.model_copy(
+    return referring(step, lambda key: renamed.get(key, key)).model_copy(
         update={
             "key": renamed[step.key],
             "after": tuple(renamed.get(key, key) for key in step.after),
             "when": {renamed.get(key, key): label for key, label in step.when.items()},
-            "arguments": {name: _referring(value, renamed) for name, value in step.arguments.items()},
-            "map": step.map
-            and step.map.model_copy(
-                update={
-                    "items": _referring(step.map.items, renamed),
-                    "body": tuple(_within(inner, renamed) for inner in step.map.body),
-                }
-            ),
-            "repeat": step.repeat
-            and step.repeat.model_copy(update={"body": tuple(_within(inner, renamed) for inner in step.repeat.body)}),
         }
     )
-
-
-def _within(inner: Step, renamed: Mapping[str, str]) -> Step:
-    """A template of a body, whose arguments may refer to steps outside."""
-    return inner.model_copy(
-        update={"arguments": {name: _referring(value, renamed) for name, value in inner.arguments.items()}}
-    )
-
-
-def _referring(value: JsonValue, renamed: Mapping[str, str]) -> JsonValue:
-    if isinstance(value, dict):
-        if value.keys() == {RESULT_OF}:
-            return {RESULT_OF: renamed.get(str(value[RESULT_OF]), value[RESULT_OF])}
-        return {name: _referring(inner, renamed) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_referring(inner, renamed) for inner in value]
-    return value

@@ -215,6 +215,15 @@ def _all_roles(drafts: Sequence[Draft]) -> "Iterator[Role]":
             yield from _all_roles(with_predecessors(draft.shape.body.ends, draft.shape.body))
 
 
+def _is_its_item(item: Item, of: Draft) -> bool:
+    """Whether the item is that of the innermost map around the step."""
+    body = of.body
+    while body is not None and body is not item.body:
+        owner = body.owner
+        body = owner.body if owner is not None and not isinstance(owner.shape, MapShape) else None
+    return body is not None
+
+
 def _encoded(value: object, names: Names, *, of: Draft) -> JsonValue:
     if isinstance(value, Draft):
         return {RESULT_OF: names.key_of(value)}
@@ -223,7 +232,7 @@ def _encoded(value: object, names: Names, *, of: Draft) -> JsonValue:
             raise InvalidPlan(f"{of!r} is given a line with {len(value.ends)} ends; pass a list of its ends.")
         return {RESULT_OF: names.key_of(value.ends[0])}
     if isinstance(value, Item):
-        if value.body is not of.body:
+        if not _is_its_item(value, of):
             raise InvalidPlan(f"{of!r} is given the item of a map in whose body it does not stand.")
         return {ITEM: None}
     if isinstance(value, Mapping):

@@ -8,14 +8,15 @@ whoever decides twice appends once.
 import hashlib
 import random
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
 
 from pydantic import JsonValue
 
-from chargehand.orchestrator.plan import ITEM, RESULT_OF, Branch, Map, Merge, Repeat, Step, Tier
+from chargehand.orchestrator.plan import RESULT_OF, Branch, Map, Merge, Repeat, Step, Tier
+from chargehand.orchestrator.templates import referring
 from chargehand.orchestrator.transitions import STEP_ENDINGS
 
 # A branch asks these one after the other, until one is sure.
@@ -157,8 +158,19 @@ def _chosen(label: str, *, by: str, odds: Mapping[str, float] | None = None, see
 
 
 def _chooser(step: Step, branch: Branch, tier: Tier | None) -> Step:
+    # The branch itself is never claimed: its children have its patience.
+    limits = {"deadline_seconds": step.deadline_seconds}
     if branch.script is not None:
-        return _child(step, "choose", kind="script", script=branch.script, arguments=step.arguments, after=step.after)
+        return _child(
+            step,
+            "choose",
+            kind="script",
+            script=branch.script,
+            arguments=step.arguments,
+            after=step.after,
+            retries=step.retries,
+            **limits,
+        )
     arguments: dict[str, JsonValue] = {**step.arguments, "labels": list(branch.labels)}
     return _child(
         step,
@@ -169,6 +181,8 @@ def _chooser(step: Step, branch: Branch, tier: Tier | None) -> Step:
         instruction=step.instruction,
         arguments=arguments,
         after=step.after,
+        max_turns=step.max_turns,
+        **limits,
     )
 
 
@@ -277,7 +291,17 @@ def _round(step: Step, repeat: Repeat, number: int) -> tuple[Step, ...]:
 
 def _merge(step: Step, merge: Merge, children: Sequence[Child]) -> Grow | End | None:
     if not children:
-        return Grow(add=(_child(step, "try", kind="script", script=MERGE_SCRIPT, pool="coding", after=step.after),))
+        attempt = _child(
+            step,
+            "try",
+            kind="script",
+            script=MERGE_SCRIPT,
+            pool="coding",
+            after=step.after,
+            retries=step.retries,
+            deadline_seconds=step.deadline_seconds,
+        )
+        return Grow(add=(attempt,))
     newest = children[-1]
     if not newest.has_ended:
         return None
@@ -298,6 +322,8 @@ def _merge(step: Step, merge: Merge, children: Sequence[Child]) -> Grow | End | 
         instruction=step.instruction or "Resolve the conflict markers so that both changes keep their meaning.",
         arguments={"conflicts": conflicts},
         after=(newest.step.key,),
+        max_turns=step.max_turns,
+        deadline_seconds=step.deadline_seconds,
     )
     return Grow(add=(resolve,))
 
@@ -312,15 +338,15 @@ def _child(step: Step, name: str, **fields: object) -> Step:
 
 
 def _templated(
-    step: Step, template: Step, *, prefix: str, entry_after: tuple[str, ...] = (), item: JsonValue = None
+    step: Step, template: Step, *, prefix: str, entry_after: tuple[str, ...] = (), **filled_in: JsonValue
 ) -> Step:
-    """A template of a body as a step of the plan."""
+    """A template of a body as a step of the plan; `item`: what `$item` stands for, if it is the body of a map."""
+    names = {inner.key for inner in step.body}
 
     def placed(key: str) -> str:
-        return f"{step.key}/{prefix}/{key}"
+        return f"{step.key}/{prefix}/{key}" if key in names else key
 
-    names = {inner.key for inner in step.body}
-    return template.model_copy(
+    return referring(template, placed, **filled_in).model_copy(
         update={
             "key": placed(template.key),
             "parent": step.key,
@@ -328,21 +354,5 @@ def _templated(
             "when": {placed(key): label for key, label in template.when.items()},
             # What its parent waited for has come, or will not; the item before it in its lane may have failed.
             "join": template.join if template.after else "settled",
-            "arguments": {
-                name: _filled(value, item=item, placed=lambda key: placed(key) if key in names else key)
-                for name, value in template.arguments.items()
-            },
         }
     )
-
-
-def _filled(value: JsonValue, *, item: JsonValue, placed: Callable[[str], str]) -> JsonValue:
-    if isinstance(value, dict):
-        if value.keys() == {ITEM}:
-            return item
-        if (source := _referred_to(value)) is not None:
-            return {RESULT_OF: placed(source)}
-        return {name: _filled(inner, item=item, placed=placed) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_filled(inner, item=item, placed=placed) for inner in value]
-    return value

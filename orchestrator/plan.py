@@ -54,7 +54,7 @@ class Map(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     items: JsonValue
-    """A list, or `{"$result_of": key}` of a step that gives one."""
+    """A list, or `{"$result_of": key}` of a step that gives one, or `{"$item": null}` of the map around it."""
     body: tuple["Step", ...] = Field(min_length=1)
     """The last one's result is the item's."""
     max_parallel: int | None = Field(default=None, ge=1)
@@ -313,7 +313,7 @@ class _Level(NamedTuple):
 def _validate_sources(step: Step, levels: tuple[_Level, ...]) -> None:
     for source in references(list(step.arguments.values())):
         if source == ITEM:
-            if len(levels) < 2 or levels[1].step.map is None:
+            if not _has_item(levels):
                 raise InvalidPlan(f"Step {step.key!r} takes an item and stands in no map; give the value itself.")
             continue
         level = next((level for level in levels if source in level.known), None)
@@ -324,6 +324,8 @@ def _validate_sources(step: Step, levels: tuple[_Level, ...]) -> None:
                 f"Step {step.key!r} takes the result of {source!r} and does not wait for it; add it to after."
             )
     if step.map is None or isinstance(step.map.items, list):
+        return
+    if isinstance(step.map.items, dict) and step.map.items.keys() == {ITEM} and _has_item(levels):
         return
     if not isinstance(step.map.items, dict) or step.map.items.keys() != {RESULT_OF}:
         raise InvalidPlan(
@@ -336,6 +338,11 @@ def _validate_sources(step: Step, levels: tuple[_Level, ...]) -> None:
         raise InvalidPlan(
             f"Map {step.key!r} takes its items of {giver!r}, for which it does not wait; add it to after."
         )
+
+
+def _has_item(levels: tuple[_Level, ...]) -> bool:
+    """Whether the step stands in a map, directly or within a repeat in it: that map's item is the one it takes."""
+    return any(level.step.map is not None for level in levels[1:])
 
 
 def find_cycle(after: Mapping[str, Iterable[str]]) -> list[str]:

@@ -206,9 +206,17 @@ def _may_see(step: Step, known: Known) -> bool:
 def item_is_not_used(level: Level, known: Known, step: Step) -> Iterator[Hint]:
     """A body that does the same for every item."""
     del known
-    if step.map is not None and not any(ITEM in _references(inner) for inner in step.body):
+    if step.map is not None and not any(ITEM in _references(inner) for inner in _sharing_its_item(step)):
         text = f"no step of its body takes the item, `{{{ITEM}: null}}`: each does the same"
         yield level.hint("item-is-not-used", [step], text)
+
+
+def _sharing_its_item(step: Step) -> Iterator[Step]:
+    """The steps for which an item is that of this map: a map in its body has items of its own."""
+    for inner in step.body:
+        yield inner
+        if inner.map is None:
+            yield from _sharing_its_item(inner)
 
 
 def rounds_are_alike(level: Level, known: Known, step: Step) -> Iterator[Hint]:

@@ -72,6 +72,13 @@ def test_a_branch_comes_again_with_its_ways_and_a_map_with_its_source() -> None:
     assert moved["each~2"].map.items == {RESULT_OF: "list~2"}
 
 
+def test_what_stands_deep_in_a_body_takes_the_new_results_too() -> None:
+    deep = Step(key="in", kind="map", map=Map(items=[1], body=(script("do", arguments={"of": {RESULT_OF: "list"}}),)))
+    plan = Plan.of([script("list"), Step(key="each", kind="map", after=("list",), map=Map(items=["x"], body=(deep,)))])
+    again = backtrack(plan, {"list": None}).add[1]
+    assert again.body[0].body[0].arguments == {"of": {RESULT_OF: "list~2"}}
+
+
 def test_nobody_goes_back_to_a_child_or_to_what_is_not_there() -> None:
     plan = Plan.of([Step(key="m", kind="map", map=Map(items=[], body=(script("do"),))), script("m/0/do", parent="m")])
     with pytest.raises(InvalidPlan, match="appended by 'm'"):

@@ -122,6 +122,14 @@ def test_a_predicate_gives_a_label_or_a_truth(gave: JsonValue, label: str) -> No
     assert ended(after(step, gave)).label == label
 
 
+def test_who_chooses_has_the_limits_of_the_branch() -> None:
+    limits = {"retries": 2, "max_turns": 4, "deadline_seconds": 9.0}
+    [asked] = added(after(control("branch", of=Branch(labels=("yes", "no"), role="chooser"), **limits)))
+    assert (asked.max_turns, asked.deadline_seconds) == (4, 9.0)
+    [judge] = added(after(control("branch", of=Branch(labels=("yes", "no"), script="is_safe"), **limits)))
+    assert (judge.retries, judge.deadline_seconds) == (2, 9.0)
+
+
 # --- map --------------------------------------------------------------------------------------------------------------
 
 
@@ -131,6 +139,56 @@ def test_items_are_put_into_arguments_however_deep() -> None:
     first, second = added(after(step))
     assert first.arguments == {"deep": [{"of": {"n": 1}}], "other": {RESULT_OF: "before"}}
     assert (second.key, second.arguments["deep"]) == ("c/1/do", [{"of": 2}])
+
+
+def test_a_map_within_a_map_takes_its_items_of_the_outer_one_and_has_items_of_its_own() -> None:
+    cell = script("do", arguments={"cell": {ITEM: None}, "row": {RESULT_OF: "load"}, "all": {RESULT_OF: "before"}})
+    body = (
+        script("load", arguments={"row": {ITEM: None}}),
+        Step(key="given", kind="map", after=("load",), map=Map(items={ITEM: None}, body=(cell,))),
+        Step(key="found", kind="map", after=("load",), map=Map(items={RESULT_OF: "load"}, body=(cell,))),
+    )
+    outer = control("map", of=Map(items=[["a", "b"], ["c"]], body=body))
+    children = added(after(outer))
+    plan = Plan.of([script("before"), outer, *children])
+    first, found = plan.by_key["c/0/given"], plan.by_key["c/1/found"]
+    assert first.map is not None
+    assert found.map is not None
+    assert first.map.items == ["a", "b"]
+    assert found.map.items == {RESULT_OF: "c/1/load"}
+    taken = {"row": {RESULT_OF: "c/1/load"}, "all": {RESULT_OF: "before"}}
+    assert found.map.body[0].arguments == {"cell": {ITEM: None}, **taken}
+
+    grown = added(proceed(found, [], given={"c/1/load": [1, 2]}, seed=SEED))
+
+    assert [(child.key, child.arguments) for child in grown] == [
+        (f"c/1/found/{number}/do", {"cell": number + 1, **taken}) for number in range(2)
+    ]
+    Plan.of([*plan.steps, *grown])
+
+
+def test_a_repeat_within_a_map_takes_the_item_of_the_map_in_every_round() -> None:
+    judge = script("judge", "code", arguments={"of": {RESULT_OF: "code"}, "file": {ITEM: None}})
+    rounds = Step(
+        key="rounds",
+        kind="repeat",
+        after=("open",),
+        repeat=Repeat(body=(script("code", arguments={"file": {RESULT_OF: "open"}}), judge), until="judge"),
+    )
+    outer = control("map", of=Map(items=["x.py"], body=(script("open"), rounds)))
+    Plan.of([script("before"), outer])
+    repeat = next(child for child in added(after(outer)) if child.kind == "repeat")
+    code, judged = added(proceed(repeat, [], given={}, seed=SEED))
+    assert code.arguments == {"file": {RESULT_OF: "c/0/open"}}
+    assert judged.arguments == {"of": {RESULT_OF: "c/0/rounds/1/code"}, "file": "x.py"}
+
+
+def test_a_key_of_an_inner_body_means_the_step_there_and_not_one_around_it() -> None:
+    inner = Map(items=[1], body=(script("same"), script("use", "same", arguments={"of": {RESULT_OF: "same"}})))
+    outer = control("map", of=Map(items=["x"], body=(script("same"), Step(key="in", kind="map", map=inner))))
+    placed = next(child for child in added(after(outer)) if child.kind == "map")
+    assert placed.map is not None
+    assert placed.map.body[1].arguments == {"of": {RESULT_OF: "same"}}
 
 
 @given(st.integers(1, 30), st.integers(1, 6))

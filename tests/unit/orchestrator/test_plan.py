@@ -159,6 +159,8 @@ def test_a_body_takes_results_of_its_own_steps_and_of_those_before_it() -> None:
 def test_an_item_is_taken_in_the_body_of_a_map_only() -> None:
     Plan.of([mapping(items=["a"], body=taking("use", of={ITEM: None}))])
     inside = Step(key="again", kind="repeat", repeat=Repeat(body=(taking("use", of={ITEM: None}),), until="use"))
+    # The rounds of a repeat in a map are about the map's item.
+    Plan.of([mapping(items=["a"], body=inside)])
     for steps in ([taking("use", of={ITEM: None})], [inside]):
         with pytest.raises(InvalidPlan, match="'use' takes an item and stands in no map"):
             Plan.of(steps)
@@ -167,6 +169,10 @@ def test_an_item_is_taken_in_the_body_of_a_map_only() -> None:
 def test_items_are_a_list_or_what_a_step_gives_for_which_the_map_waits() -> None:
     inner = mapping(items={RESULT_OF: "list"}, body=script("do"), key="inner")
     Plan.of([script("list"), mapping("list", items=["a"], body=inner)])
+    rows = mapping(items={ITEM: None}, body=script("do"), key="rows")
+    Plan.of([mapping(items=[["a"]], body=rows)])
+    with pytest.raises(InvalidPlan, match="'rows' has no items; give a list"):
+        Plan.of([rows])
     with pytest.raises(InvalidPlan, match="'each' has no items; give a list"):
         Plan.of([mapping(items="abc", body=script("do"))])
     with pytest.raises(InvalidPlan, match="'each' takes its items of 'list', for which it does not wait"):

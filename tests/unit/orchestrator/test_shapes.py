@@ -287,6 +287,14 @@ def test_a_body_of_several_ends_is_refused_and_what_a_branch_in_it_leads_to_ends
     ]
 
 
+def test_an_item_may_be_a_list_of_items_and_stand_in_rounds() -> None:
+    rows = Plan(map_over([["a"]], lambda row: map_over(row, lambda cell: take("do", cell)))).by_key["map"]
+    assert rows.body[0].map is not None
+    assert rows.body[0].map.items == {ITEM: None}
+    rounds = Plan(map_over(["x"], lambda item: repeat(lambda: take("do", item)))).by_key["map"]
+    assert rounds.body[0].body[0].arguments == {"value": {ITEM: None}}
+
+
 def test_an_item_has_no_meaning_outside_of_its_own_body() -> None:
     kept: list[object] = []
     inside = map_over(["x"], lambda item: kept.append(item) or take("do", item))  # type: ignore[func-returns-value]
