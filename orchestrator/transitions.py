@@ -3,8 +3,9 @@
 `fold` gives the state that a journal describes; `settle` decides what follows from a state. Neither does I/O.
 
 The journal does not record how far a step is on its way to a worker (*pending, ready, queued, chained*): that follows
-from its predecessors and from messages that may be lost, so all four are `open` here. A run's streams may be folded
-in any order that keeps each stream's own, because a fact touches nothing but its own stream's subject.
+from its predecessors and from messages that may be lost, so all four are `open` here. Nor does it record that a wait is
+over before somebody claims the step: that follows from the clock, from `signals` and from the budget. A run's streams
+may be folded in any order that keeps each stream's own, because a fact touches nothing but its own stream's subject.
 """
 
 from collections.abc import Iterable, Mapping
@@ -40,6 +41,7 @@ from chargehand.orchestrator.facts import (
     StepWaiting,
     ToolFinished,
     ToolStarted,
+    WaitReason,
 )
 from chargehand.orchestrator.plan import Join, Step, step_id
 
@@ -69,6 +71,7 @@ class StepState:
     reserved: Mapping[UUID, int] = field(default_factory=dict)
     """Calls in flight or of unknown outcome: call id → micro-dollars."""
     wait_id: UUID | None = None
+    wait_reason: WaitReason | None = None
     error: str = ""
     when: Mapping[UUID, str] = field(default_factory=dict)
     parent: UUID | None = None
@@ -212,7 +215,13 @@ def _apply_to_step(step: StepState, recorded: Recorded) -> tuple[StepState, tupl
         if recorded.epoch <= step.epoch:
             raise IllegalFact(f"Step {step.key!r} was claimed at epoch {step.epoch}; {recorded.epoch} is no later.")
         return replace(
-            step, seq=recorded.seq, status="running", epoch=recorded.epoch, crashes=fact.crashes, wait_id=None
+            step,
+            seq=recorded.seq,
+            status="running",
+            epoch=recorded.epoch,
+            crashes=fact.crashes,
+            wait_id=None,
+            wait_reason=None,
         ), ()
     if recorded.epoch != step.epoch:
         raise IllegalFact(f"Step {step.key!r} is at epoch {step.epoch}; a row of epoch {recorded.epoch} is a zombie's.")
@@ -223,7 +232,7 @@ def _apply_to_step(step: StepState, recorded: Recorded) -> tuple[StepState, tupl
         case StepRecovered():
             return replace(step, status="open", crashes=fact.crashes), ("unchain", "ring")
         case StepWaiting():
-            return replace(step, status="waiting", wait_id=fact.wait_id), ("unchain", "ring")
+            return replace(step, status="waiting", wait_id=fact.wait_id, wait_reason=fact.reason), ("unchain", "ring")
         case ModelRequested():
             reserved = {**step.reserved, fact.call_id: fact.reserved_microusd}
             return replace(step, reserved=reserved, turns=step.turns + 1), ()

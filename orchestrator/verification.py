@@ -1,5 +1,6 @@
 """Whether a run is what its journal says: every hash and every end checked, and the tables held against the fold."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -12,8 +13,11 @@ from chargehand.memory.tables import RUN_STREAM, RunAnchor
 from chargehand.orchestrator.errors import NotFound
 from chargehand.orchestrator.facts import StepsAnchored, parse_fact
 from chargehand.orchestrator.rounds import ON_THE_WAY
-from chargehand.orchestrator.tables import BudgetRow, EdgeRow, RingRow, RunRow, StepRow
-from chargehand.orchestrator.transitions import RUN_ENDINGS, Recorded, RunState, fold
+from chargehand.orchestrator.tables import BudgetRow, EdgeRow, RingRow, RunRow, SignalRow, StepRow
+from chargehand.orchestrator.transitions import RUN_ENDINGS, Recorded, RunState, StepState, fold
+
+# Waits that end by themselves: at their time, or with more money. Every other one ends with an answer.
+ENDS_BY_ITSELF = frozenset({"rate", "retry", "budget"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +59,12 @@ def drift(session: Session, run_id: UUID) -> list[str]:
             select(EdgeRow.predecessor, EdgeRow.successor).where(EdgeRow.run == run_id)
         )
     }
+    answered = {
+        (step, wait_id)
+        for step, wait_id in session.execute(
+            select(SignalRow.step, SignalRow.wait_id).where(SignalRow.run == run_id, SignalRow.tenant == run.tenant)
+        )
+    }
     budget = session.get(BudgetRow, run_id, populate_existing=True)
     # Last: a long journal takes seconds to fold, and a session may not stand idle for so long before its next question.
     told = state_from_journal(session, run_id)
@@ -73,7 +83,13 @@ def drift(session: Session, run_id: UUID) -> list[str]:
         status = "open" if row.status in ON_THE_WAY else row.status
         tables = (status, row.epoch, row.head_seq, row.label, row.spent_microusd + row.reserved_microusd)
         told_money = step.spent_microusd + sum(step.reserved.values()) - told.returned.get(row.id, 0)
-        told_of_step = (step.status, step.epoch, step.seq, step.label, told_money)
+        told_of_step = (
+            "open" if _is_woken(row, step, answered) else step.status,
+            step.epoch,
+            step.seq,
+            step.label,
+            told_money,
+        )
         if tables != told_of_step:
             differences.append(f"step {row.key!r}: tables {tables}, journal {told_of_step}")
     if budget is not None:
@@ -85,6 +101,13 @@ def drift(session: Session, run_id: UUID) -> list[str]:
     if edges != {(before, step.step_id) for step in told.steps.values() for before in step.after}:
         differences.append("edges: tables and journal differ")
     return differences
+
+
+def _is_woken(row: StepRow, told: StepState, answered: Container[tuple[UUID, UUID]]) -> bool:
+    """Whether the step's wait was over when it was put on its way; its next claim is the first fact after it."""
+    if told.status != "waiting" or told.wait_id is None or row.wait_id != told.wait_id or row.status not in ON_THE_WAY:
+        return False
+    return told.wait_reason in ENDS_BY_ITSELF or (row.id, told.wait_id) in answered
 
 
 def verify_run(session: Session, run_id: UUID) -> Verification:

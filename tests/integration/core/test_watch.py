@@ -354,6 +354,7 @@ def test_a_wait_for_time_ends_when_the_time_has_come(house: "House") -> None:
     house.execute("UPDATE steps SET run_after = clock_timestamp() WHERE run = :run", {"run": run_id})
     assert watch.wake(house.supervisor) == [run_id]
     assert house.statuses(run_id) == {"a": "ready"}
+    assert house.drift(run_id) == []
 
 
 def test_a_wait_for_a_person_ends_only_by_its_own_answer(house: "House") -> None:
@@ -367,6 +368,27 @@ def test_a_wait_for_a_person_ends_only_by_its_own_answer(house: "House") -> None
     assert watch.wake(house.supervisor) == []
     house.execute(signal, {**values, "wait": wait.wait_id})
     assert watch.wake(house.supervisor) == [run_id]
+    # Until its next claim no fact says so, but the answer does.
+    assert (house.statuses(run_id), house.drift(run_id)) == ({"a": "ready"}, [])
+    house.admit()
+    assert (house.statuses(run_id), house.drift(run_id)) == ({"a": "queued"}, [])
+
+
+@pytest.mark.parametrize("reason", ["human", "children"])
+def test_a_step_that_was_put_on_its_way_without_the_answer_it_waits_for_is_seen(house: "House", reason: Any) -> None:
+    run_id = house.start(script("a"))
+    house.claim(run_id, "a").wait(StepWaiting(wait_id=new_wait_id(), reason=reason, question="?"))
+    house.execute("UPDATE steps SET status = 'ready' WHERE run = :run", {"run": run_id})
+    assert len(house.drift(run_id)) == 1
+
+
+def test_a_woken_step_is_told_as_woken_while_its_run_is_paused(house: "House") -> None:
+    run_id = house.start(script("a"))
+    house.claim(run_id, "a").wait(StepWaiting(wait_id=new_wait_id(), reason="retry", question="?"), after_seconds=0)
+    watch.wake(house.supervisor)
+    with house.as_tenant() as session:
+        runs.pause(session, house.tenant, run_id)
+    assert (house.statuses(run_id), house.drift(run_id)) == ({"a": "pending"}, [])
 
 
 def test_a_waiting_step_of_a_paused_run_sleeps_on(house: "House") -> None:
