@@ -17,7 +17,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError, create_model
 
 from chargehand.memory.git import StorageFull
-from chargehand.orchestrator.errors import Fenced, Unavailable
+from chargehand.orchestrator.errors import Fenced, NewerVersion, Unavailable
 from chargehand.orchestrator.facts import ToolFinished
 from chargehand.orchestrator.outputs import refuse_namesake
 from chargehand.orchestrator.plan import Plan, PlanPatch, Pool, Step
@@ -246,7 +246,8 @@ def _model_of(tool_name: str, fields: Mapping[str, tuple[object, object]]) -> ty
 def run_tool(chosen: Tool, arguments: JsonValue, *, context: ToolContext, idempotency_key: str) -> ToolResult:
     """Validate the arguments, call the function, cap its output; whatever goes wrong becomes text for the model.
 
-    `Fenced`, `Unavailable`, `StorageFull` and `Suspended` come through: they stop the step, and no model can help.
+    `Fenced`, `Unavailable`, `NewerVersion`, `StorageFull` and `Suspended` come through: they stop the step, and no
+    model can help.
     """
     started = time.monotonic()
 
@@ -262,7 +263,7 @@ def run_tool(chosen: Tool, arguments: JsonValue, *, context: ToolContext, idempo
         given = chosen.function(**_call_arguments(chosen, values, context, idempotency_key))
     except ToolRetry as retry:
         return failed("ToolRetry", str(retry))
-    except (Fenced, Unavailable, StorageFull, Suspended):
+    except (Fenced, Unavailable, NewerVersion, StorageFull, Suspended):
         raise
     except Exception as error:  # whatever a tool raises, the model can go on without it
         # The message may hold a path or a secret of this machine: it goes to the log, the model sees the type.

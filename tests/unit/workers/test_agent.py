@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chargehand.orchestrator.breaker import Observed
-from chargehand.orchestrator.errors import BudgetBusy, BudgetExceeded, LeaseLost, Unavailable
+from chargehand.orchestrator.errors import BudgetBusy, BudgetExceeded, LeaseLost, NewerVersion, Unavailable
 from chargehand.orchestrator.facts import (
     BreakerTripped,
     CallAbandoned,
@@ -457,6 +457,23 @@ def test_a_service_that_a_tool_needs_is_waited_for_and_then_given_up() -> None:
 
     assert waits == 5
     assert results(journal) == [("t1", "error", "Unavailable")]
+
+
+def test_a_tool_that_meets_facts_of_a_newer_version_stops_the_attempt_and_tells_the_model_nothing() -> None:
+    def read(key: str) -> str:
+        """Read a result."""
+        raise NewerVersion("fact of schema 9", version=9)
+
+    journal = Journal().claim()
+    model = Script([[use("look", "t1", key="b")], [done()]])
+    with pytest.raises(NewerVersion):
+        run_agent(
+            task_of(),
+            recorder=journal,
+            models=model,
+            tools={**World().tools(), "look": make_tool(read, effect="pure", name="look")},
+        )
+    assert results(journal) == []
 
 
 # --- what models do wrong ---------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from chargehand.memory.git import StorageFull
-from chargehand.orchestrator.errors import LeaseLost, Unavailable
+from chargehand.orchestrator.errors import LeaseLost, NewerVersion, Unavailable
 from chargehand.orchestrator.facts import ToolFinished
 from chargehand.orchestrator.plan import Plan, Step
 from chargehand.workers.findings import FixAttempt
@@ -306,6 +306,8 @@ def failing(kind: str) -> str:
         raise LeaseLost("newer epoch")
     if kind == "away":
         raise Unavailable("no answer")
+    if kind == "newer":
+        raise NewerVersion("fact of schema 9", version=9)
     if kind == "full":
         raise StorageFull("/somewhere")
     raise RuntimeError("postgres://user:hunter2@db/x")
@@ -328,7 +330,10 @@ def test_a_tool_tells_the_model_what_to_do_otherwise(context: ToolContext) -> No
     assert (result.error_type, result.output.content) == ("ToolRetry", "do it otherwise")
 
 
-@pytest.mark.parametrize(("kind", "error"), [("lost", LeaseLost), ("away", Unavailable), ("full", StorageFull)])
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [("lost", LeaseLost), ("away", Unavailable), ("newer", NewerVersion), ("full", StorageFull)],
+)
 def test_what_stops_the_step_is_not_told_to_the_model(context: ToolContext, kind: str, error: type[Exception]) -> None:
     with pytest.raises(error):
         run_tool(FAILING, {"kind": kind}, context=context, idempotency_key="")
