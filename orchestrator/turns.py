@@ -13,7 +13,7 @@ from uuid import UUID
 from chargehand.memory.tables import RUN_STREAM
 from chargehand.orchestrator.breaker import Observed
 from chargehand.orchestrator.connections import Connections, Row
-from chargehand.orchestrator.errors import BudgetBusy, BudgetExceeded, Fenced, LeaseLost, Unavailable
+from chargehand.orchestrator.errors import BudgetBusy, BudgetExceeded, Fenced, IllegalFact, LeaseLost, Unavailable
 from chargehand.orchestrator.facts import (
     BreakerTripped,
     CallAbandoned,
@@ -150,10 +150,15 @@ class StepRecorder:
             for row in rows
         )
         for fact in self.history:
-            if isinstance(fact, ModelRequested):
-                self._reserved[fact.call_id] = fact.reserved_microusd
-            elif isinstance(fact, StepTold):
-                self._heard_to = fact.run_seq
+            match fact:
+                case ModelRequested():
+                    self._reserved[fact.call_id] = fact.reserved_microusd
+                case ModelResponded() | ModelFailed() | CallAbandoned():
+                    self._reserved.pop(fact.call_id, None)
+                case StepTold():
+                    self._heard_to = fact.run_seq
+                case _:
+                    pass
 
     @property
     def seq(self) -> int:
@@ -182,7 +187,7 @@ class StepRecorder:
 
     def respond(self, fact: ModelResponded | ModelFailed) -> None:
         """Commit 2: the answer and what it cost; the cost also when the step is not this worker's any more."""
-        reserved = self._reserved.pop(fact.call_id)
+        reserved = self._take_reservation(fact.call_id)
         try:
             row = self._commit(_SETTLE, [fact], reserved=reserved, cost=fact.cost_microusd)
             # A commit whose reply was lost does not say it.
@@ -193,7 +198,7 @@ class StepRecorder:
 
     def abandon(self, fact: CallAbandoned) -> None:
         """A call of an earlier epoch whose outcome nobody knows: it stays charged as reserved."""
-        reserved = self._reserved.pop(fact.call_id)
+        reserved = self._take_reservation(fact.call_id)
         self._commit(_CHARGE, [fact], reserved=reserved, cost=fact.charged_microusd)
 
     def tool_started(self, fact: ToolStarted) -> None:
@@ -247,6 +252,12 @@ class StepRecorder:
     def _commit(self, statement: str, facts: Sequence[StepFact], **parameters: int) -> Row:
         values = {**parameters, "lease": self._lease_seconds}
         return self._held.commit(_for_facts(statement, len(facts)), values, facts)
+
+    def _take_reservation(self, call_id: UUID) -> int:
+        """What the call in flight has reserved; it is settled once."""
+        if call_id not in self._reserved:
+            raise IllegalFact(f"Call {call_id} is not in flight: it was settled, or never requested.")
+        return self._reserved.pop(call_id)
 
     def _settle_late(self, fact: ModelResponded | ModelFailed) -> None:
         claim = self._held.claim

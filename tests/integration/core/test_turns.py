@@ -14,6 +14,7 @@ from chargehand.orchestrator.errors import (
     BudgetBusy,
     BudgetExceeded,
     Fenced,
+    IllegalFact,
     LeaseLost,
     StepCancelled,
     StepPaused,
@@ -422,6 +423,24 @@ def test_the_next_attempt_reads_what_the_dead_one_recorded(house: "House") -> No
 
     before = ["step.claimed", "model.requested", "model.responded"]
     assert [fact.kind for fact in history] == [*before, "step.recovered", "step.claimed"]
+
+
+def test_a_call_that_an_earlier_attempt_settled_is_not_settled_again(house: "House") -> None:
+    run_id = house.start(script("a"))
+    answered, failed = requested(10), requested(20)
+    first = recorder_of(house, house.claim(run_id, "a"))
+    first.request([], answered)
+    first.respond(responded(answered.call_id, 3))
+    first.request([], failed)
+    first.respond(ModelFailed(call_id=failed.call_id, error="overloaded", retryable=True, cost_microusd=0))
+
+    second = recorder_of(house, house.take_over(run_id, "a"))
+
+    for call in (answered, failed):
+        with pytest.raises(IllegalFact, match="not in flight"):
+            second.abandon(CallAbandoned(call_id=call.call_id, charged_microusd=call.reserved_microusd))
+    row = house.row(run_id, "a")
+    assert (row.reserved_microusd, row.spent_microusd, house.drift(run_id)) == (0, 3, [])
 
 
 def test_failures_of_the_other_steps_are_seen(house: "House") -> None:
