@@ -175,11 +175,12 @@ class StepClaimed(Fact):
 
 
 class StepReleased(Fact):
-    """The worker handed the step back unfinished: a deploy, a pause, or a retry."""
+    """The worker handed the step back unfinished: a deploy, a pause, a retry, a newer version's facts, a full disk."""
 
     stream = "step"
     kind: Literal["step.released"] = "step.released"
-    reason: Literal["drain", "pause", "retry", "foreign"]
+    reason: Literal["drain", "pause", "retry", "foreign", "storage"]
+    """Only a `retry` uses one up."""
     detail: str = ""
     run_after_seconds: float = 0.0
 

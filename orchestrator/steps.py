@@ -114,12 +114,13 @@ WITH mine AS (
 INSERT INTO rings (tenant, run) SELECT DISTINCT tenant, run FROM own
 """
 
-# `crashes` of a step that hands itself back stays: only progress resets it.
+# `crashes` of a step that hands itself back stays: only progress resets it. So does its `wait_id`: it may not have
+# heard the answer yet.
 _LEAVE = """
 WITH own AS (
     UPDATE steps SET
         status = %(status)s, head_seq = head_seq + 1, lease_until = NULL, holder = NULL,
-        halt = NULL, wait_id = %(wait_id)s, wait_reason = %(wait_reason)s,
+        halt = NULL, wait_id = coalesce(%(wait_id)s, wait_id), wait_reason = coalesce(%(wait_reason)s, wait_reason),
         retries = retries + %(retried)s, schema_version = greatest(schema_version, %(needs)s),
         run_after = clock_timestamp() + make_interval(secs => %(after)s),
         returned_microusd = allotment_microusd - spent_microusd - reserved_microusd,

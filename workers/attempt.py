@@ -93,6 +93,10 @@ class Attempt:
         except NewerVersion as newer:
             # Of what it reads: nobody claims a step whose own stream is newer.
             return self.hand_back(StepReleased(reason="foreign", detail=str(newer)), needs=newer.version)
+        except StorageFull as full:
+            # Somebody has to make room, and the step is not to blame: no retry of its own, and no wait of an agent's.
+            room = StepReleased(reason="storage", detail=str(full), run_after_seconds=STORAGE_WAIT_SECONDS)
+            return self.hand_back(room)
         except Fenced as fenced:
             log.warning("fenced", extra={**self._fields(), "why": str(fenced)})
             return "stop"
@@ -104,7 +108,8 @@ class Attempt:
     def outcome(self, reader: RunReader, gathered: Gathered) -> Outcome:
         """What the step came to; a mistake of ours fails it with its reason instead of passing for a crash.
 
-        Nothing is recorded yet but what an agent does. Raises `Fenced`, `Unavailable` and `Drained`.
+        Nothing is recorded yet but what an agent does. Raises `Fenced`, `Unavailable`, `Drained`, `NewerVersion`
+        and `StorageFull`.
         """
         if gathered.workspace is not None and gathered.start_commit != gathered.workspace.commit:
             self.inherited_commit = gathered.start_commit
@@ -112,10 +117,7 @@ class Attempt:
         inherited = CANCELLED.set(self.lost.is_set)
         try:
             return self._decided_by_signal() or self._outcome(reader, gathered)
-        except StorageFull as error:
-            # Somebody has to make room, and the step is not to blame.
-            return Wait(reason="retry", question=str(error), run_after_seconds=STORAGE_WAIT_SECONDS)
-        except (Fenced, Unavailable, Drained, NewerVersion):
+        except (Fenced, Unavailable, Drained, NewerVersion, StorageFull):
             raise
         except Exception as error:
             log.exception("step broke", extra=self._fields())

@@ -227,7 +227,7 @@ def leave(tables: Tables, tenant: UUID, given: Parameters) -> Rows:
         return []
     row.status = given["status"]
     row.lease_until = row.holder = row.halt = None
-    row.wait_id, row.wait_reason = given["wait_id"], given["wait_reason"]
+    row.wait_id, row.wait_reason = given["wait_id"] or row.wait_id, given["wait_reason"] or row.wait_reason
     row.retries += given["retried"]
     row.run_after = None if given["after"] is None else tables.clock.now + given["after"]
     return_allotment(tables, row)
