@@ -38,11 +38,11 @@ from chargehand.orchestrator.errors import (
     UserError,
     WaitTimeout,
 )
-from chargehand.orchestrator.facts import SCHEMA_VERSION, WorkspaceRef
+from chargehand.orchestrator.facts import SCHEMA_VERSION, OnConflict, WorkspaceRef
 from chargehand.orchestrator.hints import Follower, Hints
 from chargehand.orchestrator.plan import Plan, validate
 from chargehand.orchestrator.progress import Progress
-from chargehand.orchestrator.requests import RunRequest, check_goal, goal_plan, microusd
+from chargehand.orchestrator.requests import RunRequest, check_concurrency, check_goal, goal_plan, microusd
 from chargehand.orchestrator.sessions import open_session
 from chargehand.orchestrator.settings import Settings, load_settings
 from chargehand.orchestrator.transitions import RUN_ENDINGS
@@ -104,12 +104,16 @@ class Client:
         deadline_seconds: float | None = None,
         connection: CallersConnection | None = None,
         roles: Iterable[Role] = (),
+        concurrency_key: str | None = None,
+        on_conflict: OnConflict = "queue",
     ) -> "RunHandle":
         """Ask for a run: accepted means committed, whether the broker is up or not.
 
         A goal without a plan is decomposed by the planner. `workspace`: path or URL of a git repository, audited at its
         HEAD. With `connection` (psycopg, SQLAlchemy) the run exists if and only if the caller's transaction commits.
-        A second submit with the same `idempotency_key` gives the first one's run. Raises `UserError` for a request
+        A second submit with the same `idempotency_key` gives the first one's run. At most one run with the same
+        `concurrency_key` is under way; `on_conflict`: a second one waits for its turn (`queue`), is refused (`reject`),
+        or ends the others (`cancel_older`). Raises `ConcurrencyConflict`, `UserError` for a request
         that is wrong, `Unavailable` when Postgres does not answer; in both cases nothing is left behind, unless
         Postgres broke off at the commit itself: then only a second submit with the same key tells.
         """
@@ -120,6 +124,7 @@ class Client:
         validate(chosen, roles=procedural.load_roles(self.settings.roles).keys() | brought.keys())
         budget = microusd(budget_usd if budget_usd is not None else self.settings.default_budget_usd)
         run_id = runs.new_run_id()
+        key = check_concurrency(concurrency_key, on_conflict)
         with self._imported(workspace, run_id) as reference:
             request = RunRequest(
                 run_id=run_id,
@@ -131,6 +136,8 @@ class Client:
                 idempotency_key=idempotency_key,
                 deadline_seconds=deadline_seconds,
                 role_texts={role.name: role.text for role in brought.values()},
+                concurrency_key=key,
+                on_conflict=on_conflict,
             )
             if connection is not None:
                 _enqueue(connection, self.tenant, request)

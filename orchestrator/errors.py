@@ -6,6 +6,7 @@
     │   ├── InvalidGoal           empty or too long
     │   ├── InvalidBudget         zero, negative or not a number
     │   ├── InvalidWorkspace      not there, not a git repository, empty, unreadable
+    │   ├── ConcurrencyConflict   another run has the concurrency key, and this one was not to wait
     │   ├── InvalidSettings       a setting cannot be used
     │   └── NotFound              no such run, step, role or escalation
     ├── Unavailable               a service does not answer: try later, exit code 3
@@ -54,6 +55,10 @@ class InvalidBudget(UserError):
 
 class InvalidWorkspace(UserError):
     """The workspace cannot be read as a git repository with a commit."""
+
+
+class ConcurrencyConflict(UserError):
+    """Another run under way has the concurrency key, and the request was to be refused then."""
 
 
 class InvalidSettings(UserError):

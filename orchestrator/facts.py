@@ -18,6 +18,8 @@ SCHEMA_VERSION = 1
 
 RunOutcome = Literal["succeeded", "failed", "cancelled"]
 StepOutcome = Literal["succeeded", "failed", "cancelled"]
+OnConflict = Literal["queue", "reject", "cancel_older"]
+"""What becomes of a run whose concurrency key another one has: it waits, is refused, or takes the other's place."""
 WaitReason = Literal["human", "gate", "rate", "budget", "retry", "children"]
 
 
@@ -60,6 +62,23 @@ class RunSubmitted(Fact):
     """role → blob hash, pinned for the whole run."""
     deadline_seconds: float | None = None
     conversation_id: str | None = None
+    concurrency_key: str | None = None
+
+
+class RunQueued(Fact):
+    """Another run has its concurrency key: nothing starts before that one has ended."""
+
+    stream = "run"
+    kind: Literal["run.queued"] = "run.queued"
+    behind: UUID
+    """The run that was under way with the key, or the last one that waited for it."""
+
+
+class RunStarted(Fact):
+    """Its concurrency key has become free."""
+
+    stream = "run"
+    kind: Literal["run.started"] = "run.started"
 
 
 class PlanPatched(Fact):
@@ -357,6 +376,8 @@ class StepFinished(Fact):
 
 RunFact = Annotated[
     RunSubmitted
+    | RunQueued
+    | RunStarted
     | PlanPatched
     | RunPaused
     | RunResumed

@@ -2,17 +2,20 @@
 
 import re
 from decimal import Decimal, InvalidOperation
+from typing import get_args
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from chargehand.orchestrator.errors import InvalidBudget, InvalidGoal
-from chargehand.orchestrator.facts import WorkspaceRef
+from chargehand.orchestrator.errors import InvalidBudget, InvalidGoal, UserError
+from chargehand.orchestrator.facts import OnConflict, WorkspaceRef
 from chargehand.orchestrator.plan import Plan, Step
 
 # A goal is an instruction; what is longer is a document and belongs into the workspace.
 MAX_GOAL_BYTES = 100_000
 MICROUSD = 1_000_000
+# A name that people choose, and an index holds.
+MAX_KEY_CHARACTERS = 200
 # Surrogates other than those by which Python carries the bytes of a broken argument (U+DC80 to U+DCFF).
 _LONE_SURROGATE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
@@ -31,6 +34,9 @@ class RunRequest(BaseModel):
     idempotency_key: str | None = None
     deadline_seconds: float | None = Field(default=None, gt=0)
     conversation_id: str | None = None
+    concurrency_key: str | None = None
+    """At most one run of the tenant with this key is under way."""
+    on_conflict: OnConflict = "queue"
     role_texts: dict[str, str] = Field(default_factory=dict)
     """name → text of roles that the caller brings; all others are the installation's."""
 
@@ -64,6 +70,23 @@ def check_goal(goal: str) -> str:
             f"The goal has {size:,} bytes; at most {MAX_GOAL_BYTES:,} are allowed: put long texts into the workspace."
         )
     return goal
+
+
+def check_concurrency(key: str | None, on_conflict: OnConflict) -> str | None:
+    """The key as it is kept; raises `UserError` for one that cannot be one, and for a policy without a key."""
+    if on_conflict not in get_args(OnConflict):
+        raise UserError(f"on_conflict is {on_conflict!r}; use one of: {', '.join(get_args(OnConflict))}.")
+    if key is None:
+        if on_conflict != "queue":
+            raise UserError(f"on_conflict={on_conflict!r} needs a concurrency_key that runs could have in common.")
+        return None
+    key = key.strip()
+    if not key or len(key) > MAX_KEY_CHARACTERS or not key.isprintable():
+        raise UserError(
+            f"Concurrency key {key[:80]!r} cannot be used; give 1 to {MAX_KEY_CHARACTERS} printable characters, "
+            "for example deploy-prod."
+        )
+    return key
 
 
 def goal_plan(*, with_workspace: bool) -> Plan:

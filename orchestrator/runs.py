@@ -18,6 +18,7 @@ from chargehand.memory import journal, procedural
 from chargehand.memory.journal import NewEntry
 from chargehand.memory.procedural import Role
 from chargehand.memory.tables import RUN_STREAM
+from chargehand.orchestrator import concurrency
 from chargehand.orchestrator.backtracking import backtrack
 from chargehand.orchestrator.errors import InvalidPlan, NotFound, UserError
 from chargehand.orchestrator.facts import (
@@ -27,6 +28,7 @@ from chargehand.orchestrator.facts import (
     PlanPatched,
     RunFinished,
     RunPaused,
+    RunQueued,
     RunResumed,
     RunSubmitted,
     RunTold,
@@ -84,17 +86,22 @@ def enqueue(session: Session, tenant: UUID, request: RunRequest) -> None:
 def accept(session: Session, tenant: UUID, request: RunRequest, installed: Iterable[Role]) -> UUID:
     """Make the run, its plan, its budget and its first fact; gives its id.
 
-    A second request with the same idempotency key gives the first one's id and writes nothing. Raises `InvalidPlan`.
+    A second request with the same idempotency key gives the first one's id and writes nothing. Raises `InvalidPlan`,
+    and `ConcurrencyConflict` when another run has its concurrency key and it was not to wait.
     """
     roles = {role.name: role for role in installed}
     for name, written in request.role_texts.items():
         roles[name] = procedural.parse_role(written, origin=f"role {name!r} of the request")
     validate(request.plan, roles=roles.keys())
+    if request.concurrency_key is not None:
+        concurrency.stand_in_line(session, tenant, request.concurrency_key)
     made = session.execute(
         upsert(RunRow)
         .values(
             id=request.run_id,
             tenant=tenant,
+            status="running" if request.concurrency_key is None else "queued",
+            concurrency_key=request.concurrency_key,
             goal=request.goal,
             priority=request.priority,
             idempotency_key=request.idempotency_key,
@@ -127,11 +134,28 @@ def accept(session: Session, tenant: UUID, request: RunRequest, installed: Itera
                 role_versions=pinned,
                 deadline_seconds=request.deadline_seconds,
                 conversation_id=request.conversation_id,
+                concurrency_key=request.concurrency_key,
             )
         ],
     )
+    if request.concurrency_key is not None:
+        _take_key(session, request)
     ring(session, tenant, request.run_id)
     return request.run_id
+
+
+def _take_key(session: Session, request: RunRequest) -> None:
+    """Let a run that stands in line for its key go, or wait, or end those before it."""
+    run = session.get_one(RunRow, request.run_id, populate_existing=True)
+    ahead = concurrency.others(session, run)
+    if concurrency.must_wait(request.on_conflict, ahead):
+        record(session, run.tenant, run.id, [RunQueued(behind=ahead[-1].id)])
+        return
+    for older in concurrency.lock_to_end(session, ahead) if ahead else ():
+        end_run(session, older, outcome="cancelled", reason=f"run {run.id} has taken its concurrency key")
+    session.flush()
+    run.status = "running"
+    session.flush()
 
 
 def _same_request(session: Session, tenant: UUID, request: RunRequest) -> UUID:

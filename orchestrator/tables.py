@@ -23,7 +23,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from chargehand.memory.database import Base
 
-RUN_STATUSES = ("running", "paused", "succeeded", "failed", "cancelled")
+RUN_STATUSES = ("queued", "running", "paused", "succeeded", "failed", "cancelled")
 STEP_STATUSES = (
     "pending",
     "ready",
@@ -54,6 +54,15 @@ class RunRow(Base):
         _one_of("status", RUN_STATUSES),
         Index("uq_runs_idempotency_key", "tenant", "idempotency_key", unique=True),
         Index("ix_runs_deadline_at", "deadline_at", postgresql_where=sql("finished_at IS NULL")),
+        # Whatever else goes wrong, two runs of one key are never under way.
+        Index(
+            "uq_runs_concurrency_key",
+            "tenant",
+            "concurrency_key",
+            unique=True,
+            postgresql_where=sql("status IN ('running', 'paused')"),
+        ),
+        Index("ix_runs_queued", "tenant", "concurrency_key", "created_at", postgresql_where=sql("status = 'queued'")),
         HOT,
     )
 
@@ -67,6 +76,8 @@ class RunRow(Base):
     head_seq: Mapped[int] = mapped_column(BigInteger, server_default="0")
     """Of the run's own stream."""
     idempotency_key: Mapped[str | None] = mapped_column(Text)
+    concurrency_key: Mapped[str | None] = mapped_column(Text)
+    """At most one run of its tenant under way has it."""
     workspace: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     """A `WorkspaceRef`."""
     role_versions: Mapped[dict[str, str]] = mapped_column(JSONB, server_default=sql("'{}'::jsonb"))

@@ -28,7 +28,9 @@ from chargehand.orchestrator.facts import (
     ReservationsReturned,
     RunFinished,
     RunPaused,
+    RunQueued,
     RunResumed,
+    RunStarted,
     RunSubmitted,
     SignalReceived,
     StepClaimed,
@@ -46,7 +48,7 @@ from chargehand.orchestrator.facts import (
 from chargehand.orchestrator.plan import Join, Step, step_id
 
 StepStatus = Literal["open", "running", "waiting", "succeeded", "failed", "cancelled", "skipped", "superseded"]
-RunStatus = Literal["running", "paused", "succeeded", "failed", "cancelled"]
+RunStatus = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 Effect = Literal["ring", "anchor", "apply_patch", "unchain"]
 
 STEP_ENDINGS = frozenset({"succeeded", "failed", "cancelled", "skipped", "superseded"})
@@ -161,7 +163,9 @@ def _apply_to_run(state: RunState, recorded: Recorded) -> tuple[RunState, tuple[
             return replace(state, steps=steps, plan_version=fact.plan_version), ("ring",)
         case RunPaused():
             return replace(state, status="paused"), ()
-        case RunResumed():
+        case RunQueued():
+            return replace(state, status="queued"), ()
+        case RunResumed() | RunStarted():
             return replace(state, status="running"), ("ring",)
         case BudgetRaised():
             return replace(state, budget_microusd=fact.budget_microusd), ()

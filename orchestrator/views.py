@@ -7,10 +7,11 @@ from uuid import UUID
 
 from pydantic import JsonValue
 from sqlalchemy import Text, cast, func, select, text
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from chargehand.memory import journal
 from chargehand.memory.tables import RUN_STREAM, JournalRow
+from chargehand.orchestrator.concurrency import UNDER_WAY
 from chargehand.orchestrator.errors import NotFound
 from chargehand.orchestrator.facts import (
     SCHEMA_VERSION,
@@ -369,13 +370,16 @@ def explain(session: Session, run_id: UUID) -> list[tuple[str, str]]:
     slots = live_slots(session)
     known = {pool for (pool,) in session.execute(select(PoolRow.pool).distinct())}
     run = view_run(session, run_id)
+    ahead = _has_key_of(session, run_id) if run.status == "queued" else None
     reasons: list[tuple[str, str]] = []
     steps = view_steps(session, run_id)
     status = {step.key: step.status for step in steps}
     for step in steps:
         if step.status in STEP_ENDINGS:
             continue
-        if run.status == "paused":
+        if run.status == "queued":
+            why = "the run waits for its concurrency key" + (f", which run {ahead} has" if ahead is not None else "")
+        elif run.status == "paused":
             why = "the run is paused; `chargehand resume` lets it go on"
         elif step.status == "running":
             why = f"running on {step.holder}, epoch {step.epoch}, turn {step.turns}"
@@ -398,6 +402,16 @@ def explain(session: Session, run_id: UUID) -> list[tuple[str, str]]:
             why = f"ready; pool {pool!r} has {slots[pool]} slots, all are taken"
         reasons.append((step.key, why))
     return reasons
+
+
+def _has_key_of(session: Session, run_id: UUID) -> UUID | None:
+    """The run under way that has the concurrency key of this one."""
+    own, other = aliased(RunRow), aliased(RunRow)
+    return session.scalar(
+        select(other.id)
+        .join(own, (other.tenant == own.tenant) & (other.concurrency_key == own.concurrency_key))
+        .where(own.id == run_id, other.status.in_(UNDER_WAY))
+    )
 
 
 def result_of(session: Session, run_id: UUID) -> JsonValue:

@@ -54,6 +54,8 @@ def take_look(client: Client, handle: RunHandle) -> Look:
         at = session.scalar(select(func.clock_timestamp())) or datetime.now(UTC)
         pools = live_slots(session)
     notes = []
+    if run.status == "queued":
+        notes.append(f"It waits for its concurrency key; see who has it with: chargehand explain {short(run.run_id)}")
     if run.status == "paused":
         notes.append(f"It is paused; go on with: chargehand resume {short(run.run_id)}")
     if run.status == "running" and not pools and (at - run.created_at).total_seconds() > PATIENCE_SECONDS:

@@ -26,9 +26,10 @@ from chargehand.orchestrator.cli.screens import opened_screen
 from chargehand.orchestrator.cli.terminal import AsJson, answers, notes, one_line, plain, print_json, short
 from chargehand.orchestrator.client import Client, RunHandle
 from chargehand.orchestrator.errors import InvalidWorkspace, Unavailable
+from chargehand.orchestrator.facts import OnConflict
 from chargehand.orchestrator.plan import Plan
 from chargehand.orchestrator.plan_files import load_plan
-from chargehand.orchestrator.requests import MAX_GOAL_BYTES, check_goal, microusd
+from chargehand.orchestrator.requests import MAX_GOAL_BYTES, check_concurrency, check_goal, microusd
 from chargehand.orchestrator.settings import Settings, load_settings
 
 app = typer.Typer()
@@ -56,6 +57,12 @@ def run(
     deadline: Annotated[
         float | None, typer.Option(metavar="SECONDS", min=0.001, help="The run ends when this time is over.")
     ] = None,
+    concurrency_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="At most one run with this key is under way.")
+    ] = None,
+    on_conflict: Annotated[
+        OnConflict, typer.Option(help="What becomes of this run when another one has the key.")
+    ] = "queue",
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Print the run's id and do not wait.")] = False,
     timeout: Annotated[
         float | None, typer.Option(metavar="SECONDS", min=0, help="Stop watching after this; the run goes on.")
@@ -74,6 +81,7 @@ def run(
         # Reading somewhat more than is allowed is enough to refuse it.
         goal = sys.stdin.buffer.read(MAX_GOAL_BYTES * 2).decode("utf-8", "surrogateescape")
     chosen = checked_plan(plan, settings) if plan is not None else None
+    check_concurrency(concurrency_key, on_conflict)
     check_request(goal, chosen, workspace=workspace, budget=budget, settings=settings)
     if out is not None:
         check_folder(out)
@@ -86,6 +94,8 @@ def run(
             idempotency_key=idempotency_key,
             priority=priority,
             deadline_seconds=deadline,
+            concurrency_key=concurrency_key,
+            on_conflict=on_conflict,
         )
         if not broker_answers(settings):
             notes().print(Text("Accepted; the broker does not answer, and the run starts when it is back."))

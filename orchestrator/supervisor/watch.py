@@ -5,7 +5,7 @@ has written to is left to a supervisor of that version, and takes no place in a 
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID
@@ -16,8 +16,10 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from chargehand.memory import procedural
 from chargehand.memory.database import bind_tenant
+from chargehand.memory.procedural import Role
 from chargehand.memory.tables import RUN_STREAM, JournalRow
 from chargehand.orchestrator import runs
+from chargehand.orchestrator.errors import ConcurrencyConflict
 from chargehand.orchestrator.facts import SCHEMA_VERSION, StepFinished, StepRecovered, StepWaiting
 from chargehand.orchestrator.recovery import RETURN, SILENCE, Cause, Evidence, cause_of, judge
 from chargehand.orchestrator.requests import RunRequest
@@ -25,6 +27,7 @@ from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.steps import new_wait_id
 from chargehand.orchestrator.supervisor import unrolling
 from chargehand.orchestrator.supervisor.admit import POOL_SILENCE_SECONDS, SOLO, live_slots
+from chargehand.orchestrator.supervisor.queueing import start_queued
 from chargehand.orchestrator.supervisor.settling import settle_late_answers
 from chargehand.orchestrator.tables import PoolRow, RunRow, SignalRow, StepRow, SubmissionRow
 from chargehand.orchestrator.transitions import RUN_ENDINGS
@@ -77,11 +80,14 @@ def watch(engine: Engine, settings: Settings, *, queue_length: Callable[[str], i
     _isolated(lambda: release_from_solo(engine), 0)
     _isolated(lambda: settle_late_answers(engine), 0)
     woken = _isolated(lambda: wake(engine), none)
+    overdue = _isolated(lambda: end_overdue(engine), 0)
+    # After whatever ends runs: their keys are free.
+    started = _isolated(lambda: start_queued(engine), none)
     return Round(
         recovered=recovered,
         unclaimed=_isolated(lambda: emit_again(engine, settings, queue_length=queue_length), 0),
-        overdue=_isolated(lambda: end_overdue(engine), 0),
-        runs=frozenset({*accepted, *woken, *old_rings(engine, settings)}),
+        overdue=overdue,
+        runs=frozenset({*accepted, *started, *woken, *old_rings(engine, settings)}),
     )
 
 
@@ -116,7 +122,7 @@ def accept_submissions(engine: Engine, settings: Settings) -> list[UUID]:
             try:
                 request = RunRequest.model_validate_json(row.request)
                 installed = procedural.load_roles(settings.roles).values()
-                accepted.append(runs.accept(session, row.tenant, request, installed))
+                accepted.append(_accept(session, row.tenant, request, installed))
                 savepoint.commit()
             except OperationalError:
                 raise
@@ -124,6 +130,20 @@ def accept_submissions(engine: Engine, settings: Settings) -> list[UUID]:
                 # The caller's client checked it too; what fails here all the same must not block what waits behind it.
                 savepoint.rollback()
                 log.exception("submission refused", extra={"run_id": str(row.run)})
+
+
+def _accept(session: Session, tenant: UUID, request: RunRequest, installed: Iterable[Role]) -> UUID:
+    """Make the run; one that its concurrency key forbids is made and cancelled, so that its caller learns why."""
+    savepoint = session.begin_nested()
+    try:
+        made = runs.accept(session, tenant, request, installed)
+    except ConcurrencyConflict as conflict:
+        savepoint.rollback()
+        made = runs.accept(session, tenant, request.model_copy(update={"on_conflict": "queue"}), installed)
+        runs.cancel(session, tenant, made, reason=str(conflict))
+    else:
+        savepoint.commit()
+    return made
 
 
 def _is_ours() -> ColumnElement[bool]:

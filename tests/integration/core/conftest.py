@@ -42,7 +42,7 @@ LEASE_SECONDS = 60.0
 # What a test leaves alive would be admitted by the next one: admission looks at all runs of the database.
 _LAY_TO_REST = (
     "UPDATE steps SET status = 'cancelled' WHERE status NOT IN ('succeeded', 'failed', 'cancelled', 'skipped')",
-    "UPDATE runs SET status = 'cancelled' WHERE status IN ('running', 'paused')",
+    "UPDATE runs SET status = 'cancelled' WHERE status IN ('queued', 'running', 'paused')",
     "DELETE FROM rings",
     "DELETE FROM pools",
     "DELETE FROM submissions",
