@@ -59,12 +59,10 @@ def verdicts(first: int, seeds: int, processes: int) -> Iterator[Verdict]:
     if processes == 1:
         yield from map(simulate, numbers)
         return
-    with multiprocessing.get_context("forkserver").Pool(processes, initializer=_be_quiet) as pool:
+    # Nothing of this module is handed over: the children of a `python -m` do not find it.
+    context = multiprocessing.get_context("forkserver")
+    with context.Pool(processes, initializer=logging.disable, initargs=(logging.CRITICAL,)) as pool:
         yield from pool.imap(simulate, numbers, chunksize=BATCH)
-
-
-def _be_quiet() -> None:
-    logging.disable(logging.CRITICAL)
 
 
 def tell(verdict: Verdict, *, whole: bool, seconds: float) -> int:
