@@ -158,7 +158,7 @@ class ReservationsReturned(Fact):
     stream = "run"
     kind: Literal["reservations.returned"] = "reservations.returned"
     returned_microusd: dict[UUID, int]
-    """step → micro-dollars."""
+    """step → micro-dollars; negative: what they cost beyond what was charged."""
     calls: tuple[UUID, ...]
 
 

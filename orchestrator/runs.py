@@ -321,12 +321,13 @@ def retry(session: Session, tenant: UUID, run_id: UUID, key: str) -> tuple[str, 
 def return_allotments(session: Session, rows: Iterable[StepRow]) -> None:
     """Give back what these steps have drawn and will not spend now: it blocks the calls of the run's other steps.
 
-    What a call in flight has reserved stays. Called when all steps of the transaction are locked: budgets are last.
+    What a call in flight has reserved stays. What was spent beyond all that was drawn is drawn now, above the cap if it
+    must be. Called when all steps of the transaction are locked: budgets are last.
     """
     returned: dict[UUID, int] = defaultdict(int)
     for row in rows:
         rest = row.allotment_microusd - row.spent_microusd - row.reserved_microusd
-        if rest > 0:
+        if rest != 0:
             row.allotment_microusd -= rest
             row.returned_microusd = rest
             returned[row.run] += rest
@@ -335,7 +336,12 @@ def return_allotments(session: Session, rows: Iterable[StepRow]) -> None:
         session.execute(
             update(BudgetRow)
             .where(BudgetRow.run == run)
-            .values(drawn_microusd=BudgetRow.drawn_microusd - rest)
+            .values(
+                drawn_microusd=BudgetRow.drawn_microusd - rest,
+                overrun_microusd=func.greatest(
+                    BudgetRow.overrun_microusd, BudgetRow.drawn_microusd - rest - BudgetRow.cap_microusd
+                ),
+            )
             .execution_options(synchronize_session=False)
         )
 

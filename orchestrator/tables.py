@@ -147,7 +147,8 @@ class StepRow(Base):
     reserved_microusd: Mapped[int] = mapped_column(BigInteger, server_default="0")
     spent_microusd: Mapped[int] = mapped_column(BigInteger, server_default="0")
     returned_microusd: Mapped[int] = mapped_column(BigInteger, server_default="0")
-    """What the last finish or wait gave back; written by the statement that gives it."""
+    """What the last finish or wait gave back; written by the statement that gives it. Negative: what an answer cost
+    beyond all that was drawn."""
     label: Mapped[str | None] = mapped_column(Text)
     """The way that a branch took."""
     anchored: Mapped[bool] = mapped_column(server_default=sql("false"))
@@ -200,7 +201,7 @@ class BudgetRow(Base):
     """What a run may spend; apart from `runs`, so that money never waits for a plan."""
 
     __tablename__ = "budgets"
-    __table_args__ = (CheckConstraint("drawn_microusd <= cap_microusd", name="cap"), HOT)
+    __table_args__ = (CheckConstraint("drawn_microusd <= cap_microusd + overrun_microusd", name="cap"), HOT)
 
     run: Mapped[UUID] = mapped_column(ForeignKey("chargehand.runs.id"), primary_key=True)
     tenant: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True))
@@ -209,6 +210,8 @@ class BudgetRow(Base):
     """Allotted to steps and not returned, which includes what they spent."""
     granted_microusd: Mapped[int] = mapped_column(BigInteger, server_default="0")
     """The last grant; written by the statement that makes it."""
+    overrun_microusd: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """The most that was ever drawn above the cap: a server charged more than the upper bound of a call."""
 
 
 class SettlementRow(Base):

@@ -44,31 +44,46 @@ WITH own AS (
     UPDATE steps SET head_seq = head_seq + {{count}},
         lease_until = greatest(lease_until, clock_timestamp() + make_interval(secs => %(lease)s)), {change}
     WHERE id = %(step)s AND epoch = %(epoch)s AND status = 'running' AND head_seq = %(seq)s {guard}
-    RETURNING tenant, run, id, epoch, head_seq
+    RETURNING tenant, run, id, epoch, head_seq, returned_microusd
 ), facts AS (
     INSERT INTO journal (tenant, run, step, seq, kind, schema_version, epoch, body, salt, body_hash)
     SELECT own.tenant, own.run, own.id, %(seq)s + fact.position, fact.kind, %(version)s, own.epoch, fact.body,
         fact.salt, fact.body_hash
     FROM own, (VALUES {{rows}}) AS fact(position, kind, body, salt, body_hash)
-)
+){feeds}
 SELECT head_seq{also} FROM own
 """
 _REQUEST = _TURN.format(
     change="reserved_microusd = reserved_microusd + %(need)s, turns = turns + 1",
     guard="AND halt IS NULL AND allotment_microusd - spent_microusd - reserved_microusd >= %(need)s",
+    feeds="",
     also="",
 )
 _CHARGED = "reserved_microusd = reserved_microusd - %(reserved)s, spent_microusd = spent_microusd + %(cost)s"
 # An answer is progress: the crashes before it are forgiven. Giving up a dead attempt's call is none, or a call that
 # kills its worker would be made for ever.
 # It also says how far the run's own stream has come: whether people have told it something meanwhile.
-_SETTLE = _TURN.format(
-    change=f"{_CHARGED}, crashes = 0",
+_RUN_SEQ = f", (SELECT max(j.seq) FROM journal j WHERE j.run = own.run AND j.step = '{RUN_STREAM}') AS run_seq"
+_SETTLE = _TURN.format(change=f"{_CHARGED}, crashes = 0", guard="", feeds="", also=_RUN_SEQ)
+# An answer that cost more than its reservation, which is an upper bound: the server has charged more than it may.
+# What the step has not drawn for it is drawn now, above the cap if it must be, so that nobody draws it again. The run
+# gets no further money then, and `overrun_microusd` says by how much it was once above its cap.
+_SETTLE_MORE = _TURN.format(
+    change=f"""{_CHARGED}, crashes = 0,
+        allotment_microusd = greatest(allotment_microusd,
+            spent_microusd + %(cost)s + reserved_microusd - %(reserved)s),
+        returned_microusd = least(0,
+            allotment_microusd - spent_microusd - %(cost)s - reserved_microusd + %(reserved)s)""",
     guard="",
-    also=f", (SELECT max(j.seq) FROM journal j WHERE j.run = own.run AND j.step = '{RUN_STREAM}') AS run_seq",
+    feeds=""", more AS (
+    UPDATE budgets b SET drawn_microusd = drawn_microusd - own.returned_microusd,
+        overrun_microusd = greatest(overrun_microusd, drawn_microusd - own.returned_microusd - cap_microusd)
+    FROM own WHERE b.run = own.run AND own.returned_microusd < 0
+)""",
+    also=_RUN_SEQ,
 )
-_CHARGE = _TURN.format(change=_CHARGED, guard="", also="")
-_NOTE = _TURN.format(change="crashes = crashes", guard="", also="")
+_CHARGE = _TURN.format(change=_CHARGED, guard="", feeds="", also="")
+_NOTE = _TURN.format(change="crashes = crashes", guard="", feeds="", also="")
 
 # Money is not fenced: whoever learns what a call cost says so, and the first one is believed.
 _SETTLE_LATE = """
@@ -188,8 +203,14 @@ class StepRecorder:
     def respond(self, fact: ModelResponded | ModelFailed) -> None:
         """Commit 2: the answer and what it cost; the cost also when the step is not this worker's any more."""
         reserved = self._take_reservation(fact.call_id)
+        cost = fact.cost_microusd
+        if cost > reserved:
+            log.warning(
+                "call cost more than its upper bound",
+                extra={"call_id": str(fact.call_id), "cost_microusd": cost, "reserved_microusd": reserved},
+            )
         try:
-            row = self._commit(_SETTLE, [fact], reserved=reserved, cost=fact.cost_microusd)
+            row = self._commit(_SETTLE if cost <= reserved else _SETTLE_MORE, [fact], reserved=reserved, cost=cost)
             # A commit whose reply was lost does not say it.
             self._run_seq = row.get("run_seq")
         except Fenced:

@@ -143,8 +143,10 @@ def cost(run: RunName, as_json: AsJson = False) -> None:
         return
     console = answers()
     facts = Table(box=None, pad_edge=False, show_header=False)
+    is_over = account.cost_microusd > view.cap_microusd
+    over = ": a model's server charged more than the upper bound of a call" if is_over else ""
     for name, value in (
-        ("cost", f"{money(account.cost_microusd)} of {money(view.cap_microusd)}"),
+        ("cost", f"{money(account.cost_microusd)} of {money(view.cap_microusd)}{over}"),
         ("model calls", f"{account.calls:,} answered, {account.calls_failed:,} failed or of unknown outcome"),
         ("models", one_line(", ".join(account.models)) or "none"),
         ("tokens", f"{account.input_tokens:,} in, {account.output_tokens:,} out"),

@@ -101,20 +101,25 @@ def _account(session: Session, run: RunRow, steps: Mapping[UUID, StepRow], late:
                 charged[step.id] += call.reserved_microusd
                 step.reserved_microusd -= call.reserved_microusd
                 step.spent_microusd += call.reserved_microusd
-            # More than the bound it is never charged: the budget may be used up.
-            rest = max(0, call.reserved_microusd - row.cost_microusd)
+            # Negative when the server charged more than the bound: what was paid is spent, also above the cap.
+            rest = call.reserved_microusd - row.cost_microusd
             returned[step.id] += rest
             step.spent_microusd -= rest
             row.booked = "run"
             calls.append(row.call)
     if calls:
-        runs.return_allotments(session, [step for step in steps.values() if step.status in HOLD_NOTHING])
+        runs.return_allotments(session, [step for step in steps.values() if _is_to_be_evened(step)])
         facts: list[Fact] = [ReservationsReturned(returned_microusd=dict(returned), calls=tuple(calls))]
         if charged:
             facts.insert(0, ReservationsCharged(charged_microusd=dict(charged)))
         runs.record(session, run.tenant, run.id, facts)
         log.info("late answers settled", extra={"run_id": str(run.id), "returned_microusd": sum(returned.values())})
     return len(calls)
+
+
+def _is_to_be_evened(step: StepRow) -> bool:
+    is_overdrawn = step.spent_microusd + step.reserved_microusd > step.allotment_microusd
+    return step.status in HOLD_NOTHING or is_overdrawn
 
 
 @dataclass(kw_only=True, slots=True)

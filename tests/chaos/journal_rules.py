@@ -290,7 +290,7 @@ def late_answers(case: Case) -> Iterator[str]:
             if row.kind == "reservations.returned":
                 given_back.update(row.fact["calls"])
                 known = [case.calls[call] for call in row.fact["calls"] if call in case.calls]
-                due = sum(max(0, call.reserved_microusd - costs.get(call.call_id, 0)) for call in known)
+                due = sum(call.reserved_microusd - costs.get(call.call_id, 0) for call in known)
                 if sum(row.fact["returned_microusd"].values()) != due:
                     yield f"run {short(run.id)} gave back another sum than {due} for {len(known)} late answers"
     for call_id, times in given_back.items():

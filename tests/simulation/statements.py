@@ -148,6 +148,17 @@ def settle(tables: Tables, tenant: UUID, given: Parameters, count: int) -> Rows:
     return [{**answer, "run_seq": run_seq} for answer in _charged(tables, row, given, count)]
 
 
+def settle_more(tables: Tables, tenant: UUID, given: Parameters, count: int) -> Rows:
+    """`_SETTLE_MORE`: what was not drawn for it is drawn now."""
+    rows = settle(tables, tenant, given, count)
+    row = tables.steps.get(given["step"])
+    if rows and row is not None:
+        row.returned_microusd = min(0, row.free_microusd)
+        row.allotment_microusd -= row.returned_microusd
+        tables.run_of(row).drawn_microusd -= row.returned_microusd
+    return rows
+
+
 def charge(tables: Tables, tenant: UUID, given: Parameters, count: int) -> Rows:
     """`_CHARGE`."""
     row = held(tables, tenant, given)
@@ -402,6 +413,7 @@ for _count in range(1, MOST_FACTS + 1):
     HANDLERS |= {
         turns._for_facts(turns._REQUEST, _count): lambda *given, n=_count: request(*given, n),  # type: ignore[misc]
         turns._for_facts(turns._SETTLE, _count): lambda *given, n=_count: settle(*given, n),  # type: ignore[misc]
+        turns._for_facts(turns._SETTLE_MORE, _count): lambda *given, n=_count: settle_more(*given, n),  # type: ignore[misc]
         turns._for_facts(turns._CHARGE, _count): lambda *given, n=_count: charge(*given, n),  # type: ignore[misc]
         turns._for_facts(turns._NOTE, _count): lambda *given, n=_count: note(*given, n),  # type: ignore[misc]
     }
@@ -416,7 +428,7 @@ def _names() -> dict[str, str]:
         if isinstance(statement, str) and name.isupper()
     }
     for count in range(1, MOST_FACTS + 1):
-        for name in ("_REQUEST", "_SETTLE", "_CHARGE", "_NOTE"):
+        for name in ("_REQUEST", "_SETTLE", "_SETTLE_MORE", "_CHARGE", "_NOTE"):
             named[turns._for_facts(getattr(turns, name), count)] = name.removeprefix("_").lower()
     return named
 

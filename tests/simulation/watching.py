@@ -142,14 +142,16 @@ def _account(tables: Tables, run: RunLine, late: Mapping[UUID, Settlement]) -> i
                 charged[row.id] += reserved
                 row.reserved_microusd -= reserved
                 row.spent_microusd += reserved
-            rest = max(0, reserved - one.cost_microusd)
+            rest = reserved - one.cost_microusd
             returned[row.id] += rest
             row.spent_microusd -= rest
             one.booked = "run"
             calls.append(call)
     if calls:
         touched = [tables.steps[one.step] for one in late.values()]
-        writers.return_allotments(tables, [row for row in touched if row.status in HOLD_NOTHING])
+        writers.return_allotments(
+            tables, [row for row in touched if row.status in HOLD_NOTHING or row.free_microusd < 0]
+        )
         if charged:
             tables.record(run, ReservationsCharged(charged_microusd=dict(charged)))
         tables.record(run, ReservationsReturned(returned_microusd=dict(returned), calls=tuple(calls)))

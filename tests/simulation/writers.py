@@ -19,7 +19,6 @@ from chargehand.orchestrator.facts import (
 from chargehand.orchestrator.plan import Plan, PlanPatch, Step, extend, step_id, validate
 from chargehand.orchestrator.requests import RunRequest
 from chargehand.orchestrator.transitions import RUN_ENDINGS
-from simulation.statements import return_allotment
 from simulation.tables import RunLine, Signal, StepLine, Tables
 
 
@@ -98,10 +97,13 @@ def patch(tables: Tables, run: RunLine, change: PlanPatch, *, by_step: UUID | No
 
 
 def return_allotments(tables: Tables, rows: list[StepLine]) -> None:
-    """Give back what these steps have drawn and will not spend now."""
+    """Give back what these steps have drawn and will not spend now, and draw what they spent beyond it."""
     for row in rows:
-        if row.free_microusd > 0:
-            return_allotment(tables, row)
+        rest = row.free_microusd
+        if rest != 0:
+            row.returned_microusd = rest
+            row.allotment_microusd -= rest
+            tables.run_of(row).drawn_microusd -= rest
 
 
 def live_steps(tables: Tables, run: RunLine) -> list[StepLine]:

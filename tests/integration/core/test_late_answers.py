@@ -212,11 +212,16 @@ def test_a_settlement_of_a_call_that_was_answered_in_time_changes_nothing(house:
     assert (house.row(run_id, "a").spent_microusd, house.drift(run_id)) == (60, [])
 
 
-def test_more_than_was_reserved_is_never_charged(house: "House") -> None:
-    run_id, call = house.start(script("a")), uuid4()
+def test_what_a_late_answer_cost_beyond_its_reservation_is_accounted_for_too(house: "House") -> None:
+    # It was paid, whatever had been reserved: only the account can say so now.
+    run_id, call = house.start(script("a"), budget_microusd=200), uuid4()
     zombie = asking(house, run_id, call)
     recorder_of(house, house.take_over(run_id, "a")).abandon(CallAbandoned(call_id=call, charged_microusd=100))
     with pytest.raises(LeaseLost):
         zombie.respond(responded(call, 250))
+
     house.watch()
-    assert (house.row(run_id, "a").spent_microusd, house.drift(run_id)) == (100, [])
+
+    assert (house.row(run_id, "a").spent_microusd, cost(house, run_id), house.drift(run_id)) == (250, 250, [])
+    budget = house.budget(run_id)
+    assert (budget.drawn_microusd, budget.cap_microusd, budget.overrun_microusd) == (250, 200, 50)

@@ -148,6 +148,57 @@ def test_a_call_that_only_open_reservations_block_is_told_to_wait(house: "House"
     assert house.row(run_id, "b").reserved_microusd == 0
 
 
+def test_a_cost_above_its_reservation_is_taken_from_what_the_step_has_drawn(house: "House") -> None:
+    run_id = house.start(script("a"), budget_microusd=1_000)
+    held = house.claim(run_id, "a")
+    take_turn(recorder_of(house, held), need=10, cost=25)
+    assert (house.row(run_id, "a").spent_microusd, house.budget(run_id).drawn_microusd) == (25, 160)
+    assert house.drift(run_id) == []
+    held.finish(DONE)
+    assert (house.budget(run_id).drawn_microusd, house.budget(run_id).overrun_microusd) == (25, 0)
+    assert house.drift(run_id) == []
+
+
+def test_a_cost_above_all_that_was_drawn_is_drawn_from_the_run(house: "House") -> None:
+    run_id = house.start(script("a"), script("b"), budget_microusd=1_000)
+    held = house.claim(run_id, "a")
+    take_turn(recorder_of(house, held), need=10, cost=500)
+    take_turn(recorder_of(house, house.claim(run_id, "b")), need=10, cost=3)
+    assert house.row(run_id, "a").allotment_microusd == 500
+    assert (house.budget(run_id).drawn_microusd, house.drift(run_id)) == (500 + 160, [])
+    held.finish(DONE)
+    assert (house.budget(run_id).drawn_microusd, house.drift(run_id)) == (500 + 160, [])
+
+
+@pytest.mark.parametrize("end", ["finish", "wait", "take over", "cancel"])
+def test_a_run_above_its_cap_says_so_and_gets_no_more_money(house: "House", end: str) -> None:
+    # The reservation is an upper bound. A server that charges more has been paid: the account says it, and no other
+    # call is paid for.
+    run_id = house.start(script("a"), script("b"), budget_microusd=1_000)
+    held = house.claim(run_id, "a")
+    recorder = recorder_of(house, held)
+    take_turn(recorder, need=10, cost=1_200)
+
+    budget = house.budget(run_id)
+    assert (budget.drawn_microusd, budget.cap_microusd, budget.overrun_microusd) == (1_200, 1_000, 200)
+    with pytest.raises(BudgetExceeded, match="1200 of 1000"):
+        recorder.request([], requested(1))
+    with pytest.raises(BudgetExceeded):
+        recorder_of(house, house.claim(run_id, "b")).request([], requested(1))
+    match end:
+        case "finish":
+            held.finish(DONE)
+        case "wait":
+            held.wait(StepWaiting(wait_id=new_wait_id(), reason="budget", question="?"))
+        case "take over":
+            house.take_over(run_id, "a")
+        case _:
+            with house.as_tenant() as session:
+                runs.cancel(session, house.tenant, run_id)
+    assert house.budget(run_id).drawn_microusd == 1_200
+    assert house.drift(run_id) == []
+
+
 def test_what_waiting_gives_back_is_enough_for_the_next_call(house: "House") -> None:
     run_id = house.start(script("a"), budget_microusd=100)
     held = house.claim(run_id, "a")
