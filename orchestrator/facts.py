@@ -2,6 +2,12 @@
 
 A fact is one row of the journal. A run has a stream of its own (`RunFact`), each of its steps has one (`StepFact`).
 A body is never changed after it was written: a new meaning is a new kind or a higher `SCHEMA_VERSION`.
+
+The rule of versions. A fact refuses fields and kinds that it does not know, so every change of what a body may hold, in
+here or in the `Plan` that it carries, needs a higher version: a process of the version before then leaves the stream to
+one that knows it, instead of failing on it. A version is fixed by the first release that writes it, and no release has
+been made yet: until then the facts of version 1 may grow. `tests/data/facts/<version>.json` has the fields of each.
+A higher version only adds: a kind, a field with a default, a value. What an older one wrote is read for ever.
 """
 
 from datetime import datetime
@@ -13,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, Valid
 from chargehand.orchestrator.errors import IllegalFact, NewerVersion
 from chargehand.orchestrator.plan import Plan, PlanPatch, Step
 
-# Raised when a body's meaning changes; a reader that meets a higher one leaves the stream alone.
+# Raised by the rule above; a reader that meets a higher one leaves the stream alone.
 SCHEMA_VERSION = 1
 
 RunOutcome = Literal["succeeded", "failed", "cancelled"]
@@ -213,6 +219,8 @@ class StepRecovered(Fact):
     solo: bool = False
     cause: Literal["crash", "outage"] = "crash"
     """Only a crash counts; an outage of Postgres is nobody's."""
+    cut_off: tuple[int, ...] = ()
+    """Epochs whose loss does not count as a crash any more: their workers had only been cut off, and came back."""
 
 
 class StepWaiting(Fact):

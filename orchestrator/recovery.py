@@ -1,7 +1,11 @@
 """What becomes of a step whose lease expired: whose fault it was, and whether it is tried again or alone; pure."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from datetime import datetime
+from typing import Literal, TypeVar
+
+from chargehand.orchestrator.facts import AnyFact, ModelFailed, ModelResponded, StepClaimed, StepRecovered
 
 # A process beats three times in a lease. Who was silent for two of its beats has missed one, who is dead three.
 SILENCE = 2 / 3
@@ -9,6 +13,8 @@ SILENCE = 2 / 3
 RETURN = 1 / 2
 
 Cause = Literal["crash", "outage"]
+# A moment by Postgres's clock.
+T = TypeVar("T", datetime, float)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +53,31 @@ def cause_of(evidence: Evidence, *, lease_seconds: float) -> Cause | None:
         broke = evidence.connected is not None and evidence.connected < evidence.renewed
         return "outage" if broke else "crash"
     return "crash" if evidence.fleet_connected > RETURN * lease_seconds else None
+
+
+def cut_off(stream: Iterable[tuple[int, T, AnyFact]], connected: Mapping[str, T]) -> tuple[int, ...]:
+    """Epochs of a step that count as crashes, and whose worker was only cut off from Postgres: it has come back since.
+
+    A worker that a network parts from Postgres alone is silent like a dead one, and its step must not wait for it. But
+    the dead do not connect anew. `stream`: epoch, moment and fact of the step's rows, in order; `connected`: since when
+    each process has been connected. Progress forgives all crashes, so none before it is looked at.
+    """
+    holders: dict[int, str] = {}
+    lost: dict[int, T] = {}
+    for epoch, at, fact in stream:
+        match fact:
+            case StepClaimed():
+                holders[epoch] = fact.holder
+            case StepRecovered(cause="crash"):
+                lost[epoch] = at
+                for taken_back in fact.cut_off:
+                    lost.pop(taken_back, None)
+            case ModelResponded() | ModelFailed():
+                lost.clear()
+            case _:
+                pass
+    back = {epoch: connected.get(holders.get(epoch, "")) for epoch in lost}
+    return tuple(epoch for epoch, at in lost.items() if (since := back[epoch]) is not None and since > at)
 
 
 def judge(*, cause: Cause = "crash", crashes: int, solo: bool, max_crashes: int, solo_pool_lives: bool) -> Verdict:

@@ -140,7 +140,10 @@ def gist(fact: AnyFact) -> str:
         case StepRecovered(cause="outage"):
             return "Postgres was away for longer than its lease"
         case StepRecovered():
-            return f"its worker was lost ({fact.crashes} in a row){', runs alone from now on' if fact.solo else ''}"
+            back = f", {len(fact.cut_off)} before it had only been cut off" if fact.cut_off else ""
+            return (
+                f"its worker was lost ({fact.crashes} in a row{back}){', runs alone from now on' if fact.solo else ''}"
+            )
         case StepWaiting():
             return f"{fact.reason}: {fact.question}"
         case SignalReceived():

@@ -14,14 +14,14 @@ from sqlalchemy import ColumnElement, Engine, case, delete, func, select, text, 
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
-from chargehand.memory import procedural
+from chargehand.memory import journal, procedural
 from chargehand.memory.database import bind_tenant
 from chargehand.memory.procedural import Role
 from chargehand.memory.tables import RUN_STREAM, JournalRow
 from chargehand.orchestrator import runs
 from chargehand.orchestrator.errors import ConcurrencyConflict
-from chargehand.orchestrator.facts import SCHEMA_VERSION, StepFinished, StepRecovered, StepWaiting
-from chargehand.orchestrator.recovery import RETURN, SILENCE, Cause, Evidence, cause_of, judge
+from chargehand.orchestrator.facts import SCHEMA_VERSION, StepFinished, StepRecovered, StepWaiting, parse_fact
+from chargehand.orchestrator.recovery import RETURN, SILENCE, Cause, Evidence, cause_of, cut_off, judge
 from chargehand.orchestrator.requests import RunRequest
 from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.steps import new_wait_id
@@ -197,16 +197,19 @@ def _fleet_connected_seconds(session: Session, settings: Settings) -> float:
 
 
 def _recover_step(session: Session, row: StepRow, settings: Settings, *, cause: Cause, solo_pool_lives: bool) -> None:
+    back = _cut_off(session, row) if cause == "crash" and row.crashes else ()
+    counted = row.crashes - len(back)
     verdict = judge(
         cause=cause,
-        crashes=row.crashes,
-        solo=row.solo,
+        crashes=counted,
+        # What was to run alone for a crash that was none need not any more.
+        solo=row.solo and not (back and counted < settings.max_crashes),
         max_crashes=settings.max_crashes,
         solo_pool_lives=solo_pool_lives,
     )
     # The pool may have been taken down by this very step.
     was_alone = row.solo
-    recovered = StepRecovered(crashes=verdict.crashes, solo=verdict.solo, cause=cause)
+    recovered = StepRecovered(crashes=verdict.crashes, solo=verdict.solo, cause=cause, cut_off=back)
     runs.record_in_step(session, row, [recovered])
     row.crashes, row.solo, row.taken_over = verdict.crashes, verdict.solo, True
     row.lease_until = row.holder = None
@@ -232,6 +235,18 @@ def _recover_step(session: Session, row: StepRow, settings: Settings, *, cause: 
     _unchain_followers(session, row)
     session.flush()
     runs.ring(session, row.tenant, row.run)
+
+
+def _cut_off(session: Session, row: StepRow) -> tuple[int, ...]:
+    """Epochs of the step that count as crashes and are none, as it turned out."""
+    about = ("step.claimed", "step.recovered", "model.responded", "model.failed")
+    stream = [
+        (entry.epoch, entry.at, parse_fact(entry.body, schema_version=entry.schema_version))
+        for entry in journal.read(session, row.run, step=row.id, kinds=about)
+        if entry.body is not None
+    ]
+    connected = {holder: since for holder, since in session.execute(select(PoolRow.holder, PoolRow.since))}  # noqa: C416
+    return cut_off(stream, connected)
 
 
 def release_from_solo(engine: Engine) -> int:

@@ -231,18 +231,25 @@ def leases(case: Case) -> Iterator[str]:
 def crashes(case: Case) -> Iterator[str]:
     """Each loss of a worker was counted, only a model's answer forgives, and too many bring a person.
 
-    That Postgres was away is no worker's fault, and is not counted.
+    That Postgres was away is no worker's fault, and is not counted; nor is a worker that was cut off and came back.
     """
     # A step runs alone after the first half of them.
     most = case.evidence.max_crashes * 2
     for step in case.evidence.steps:
         count = 0
+        counted: set[int] = set()
         rows = case.of_step(step)
         for row, following in pairwise([*rows, None]):
             assert row is not None
             lost = row.kind == "step.recovered" and row.fact.get("cause") != "outage"
             lost = lost or (row.kind == "step.claimed" and row.fact["takeover"])
-            count = 0 if row.kind in ANSWERS else count + lost
+            # Of workers that came back: each is taken back once, and only what was counted.
+            back = set(row.fact.get("cut_off", ()))
+            if not back <= counted:
+                yield f"step {step.key!r} takes back losses that it does not count: {sorted(back - counted)}"
+                break
+            counted = set() if row.kind in ANSWERS else counted - back | ({row.epoch} if lost else set())
+            count = 0 if row.kind in ANSWERS else count + lost - len(back)
             told = row.fact.get("crashes") if row.kind in {"step.recovered", "step.claimed"} else None
             if told is not None and told != count:
                 yield f"step {step.key!r} lost {count} workers in a row by row {row.seq}, which counts {told}"

@@ -68,14 +68,16 @@ def recover(tables: Tables, settings: Settings) -> int:
 def _recover_step(
     tables: Tables, row: StepLine, settings: Settings, *, cause: recovery.Cause, solo_pool_lives: bool
 ) -> None:
+    back = _cut_off(tables, row) if cause == "crash" and row.crashes else ()
+    counted = row.crashes - len(back)
     verdict = recovery.judge(
         cause=cause,
-        crashes=row.crashes,
-        solo=row.solo,
+        crashes=counted,
+        solo=row.solo and not (back and counted < settings.max_crashes),
         max_crashes=settings.max_crashes,
         solo_pool_lives=solo_pool_lives,
     )
-    tables.append(row, StepRecovered(crashes=verdict.crashes, solo=verdict.solo, cause=cause))
+    tables.append(row, StepRecovered(crashes=verdict.crashes, solo=verdict.solo, cause=cause, cut_off=back))
     row.crashes, row.solo, row.taken_over = verdict.crashes, verdict.solo, True
     row.lease_until = row.holder = None
     if verdict.asks_person:
@@ -87,6 +89,11 @@ def _recover_step(
         row.status = "ready"
     unchain_followers(tables, row)
     tables.ring(row.run)
+
+
+def _cut_off(tables: Tables, row: StepLine) -> tuple[int, ...]:
+    stream = [(entry.epoch, entry.at, entry.fact) for entry in tables.journal[row.run, row.id]]
+    return recovery.cut_off(stream, {holder: line.since for holder, line in tables.pools.items()})
 
 
 def release_from_solo(tables: Tables) -> int:

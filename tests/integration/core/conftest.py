@@ -105,12 +105,14 @@ class House:
 
     # --- what workers do
 
-    def claim(self, run_id: UUID, key: str, *, tenant: UUID | None = None, solo_pool: bool = False) -> HeldStep:
+    def claim(
+        self, run_id: UUID, key: str, *, tenant: UUID | None = None, solo_pool: bool = False, holder: str = "worker"
+    ) -> HeldStep:
         claimed = steps.claim(
             self.connections,
             tenant=tenant or self.tenant,
             step_id=step_id(run_id, key),
-            holder="worker",
+            holder=holder,
             lease_seconds=LEASE_SECONDS,
             solo_pool=solo_pool,
         )

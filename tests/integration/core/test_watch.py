@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 from sqlalchemy.orm import Session
 
@@ -136,6 +137,61 @@ def test_a_worker_that_lives_and_lets_its_lease_expire_without_an_outage_is_coun
     )
     assert house.recover() == 1
     assert house.row(run_id, "a").crashes == 1
+
+
+def lose(house: "House", run_id: "UUID", holder: str, *, solo_pool: bool = False) -> None:
+    """The worker claims the step and falls silent for longer than its lease, alone."""
+    house.admit()
+    house.claim(run_id, "a", holder=holder, solo_pool=solo_pool)
+    house.execute(
+        "INSERT INTO pools (holder, pool, slots, since, seen_at) VALUES "
+        "(:holder, 'research', 1, clock_timestamp() - interval '1 h', clock_timestamp() - interval '2 min')",
+        {"holder": holder},
+    )
+    house.expire(run_id, "a")
+    assert house.recover() == 1
+
+
+def come_back(house: "House", holder: str) -> None:
+    """What the worker's heartbeat writes when it reaches Postgres again."""
+    heartbeat = Heartbeat(house.database_url, holder=holder, pool="research", slots=1, lease_seconds=60)
+    with psycopg.connect(house.database_url, autocommit=True, options="-c search_path=chargehand") as connection:
+        heartbeat._round(connection, anew=True)
+
+
+def test_workers_that_were_only_cut_off_from_postgres_are_nobodys_crash(house: "House") -> None:
+    # The step cannot wait until it is known whether its worker is dead; the count can.
+    run_id = house.start(script("a"))
+    for holder in ("one", "two", "three", "four", "five"):
+        lose(house, run_id, holder)
+        row = house.row(run_id, "a")
+        assert (row.status, row.crashes, row.solo) == ("ready", 1, False), "the one before is back"
+        come_back(house, holder)
+    assert house.drift(run_id) == []
+
+
+def test_a_worker_that_was_cut_off_does_not_excuse_those_that_died(house: "House") -> None:
+    run_id = house.start(script("a"))
+    lose(house, run_id, "cut off")
+    come_back(house, "cut off")
+    for crashes, holder in enumerate(("dead", "dead too"), start=1):
+        lose(house, run_id, holder)
+        assert house.row(run_id, "a").crashes == crashes
+    lose(house, run_id, "dead as well")
+    assert house.row(run_id, "a").wait_reason == "human"
+
+
+def test_a_step_that_was_to_run_alone_for_a_crash_that_was_none_goes_back_to_its_pool(house: "House") -> None:
+    house.open_pool(SOLO, slots=1)
+    run_id = house.start(script("a"))
+    lose(house, run_id, "cut off")
+    lose(house, run_id, "cut off too")
+    assert house.row(run_id, "a").solo
+    for holder in ("cut off", "cut off too"):
+        come_back(house, holder)
+    lose(house, run_id, "dead", solo_pool=True)
+    row = house.row(run_id, "a")
+    assert (row.crashes, row.solo) == (1, False)
 
 
 def test_steps_of_which_nothing_can_be_said_yet_do_not_fill_the_batch(

@@ -1,10 +1,12 @@
 """Whose fault it is that a lease expired, and what becomes of its step."""
 
 from dataclasses import replace
+from uuid import UUID
 
 import pytest
 
-from chargehand.orchestrator.recovery import Cause, Evidence, Verdict, cause_of, judge
+from chargehand.orchestrator.facts import AnyFact, ModelFailed, StepClaimed, StepRecovered
+from chargehand.orchestrator.recovery import Cause, Evidence, Verdict, cause_of, cut_off, judge
 
 LEASE = 15.0
 HOUR = 3_600.0
@@ -67,3 +69,38 @@ def test_an_outage_is_nobodys_crash() -> None:
     for solo in (False, True):
         verdict = judge(cause="outage", crashes=9, solo=solo, max_crashes=2, solo_pool_lives=True)
         assert verdict == Verdict(crashes=9, solo=solo, asks_person=False)
+
+
+Stream = list[tuple[int, float, AnyFact]]
+
+
+def losses(*holders: str, every: float = 10.0) -> Stream:
+    """A step that was claimed by these workers, one after the other, and lost by each."""
+    stream: Stream = []
+    for epoch, holder in enumerate(holders, start=1):
+        stream.append((epoch, (epoch - 0.5) * every, StepClaimed(holder=holder, crashes=epoch - 1)))
+        stream.append((epoch, epoch * every, StepRecovered(crashes=epoch)))
+    return stream
+
+
+def test_a_worker_that_connects_anew_after_its_step_was_taken_from_it_had_only_been_cut_off() -> None:
+    assert cut_off(losses("a", "b"), {"a": 12.0, "b": 1.0}) == (1,)
+    assert cut_off(losses("a", "b"), {"a": 12.0, "b": 23.0}) == (1, 2)
+
+
+def test_a_worker_that_froze_or_died_is_not_taken_for_one_that_was_cut_off() -> None:
+    # Frozen, its connection lasts; dead, it is never seen again; in its next life it has another name.
+    assert cut_off(losses("a", "b"), {"a": 1.0, "c": 30.0}) == ()
+
+
+def test_a_crash_is_taken_back_once() -> None:
+    stream = [*losses("a", "b"), (3, 25.0, StepClaimed(holder="c")), (3, 30.0, StepRecovered(crashes=2, cut_off=(1,)))]
+    assert cut_off(stream, {"a": 35.0}) == ()
+    assert cut_off(stream, {"a": 35.0, "b": 36.0}) == (2,)
+
+
+def test_what_progress_has_forgiven_and_what_an_outage_took_is_not_taken_back() -> None:
+    answer = ModelFailed(call_id=UUID(int=1), error="busy", retryable=True, cost_microusd=0)
+    assert cut_off([*losses("a"), (2, 11.0, answer)], {"a": 12.0}) == ()
+    outage = StepRecovered(crashes=0, cause="outage")
+    assert cut_off([(1, 5.0, StepClaimed(holder="a")), (1, 10.0, outage)], {"a": 12.0}) == ()
