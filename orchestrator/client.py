@@ -43,6 +43,7 @@ from chargehand.orchestrator.hints import Follower, Hints
 from chargehand.orchestrator.plan import Plan, validate
 from chargehand.orchestrator.progress import Progress
 from chargehand.orchestrator.requests import RunRequest, check_concurrency, check_goal, goal_plan, microusd
+from chargehand.orchestrator.scheduling import Schedules
 from chargehand.orchestrator.sessions import open_session
 from chargehand.orchestrator.settings import Settings, load_settings
 from chargehand.orchestrator.transitions import RUN_ENDINGS
@@ -147,6 +148,11 @@ class Client:
             self._forget_import(run_id)
         self.ring(accepted)
         return RunHandle(self, accepted)
+
+    @property
+    def schedules(self) -> Schedules:
+        """Runs that are asked for by the clock: add, list, remove, pause, resume."""
+        return Schedules(self.session, self.tenant, self.settings)
 
     def run(self, run: UUID | str) -> "RunHandle":
         """A run by its id, or by a unique beginning or end of it; raises `NotFound`."""

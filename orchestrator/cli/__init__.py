@@ -23,6 +23,7 @@ class _Chargehand(LazyGroup):
             (_WORK, "laptop", "up", "Start databases, supervisor, pools and Flower on this machine until Ctrl-C."),
             (_WORK, "submit", "run", "Give a goal (or a plan) to the agents and watch them until the result is there."),
             (_WORK, "plan", "plan", "Check or draw a plan."),
+            (_WORK, "schedule", "schedule", "Ask for runs by the clock."),
             (_WORK, "patch", "apply", "Apply the changes of a run to your working tree."),
             (_RUNS, "status", "status", "List the newest runs, or show one with its steps."),
             (_RUNS, "status", "result", "Show what a run came to and write its files."),

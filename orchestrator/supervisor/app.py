@@ -23,6 +23,7 @@ from chargehand.orchestrator.logs import configure_logging
 from chargehand.orchestrator.settings import Settings, load_settings
 from chargehand.orchestrator.supervisor.admit import admit
 from chargehand.orchestrator.supervisor.advance import advance, has_rings
+from chargehand.orchestrator.supervisor.firing import fire
 from chargehand.orchestrator.supervisor.graphs import Graphs
 from chargehand.orchestrator.supervisor.watch import forget_dead_pools, watch
 
@@ -98,6 +99,17 @@ class Supervisor:
                 # Without this loop nothing that was lost is ever found again: it goes on whatever happens.
                 log.exception("watch round failed")
 
+    def fire_forever(self, stop: threading.Event) -> None:
+        """Make the runs of schedules until `stop` is set; beside the watch loop, because a copy may take minutes."""
+        while not stop.wait(self._settings.watch_interval_seconds):
+            try:
+                for run_id in fire(self._engine, self._settings):
+                    self.answer(run_id)
+            except DBAPIError as error:
+                log.warning("schedules not looked at", extra={"error": str(error.orig).strip()})
+            except Exception:
+                log.exception("schedules not looked at")
+
     def _queue_length(self, pool: str) -> int:
         try:
             return int(self._redis.llen(broker.queue_name(self._settings, pool)))
@@ -134,6 +146,7 @@ def answer_bell(run_id: str) -> None:
 @signals.worker_ready.connect
 def _start_watching(**_: Any) -> None:
     threading.Thread(target=supervisor.watch_forever, args=(_stop,), name="watch", daemon=True).start()
+    threading.Thread(target=supervisor.fire_forever, args=(_stop,), name="schedules", daemon=True).start()
 
 
 @signals.worker_shutting_down.connect
