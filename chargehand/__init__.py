@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from chargehand.memory.procedural import InvalidRole
     from chargehand.orchestrator.building import Plan
+    from chargehand.orchestrator.callback import connect_celery, idempotency_key
     from chargehand.orchestrator.client import Client, RunHandle
     from chargehand.orchestrator.drafts import Draft, Item, Line
     from chargehand.orchestrator.errors import (
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from chargehand.orchestrator.roles import WrittenRole, role
     from chargehand.orchestrator.settings import Settings
     from chargehand.orchestrator.shapes import branch, first_of, gate, map_over, merge, repeat
+    from chargehand.orchestrator.task_brokers import tasks_broker_url
+    from chargehand.orchestrator.task_drafts import TaskReference, celery_task
     from chargehand.workers.scripts.registry import Script, ScriptContext, script
     from chargehand.workers.tools.registry import Tool, ToolContext, ToolRetry, tool
 
@@ -56,6 +59,7 @@ __all__ = [
     "ScriptContext",
     "Settings",
     "Step",
+    "TaskReference",
     "Tool",
     "ToolContext",
     "ToolRetry",
@@ -64,9 +68,12 @@ __all__ = [
     "WaitTimeout",
     "WrittenRole",
     "branch",
+    "celery_task",
+    "connect_celery",
     "dump_plan",
     "first_of",
     "gate",
+    "idempotency_key",
     "load_plan",
     "map_over",
     "merge",
@@ -74,12 +81,14 @@ __all__ = [
     "repeat",
     "role",
     "script",
+    "tasks_broker_url",
     "tool",
 ]
 
 _HOMES = {
     "chargehand.memory.procedural": ("InvalidRole",),
     "chargehand.orchestrator.building": ("Plan",),
+    "chargehand.orchestrator.callback": ("connect_celery", "idempotency_key"),
     "chargehand.orchestrator.client": ("Client", "RunHandle"),
     "chargehand.orchestrator.drafts": ("Draft", "Item", "Line"),
     "chargehand.orchestrator.plan": ("Step",),
@@ -87,6 +96,8 @@ _HOMES = {
     "chargehand.orchestrator.roles": ("WrittenRole", "role"),
     "chargehand.orchestrator.settings": ("Settings",),
     "chargehand.orchestrator.shapes": ("branch", "first_of", "gate", "map_over", "merge", "repeat"),
+    "chargehand.orchestrator.task_brokers": ("tasks_broker_url",),
+    "chargehand.orchestrator.task_drafts": ("TaskReference", "celery_task"),
     "chargehand.workers.scripts.registry": ("Script", "ScriptContext", "script"),
     "chargehand.workers.tools.registry": ("Tool", "ToolContext", "ToolRetry", "tool"),
 }

@@ -28,6 +28,7 @@ from chargehand.memory.procedural import Role
 from chargehand.memory.tables import RUN_STREAM
 from chargehand.orchestrator import broker, endpoints, runs, views
 from chargehand.orchestrator.building import Plan as WrittenPlan
+from chargehand.orchestrator.completion import Completion, as_result, complete
 from chargehand.orchestrator.errors import (
     InvalidPlan,
     InvalidWorkspace,
@@ -40,7 +41,7 @@ from chargehand.orchestrator.errors import (
 )
 from chargehand.orchestrator.facts import SCHEMA_VERSION, OnConflict, WorkspaceRef
 from chargehand.orchestrator.hints import Follower, Hints
-from chargehand.orchestrator.plan import Plan, validate
+from chargehand.orchestrator.plan import Plan, step_id, validate
 from chargehand.orchestrator.progress import Progress
 from chargehand.orchestrator.requests import RunRequest, check_concurrency, check_goal, goal_plan, microusd
 from chargehand.orchestrator.scheduling import Schedules
@@ -194,6 +195,23 @@ class Client:
                 body=body,
             )
         self.ring(escalation.run_id)
+        return first
+
+    def complete(
+        self, run: UUID | str, step: UUID | str, result: object = None, *, error: str = "", by: str = "client"
+    ) -> bool:
+        """Say what became of the Celery task of a step; False when it was answered before or has ended meanwhile.
+
+        For whoever learns it without the callback: a webhook, a reconciliation, an app that cannot reach Postgres.
+        `step`: its key or its id. With `error` the task has failed. Raises `UserError` for a result that JSON cannot
+        hold or that is too large, and for a step that waits for no task.
+        """
+        run_id = self.run(run).run_id
+        told = Completion(outcome="failed" if error else "succeeded", result=as_result(result), error=error, by=by)
+        named = step if isinstance(step, UUID) else step_id(run_id, step)
+        with self.session() as session:
+            first = complete(session, self.tenant, run_id=run_id, step=named, completion=told)
+        self.ring(run_id)
         return first
 
     @contextmanager

@@ -26,7 +26,7 @@ RunOutcome = Literal["succeeded", "failed", "cancelled"]
 StepOutcome = Literal["succeeded", "failed", "cancelled"]
 OnConflict = Literal["queue", "reject", "cancel_older"]
 """What becomes of a run whose concurrency key another one has: it waits, is refused, or takes the other's place."""
-WaitReason = Literal["human", "gate", "rate", "budget", "retry", "children"]
+WaitReason = Literal["human", "gate", "rate", "budget", "retry", "children", "celery_task"]
 
 
 class Fact(BaseModel):
@@ -354,6 +354,50 @@ class ToolFinished(Fact):
     duration_ms: int = 0
 
 
+class TaskRequested(Fact):
+    """A task of the user's own Celery app is about to be sent; what it may answer under."""
+
+    stream = "step"
+    kind: Literal["task.requested"] = "task.requested"
+    task: str
+    queue: str
+    broker: str
+    task_id: UUID
+    """Of Celery; the same however often it is sent, and what an answer is taken under."""
+    key: str
+    """The idempotency key in its headers."""
+    arguments_hash: str
+    """SHA-256 of what it is called with; only a task that got exactly this may answer."""
+    effect: Literal["idempotent", "effectful"]
+    deadline_seconds: float
+
+
+class TaskSent(Fact):
+    """The broker has taken the message; how often it did so before is counted from these."""
+
+    stream = "step"
+    kind: Literal["task.sent"] = "task.sent"
+    task_id: UUID
+    sending: int
+    """1 is the first; a message of which nobody knows whether it left is sent again under its number."""
+
+
+class TaskReturned(Fact):
+    """What came back; the result itself is in the `step.finished` that follows."""
+
+    stream = "step"
+    kind: Literal["task.returned"] = "task.returned"
+    outcome: Literal["succeeded", "failed", "lost"]
+    """lost: its worker says that it was cut off, and whether its effect happened is not known."""
+    by: str
+    """Who says so: the worker's name, or `client`."""
+    detail: str = ""
+    retries: int = 0
+    """How often the task has retried itself."""
+    duration_ms: int = 0
+    result_hash: str = ""
+
+
 class BreakerTripped(Fact):
     """The run repeats itself; a person is asked."""
 
@@ -411,6 +455,9 @@ StepFact = Annotated[
     | CallAbandoned
     | ToolStarted
     | ToolFinished
+    | TaskRequested
+    | TaskSent
+    | TaskReturned
     | BreakerTripped
     | StepFinished,
     Field(discriminator="kind"),

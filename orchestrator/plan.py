@@ -11,9 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.settings import MAX_STEPS, MAX_TURNS_CEILING
 
-StepKind = Literal["agent", "script", "gate", "branch", "map", "repeat", "merge"]
+StepKind = Literal["agent", "script", "gate", "celery_task", "branch", "map", "repeat", "merge"]
 # No worker runs these: `advance` appends their children and ends them with what those gave.
 CONTROL_KINDS = frozenset({"branch", "map", "repeat", "merge"})
+# Of these a field of the same name says more.
+_DETAILED_KINDS = (*sorted(CONTROL_KINDS), "celery_task")
 # all: every predecessor that was reached succeeded. settled: every predecessor ended, however. any: one succeeded.
 Join = Literal["all", "settled", "any"]
 Tier = Literal["small", "medium", "large"]
@@ -26,6 +28,8 @@ MAX_ROUNDS = 10
 ITEM = "$item"
 # How arguments refer to what an earlier step gave: `{"$result_of": "load"}`.
 RESULT_OF = "$result_of"
+# Among the arguments of a Celery task: those that are given by position, as a list.
+ARGS = "$args"
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/~-]{0,119}\Z")
 StepKey = Annotated[str, Field(min_length=1, max_length=120)]
@@ -85,6 +89,25 @@ class Merge(BaseModel):
     """Resolves a conflict; without one a conflict fails the step."""
 
 
+class CeleryTask(BaseModel):
+    """A task of the user's own Celery app, on its own queue and its own workers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: str = Field(min_length=1, max_length=255)
+    """The name under which that app has registered it."""
+    queue: str = Field(min_length=1, max_length=255)
+    """The queue that its workers consume."""
+    broker: str = "default"
+    """Where that app's messages go: a name that the supervisors' settings give an address."""
+    effect: Literal["idempotent", "effectful"] = "effectful"
+    """idempotent: it may run again under the same key; effectful: what cannot be told is asked of a person."""
+    resend_seconds: float | None = Field(default=None, gt=0)
+    """idempotent: it is sent again, under the same key, when nothing has come back for so long."""
+    when_lost: Literal["ask", "fail"] = "ask"
+    """When nothing has come back by its deadline: a person is asked, or the step fails."""
+
+
 class Step(BaseModel):
     """One node of the graph; a value."""
 
@@ -109,13 +132,13 @@ class Step(BaseModel):
     script: str | None = None
     """script: the registered function."""
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
-    """script: its arguments; agent: facts handed over with the instruction."""
+    """script: its arguments; agent: facts handed over with the instruction; celery_task: by name, and in `$args`."""
     max_turns: int | None = Field(default=None, ge=1, le=MAX_TURNS_CEILING)
     """agent: how often the model may be asked, where it is not the role's own."""
     retries: int = Field(default=0, ge=0, le=10)
     """script: how often an exception is tried again."""
     deadline_seconds: float | None = Field(default=None, gt=0)
-    """It fails when this time is over."""
+    """It fails when this time is over; celery_task: nothing has come back since it was sent (an hour)."""
     options: tuple[str, ...] = ()
     """gate: the answers a person may give."""
     tier: Tier | None = None
@@ -128,6 +151,8 @@ class Step(BaseModel):
     map: Map | None = None
     repeat: Repeat | None = None
     merge: Merge | None = None
+    celery_task: CeleryTask | None = None
+    """Whose task it is, and what is to be done when nothing comes back."""
 
     @property
     def body(self) -> tuple["Step", ...]:
@@ -232,7 +257,7 @@ def _validate_kind(step: Step, roles: Set[str] | None) -> None:
         raise InvalidPlan(f"Agent step {step.key!r} has no role; name one.")
     if step.kind == "script" and not step.script:
         raise InvalidPlan(f"Script step {step.key!r} names no script; name a registered one.")
-    for kind in CONTROL_KINDS:
+    for kind in _DETAILED_KINDS:
         if (step.kind == kind) != (getattr(step, kind) is not None):
             raise InvalidPlan(f"Step {step.key!r} is of kind {step.kind!r} and {_has(step, kind)} field {kind!r}.")
     if step.branch is not None and (step.branch.script is None) == (step.branch.role is None):
@@ -240,8 +265,21 @@ def _validate_kind(step: Step, roles: Set[str] | None) -> None:
     for role in _roles_of(step):
         if roles is not None and role not in roles:
             raise InvalidPlan(f"Step {step.key!r} has unknown role {role!r}; known: {', '.join(sorted(roles))}.")
+    if step.celery_task is not None:
+        _validate_task(step, step.celery_task)
     if step.body:
         _validate_body(step, roles)
+
+
+def _validate_task(step: Step, task: CeleryTask) -> None:
+    if task.resend_seconds is not None and task.effect != "idempotent":
+        raise InvalidPlan(
+            f"Step {step.key!r} has resend_seconds and its task is effectful; only an idempotent one is sent again."
+        )
+    if step.retries:
+        raise InvalidPlan(f"Step {step.key!r} has retries; let the task retry itself (autoretry_for), under one key.")
+    if not isinstance(step.arguments.get(ARGS, []), list):
+        raise InvalidPlan(f"Step {step.key!r}: {ARGS} is no list; give the arguments by position as one.")
 
 
 def _has(step: Step, kind: str) -> str:

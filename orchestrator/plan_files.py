@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from chargehand.orchestrator.errors import InvalidPlan
-from chargehand.orchestrator.plan import Branch, Map, Merge, Plan, Repeat, Step, validate
+from chargehand.orchestrator.plan import Branch, CeleryTask, Map, Merge, Plan, Repeat, Step, validate
 
 # A plan of 2,000 steps with instructions is a few megabytes; more is another file.
 MAX_PLAN_BYTES = 32_000_000
@@ -36,6 +36,7 @@ _ODD_ENDS = re.compile("[\r\x85\u2028\u2029\ufeff]")
 _Loader: type[Any] = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 _MODELS: dict[str, type[BaseModel]] = {
     "steps": Step, "body": Step, "branch": Branch, "map": Map, "repeat": Repeat, "merge": Merge,
+    "celery_task": CeleryTask,
 }  # fmt: skip
 _REMEDIES = {
     "missing": "add it",

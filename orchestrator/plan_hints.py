@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 from chargehand.memory.procedural import Role
+from chargehand.orchestrator.celery_tasks import DEADLINE_SECONDS
 from chargehand.orchestrator.offers import Offer, Offers
 from chargehand.orchestrator.plan import ITEM, Plan, Step, references, topological
 
@@ -192,7 +193,7 @@ def _references(step: Step) -> set[str]:
 
 def _may_see(step: Step, known: Known) -> bool:
     """Whether it may take results that its arguments do not name."""
-    if step.kind in ("gate", "merge", "map", "repeat"):
+    if step.kind in ("gate", "merge", "map", "repeat", "celery_task"):
         return False
     if step.kind == "agent" or (step.branch is not None and step.branch.role is not None):
         return True
@@ -231,6 +232,14 @@ def rounds_are_alike(level: Level, known: Known, step: Step) -> Iterator[Hint]:
             "the same, unless the world changes meanwhile"
         )
         yield level.hint("rounds-are-alike", [step], text)
+
+
+def no_deadline(level: Level, known: Known, step: Step) -> Iterator[Hint]:
+    """Nobody sees that a task of somebody else's app was lost before its deadline."""
+    del known
+    if step.celery_task is not None and step.deadline_seconds is None:
+        text = f"it has no deadline_seconds: should nothing come back, it is noticed after {DEADLINE_SECONDS:,.0f} s"
+        yield level.hint("no-deadline", [step], text)
 
 
 def merge_of_one(level: Level, known: Known, step: Step) -> Iterator[Hint]:
@@ -321,6 +330,7 @@ ABOUT_ONE: tuple[Rule, ...] = (
     result_is_not_used,
     item_is_not_used,
     rounds_are_alike,
+    no_deadline,
     merge_of_one,
     any_of_one_way,
     changes_without_merge,

@@ -10,8 +10,8 @@ from chargehand.orchestrator.plan import CONTROL_KINDS, Join
 from chargehand.orchestrator.transitions import RUN_ENDINGS, STEP_ENDINGS, settle
 
 FAILURES = frozenset({"failed", "cancelled"})
-# No message is sent for these.
-UNATTENDED = CONTROL_KINDS | {"gate"}
+# No worker of ours is sent a message for these.
+UNATTENDED = CONTROL_KINDS | {"gate", "celery_task"}
 # How far a step is on its way to a worker is not the reducer's concern.
 ON_THE_WAY = frozenset({"pending", "ready", "queued", "chained"})
 
@@ -59,6 +59,8 @@ class Round:
     """Now pending or chained, may go to a worker."""
     gates: tuple[UUID, ...] = ()
     """Pending, may be put before a person."""
+    tasks: tuple[UUID, ...] = ()
+    """Pending, may be sent to the workers of the user's own app."""
     opened: tuple[UUID, ...] = ()
     """Branches, maps, repeats and merges that begin: they append their first children."""
     to_look_at: tuple[UUID, ...] = ()
@@ -101,6 +103,7 @@ def decide(places: Mapping[UUID, Place], standings: Mapping[UUID, Standing], *, 
     return Round(
         ready=ready,
         gates=tuple(step for step in started if places[step].kind == "gate"),
+        tasks=tuple(step for step in started if places[step].kind == "celery_task"),
         opened=tuple(step for step in started if places[step].kind in CONTROL_KINDS),
         to_look_at=_to_look_at(places, standings),
         skipped=skipped,

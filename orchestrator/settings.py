@@ -4,7 +4,7 @@ from functools import cache
 from pathlib import Path
 from uuid import UUID
 
-from pydantic import Field, SecretStr
+from pydantic import Field, JsonValue, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 # The tenant of a single-tenant installation.
@@ -67,6 +67,13 @@ class Settings(BaseSettings):
     small_model: str = "claude-haiku-5-5"
     medium_model: str = "claude-sonnet-5-5"
     large_model: str = "claude-opus-5-5"
+
+    celery_tasks_broker_url: str = ""
+    """Broker of your own Celery app, for steps of kind `celery_task`; empty: our Redis."""
+    celery_tasks_brokers: dict[str, str] = {}
+    """More of them, by the name that plans use, as JSON `{"legacy": "amqp://…"}`."""
+    celery_tasks_transport_options: dict[str, dict[str, JsonValue]] = {}
+    """What your app has as `broker_transport_options`, by that name, as JSON `{"default": {…}}`."""
 
     flower_user: str = "chargehand"
     flower_password: SecretStr = SecretStr("")

@@ -41,6 +41,9 @@ from chargehand.orchestrator.facts import (
     StepsSkipped,
     StepTold,
     StepWaiting,
+    TaskRequested,
+    TaskReturned,
+    TaskSent,
     ToolFinished,
     ToolStarted,
     WaitReason,
@@ -250,6 +253,9 @@ def _apply_to_step(step: StepState, recorded: Recorded) -> tuple[StepState, tupl
             )
             return replace(step, status=fact.outcome, error=fact.error, label=fact.label), effects
         case ToolStarted() | ToolFinished() | SignalReceived() | StepTold() | BreakerTripped():
+            return step, ()
+        case TaskRequested() | TaskSent() | TaskReturned():
+            # Whatever the user's own app does, the step waits until it is told.
             return step, ()
         case _:
             raise IllegalFact(f"A {fact.kind} has no place in the stream of step {step.key!r}.")

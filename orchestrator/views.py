@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session, aliased
 
 from chargehand.memory import journal
 from chargehand.memory.tables import RUN_STREAM, JournalRow
+from chargehand.orchestrator.celery_tasks import wait_in_words
 from chargehand.orchestrator.concurrency import UNDER_WAY
 from chargehand.orchestrator.errors import NotFound
 from chargehand.orchestrator.facts import (
@@ -25,7 +26,7 @@ from chargehand.orchestrator.facts import (
     StepWaiting,
     parse_fact,
 )
-from chargehand.orchestrator.plan import Step, step_id
+from chargehand.orchestrator.plan import CeleryTask, Step, step_id
 from chargehand.orchestrator.supervisor.admit import SOLO, live_slots
 from chargehand.orchestrator.tables import BudgetRow, PoolRow, RunRow, StepRow
 from chargehand.orchestrator.transitions import STEP_ENDINGS
@@ -199,7 +200,7 @@ def view_steps(session: Session, run_id: UUID) -> list[StepView]:
                 title=step.title,
                 kind=step.kind,
                 pool=row.pool,
-                label=step.role or step.script or step.kind,
+                label=step.role or step.script or (step.celery_task.task if step.celery_task else step.kind),
                 status=row.status,
                 epoch=row.epoch,
                 crashes=row.crashes,
@@ -374,6 +375,7 @@ def explain(session: Session, run_id: UUID) -> list[tuple[str, str]]:
     reasons: list[tuple[str, str]] = []
     steps = view_steps(session, run_id)
     status = {step.key: step.status for step in steps}
+    tasks = _waits_of_tasks(session, run_id)
     for step in steps:
         if step.status in STEP_ENDINGS:
             continue
@@ -383,6 +385,8 @@ def explain(session: Session, run_id: UUID) -> list[tuple[str, str]]:
             why = "the run is paused; `chargehand resume` lets it go on"
         elif step.status == "running":
             why = f"running on {step.holder}, epoch {step.epoch}, turn {step.turns}"
+        elif step.key in tasks:
+            why = tasks[step.key]
         elif step.status == "waiting":
             why = f"waits for {step.wait_reason}" + (MORE_MONEY if step.wait_reason == "budget" else "")
         elif step.status == "pending" or step.status == "chained":
@@ -412,6 +416,26 @@ def _has_key_of(session: Session, run_id: UUID) -> UUID | None:
         .join(own, (other.tenant == own.tenant) & (other.concurrency_key == own.concurrency_key))
         .where(own.id == run_id, other.status.in_(UNDER_WAY))
     )
+
+
+def _waits_of_tasks(session: Session, run_id: UUID) -> dict[str, str]:
+    """Of steps that wait for a task of the user's own app: what is known of it."""
+    now = func.clock_timestamp()
+    sent, left = func.extract("epoch", now - StepRow.queued_at), func.extract("epoch", StepRow.deadline_at - now)
+    rows = session.execute(
+        select(StepRow.key, StepRow.spec, StepRow.emissions, sent, left)
+        .where(StepRow.run == run_id, StepRow.status == "waiting", StepRow.wait_reason == "celery_task")
+        .order_by(StepRow.ordinal)
+    )
+    return {
+        key: wait_in_words(
+            CeleryTask.model_validate(spec["celery_task"]),
+            sending=sending,
+            sent_seconds_ago=None if ago is None else float(ago),
+            left_seconds=None if rest is None else float(rest),
+        )
+        for key, spec, sending, ago, rest in rows
+    }
 
 
 def result_of(session: Session, run_id: UUID) -> JsonValue:

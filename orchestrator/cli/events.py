@@ -35,6 +35,9 @@ from chargehand.orchestrator.facts import (
     StepsSkipped,
     StepTold,
     StepWaiting,
+    TaskRequested,
+    TaskReturned,
+    TaskSent,
     ToolFinished,
     ToolStarted,
 )
@@ -161,6 +164,12 @@ def gist(fact: AnyFact) -> str:
             return f"{fact.tool} ({fact.effect})"
         case ToolFinished():
             return f"{fact.tool} {fact.outcome}: {one_line(fact.content, 200)}"
+        case TaskRequested():
+            return f"{fact.task} on queue {fact.queue}, id and key {fact.task_id}"
+        case TaskSent():
+            return f"{fact.task_id}, sending {fact.sending}"
+        case TaskReturned():
+            return f"{fact.outcome}, says {fact.by} {fact.detail}"
         case StepTold():
             return f"heard: {' / '.join(fact.messages)}"
         case BreakerTripped():

@@ -67,7 +67,7 @@ def _cells(line: Line[StepView], look: Look) -> tuple[Text, Text, Text, Text, Te
         (f"{GLYPHS.get(step.status, '·')} ", style),
         (one_line(step.key), "" if step.status in STATUS_STYLES and step.status != "skipped" else "dim"),
     )
-    role = Text(one_line(step.label, 16) if step.kind == "agent" else "", style="magenta")
+    role = Text(one_line(step.label, 16) if step.kind in ("agent", "celery_task") else "", style="magenta")
     turns = Text(f"{step.turns} turn{'s' if step.turns != 1 else ''}" if step.turns else "", style="dim")
     seconds = Text("")
     if step.started_at is not None:

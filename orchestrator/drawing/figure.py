@@ -133,6 +133,8 @@ def _what(step: Step) -> str:
         return f"repeat until {step.repeat.until} passes, at most {step.repeat.max_rounds}x"
     if step.merge is not None:
         return f"merge, conflicts to {step.merge.role}" if step.merge.role else "merge"
+    if step.celery_task is not None:
+        return f"task {step.celery_task.task} on {step.celery_task.queue}"
     if step.kind == "gate":
         return f"asks: {step.instruction}"
     return f"{step.kind} {step.role or step.script or ''}".rstrip()

@@ -163,7 +163,7 @@ def _node(node: Node, figure: Figure, children: dict[str | None, list[Node]]) ->
 
 
 # How far the sides of a shape lean in, by kind; others are rectangles.
-SLOPES = {"gate": 16.0, "branch": 28.0, "merge": 14.0}
+SLOPES = {"gate": 16.0, "branch": 28.0, "merge": 14.0, "celery_task": 14.0}
 
 
 def _shape(node: Node, drawn: _Drawn, slope: float) -> str:
@@ -173,6 +173,8 @@ def _shape(node: Node, drawn: _Drawn, slope: float) -> str:
         return f'<rect class="shape" width="{w:.1f}" height="{h:.1f}" rx="{radius:.1f}"/>'
     if node.kind == "merge":
         corners = [(0, 0), (w, 0), (w - slope, h), (slope, h)]
+    elif node.kind == "celery_task":
+        corners = [(slope, 0), (w, 0), (w - slope, h), (0, h)]
     else:
         corners = [(0, h / 2), (slope, 0), (w - slope, 0), (w, h / 2), (w - slope, h), (slope, h)]
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)

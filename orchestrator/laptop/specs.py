@@ -105,7 +105,7 @@ def settings_environment(settings: Settings) -> dict[str, str]:
 def _as_variable(value: object) -> str:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
-    return json.dumps(value) if isinstance(value, tuple) else str(value)
+    return json.dumps(value) if isinstance(value, tuple | dict) else str(value)
 
 
 def flower_url(ports: Ports) -> str:

@@ -29,7 +29,7 @@ from chargehand.orchestrator.facts import (
 )
 from chargehand.orchestrator.plan import Step
 from chargehand.orchestrator.rounds import Place, Standing
-from chargehand.orchestrator.supervisor import unrolling
+from chargehand.orchestrator.supervisor import dispatch, unrolling
 from chargehand.orchestrator.supervisor.graphs import Graphs, read_places, standings
 from chargehand.orchestrator.tables import RunRow, StepRow
 from chargehand.orchestrator.transitions import RUN_ENDINGS, STEP_ENDINGS
@@ -105,6 +105,8 @@ def advance(engine: Engine, graphs: Graphs, run_id: UUID, *, audit_key: bytes) -
             return False
         run = _Run(session=session, run_id=run_id, tenant=row[0], status=row[1], plan_version=row[2])
         places = graphs.places(run.connection, run_id, run.plan_version)
+        if run.status == "running" and any(place.kind == dispatch.KIND for place in places.values()):
+            dispatch.take_answers(session, run_id)
         standing = standings(run.connection, run_id, places)
         planners = _with_patches(places, standing)
         if planners:
@@ -144,6 +146,8 @@ def _write(run: _Run, places: Mapping[UUID, Place], standing: Mapping[UUID, Stan
         runs.record(run.session, run.tenant, run.run_id, [StepsAnchored(anchors=anchors)])
     for row in _locked(run, found.gates):
         _open_gate(run.session, row)
+    for row in _locked(run, found.tasks):
+        dispatch.open_task(run.session, row)
     if found.to_cancel:
         _cancel(run, found.to_cancel)
     if found.opened or found.to_look_at:

@@ -5,6 +5,7 @@ Any number may run. Each answers bells and has a watch loop of its own.
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -23,9 +24,11 @@ from chargehand.orchestrator.logs import configure_logging
 from chargehand.orchestrator.settings import Settings, load_settings
 from chargehand.orchestrator.supervisor.admit import admit
 from chargehand.orchestrator.supervisor.advance import advance, has_rings
+from chargehand.orchestrator.supervisor.dispatch import KIND, Dispatcher
 from chargehand.orchestrator.supervisor.firing import fire
 from chargehand.orchestrator.supervisor.graphs import Graphs
 from chargehand.orchestrator.supervisor.watch import forget_dead_pools, watch
+from chargehand.orchestrator.task_brokers import CeleryBrokers, TaskBrokers
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +39,9 @@ ROUNDS_PER_CLEANING = 200
 class Supervisor:
     """Answers bells; every method may be called from any thread and by any number of processes."""
 
-    def __init__(self, settings: Settings, engine: Engine, celery_app: Celery, redis_client: "redis.Redis") -> None:
+    def __init__(
+        self, settings: Settings, engine: Engine, celery_app: Celery, redis_client: "redis.Redis", brokers: TaskBrokers
+    ) -> None:
         """Nothing is connected yet."""
         self._settings = settings
         self._engine = engine
@@ -45,6 +50,7 @@ class Supervisor:
         self._audit_key = audit_key(settings)
         self._graphs = Graphs()
         self._hints = Hints(redis_client, key_prefix=settings.key_prefix)
+        self._dispatcher = Dispatcher(engine, brokers)
 
     def answer(self, run_id: UUID) -> None:
         """Advance the run and admit what may start, until it rings no more."""
@@ -58,6 +64,8 @@ class Supervisor:
             self._hints.give(run_id)
             if may_admit:
                 self.admit()
+            if self._graphs.may_have(run_id, KIND):
+                self.dispatch(run_id)
             # Whoever rang while this round held the run found it locked and left.
             if not has_rings(self._engine, run_id):
                 return
@@ -69,6 +77,11 @@ class Supervisor:
             broker.publish(self._app, self._settings, tenant=one.tenant, run_id=one.run_id, emissions=one.emissions)
             count += len(one.emissions)
         return count
+
+    def dispatch(self, run_id: UUID | None = None) -> None:
+        """Send the tasks of users' own apps that are due, of one run or of all."""
+        for moved in self._dispatcher.dispatch(run_id):
+            self._hints.give(moved)
 
     def watch(self) -> None:
         """One round: find what was lost, advance what nobody answered, admit what waits."""
@@ -87,28 +100,41 @@ class Supervisor:
     def watch_forever(self, stop: threading.Event) -> None:
         """Watch until `stop` is set; an outage of Postgres is waited out."""
         rounds = 0
-        while not stop.wait(self._settings.watch_interval_seconds):
-            try:
-                self.watch()
-                rounds += 1
-                if rounds % ROUNDS_PER_CLEANING == 0:
-                    forget_dead_pools(self._engine)
-            except DBAPIError as error:
-                log.warning("watch round failed", extra={"error": str(error.orig).strip()})
-            except Exception:
-                # Without this loop nothing that was lost is ever found again: it goes on whatever happens.
-                log.exception("watch round failed")
+
+        def one_round() -> None:
+            nonlocal rounds
+            self.watch()
+            rounds += 1
+            if rounds % ROUNDS_PER_CLEANING == 0:
+                forget_dead_pools(self._engine)
+
+        self._repeat(one_round, "watch round failed", stop)
+
+    def dispatch_forever(self, stop: threading.Event) -> None:
+        """Send what is due until `stop` is set.
+
+        Apart from the watch loop: a broker of somebody else that does not answer must not hold up what was lost here.
+        """
+        self._repeat(self.dispatch, "dispatch failed", stop)
 
     def fire_forever(self, stop: threading.Event) -> None:
         """Make the runs of schedules until `stop` is set; beside the watch loop, because a copy may take minutes."""
+
+        def fire_all() -> None:
+            for run_id in fire(self._engine, self._settings):
+                self.answer(run_id)
+
+        self._repeat(fire_all, "schedules not looked at", stop)
+
+    def _repeat(self, part: Callable[[], None], failed: str, stop: threading.Event) -> None:
         while not stop.wait(self._settings.watch_interval_seconds):
             try:
-                for run_id in fire(self._engine, self._settings):
-                    self.answer(run_id)
+                part()
             except DBAPIError as error:
-                log.warning("schedules not looked at", extra={"error": str(error.orig).strip()})
+                log.warning(failed, extra={"error": str(error.orig).strip()})
             except Exception:
-                log.exception("schedules not looked at")
+                # Without these loops nothing that was lost is ever found again: they go on whatever happens.
+                log.exception(failed)
 
     def _queue_length(self, pool: str) -> int:
         try:
@@ -130,7 +156,8 @@ def _compose() -> tuple[Celery, Supervisor]:
     client = keyspace.connect(
         endpoints.redis_url(settings), connect_timeout_seconds=settings.connect_timeout_seconds, retries=0
     )
-    return celery_app, Supervisor(settings, engine, celery_app, client)
+    brokers = CeleryBrokers(settings, endpoints.redis_url(settings))
+    return celery_app, Supervisor(settings, engine, celery_app, client, brokers)
 
 
 app, supervisor = _compose()
@@ -145,8 +172,13 @@ def answer_bell(run_id: str) -> None:
 
 @signals.worker_ready.connect
 def _start_watching(**_: Any) -> None:
-    threading.Thread(target=supervisor.watch_forever, args=(_stop,), name="watch", daemon=True).start()
-    threading.Thread(target=supervisor.fire_forever, args=(_stop,), name="schedules", daemon=True).start()
+    loops = {
+        "watch": supervisor.watch_forever,
+        "schedules": supervisor.fire_forever,
+        "dispatch": supervisor.dispatch_forever,
+    }
+    for name, loop in loops.items():
+        threading.Thread(target=loop, args=(_stop,), name=name, daemon=True).start()
 
 
 @signals.worker_shutting_down.connect

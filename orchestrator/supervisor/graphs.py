@@ -57,6 +57,12 @@ class Graphs:
                 self._known.popitem(last=False)
         return places
 
+    def may_have(self, run_id: UUID, kind: str) -> bool:
+        """Whether the run has steps of that kind, as far as this process has read its graph."""
+        with self._guard:
+            known = self._known.get(run_id)
+        return known is None or any(place.kind == kind for place in known[1].values())
+
 
 def standings(connection: Connection, run_id: UUID, places: Places) -> dict[UUID, Standing]:
     """Where the steps at these places stand now; steps that came later are left out."""

@@ -25,7 +25,7 @@ from chargehand.orchestrator.recovery import RETURN, SILENCE, Cause, Evidence, c
 from chargehand.orchestrator.requests import RunRequest
 from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.steps import new_wait_id
-from chargehand.orchestrator.supervisor import unrolling
+from chargehand.orchestrator.supervisor import dispatch, unrolling
 from chargehand.orchestrator.supervisor.admit import POOL_SILENCE_SECONDS, SOLO, live_slots
 from chargehand.orchestrator.supervisor.queueing import start_queued
 from chargehand.orchestrator.supervisor.settling import settle_late_answers
@@ -308,6 +308,8 @@ def wake(engine: Engine) -> list[UUID]:
             select(StepRow)
             .join(RunRow, RunRow.id == StepRow.run)
             .where(StepRow.status == "waiting", RunRow.status == "running", _is_ours())
+            # Of a user's own task the round and the dispatcher take care.
+            .where(StepRow.spec["kind"].astext != dispatch.KIND)
             .where((StepRow.run_after <= func.clock_timestamp()) | answered | _has_more_money())
             .order_by(StepRow.run, StepRow.ordinal)
             .limit(BATCH)
@@ -417,6 +419,8 @@ def _fail_overdue_steps(session: Session) -> int:
         select(StepRow)
         .join(RunRow, RunRow.id == StepRow.run)
         .where(StepRow.deadline_at < func.clock_timestamp(), StepRow.status.in_(STARTED), _is_ours())
+        # A user's own task may have happened all the same: the dispatcher asks what became of it.
+        .where(StepRow.spec["kind"].astext != dispatch.KIND)
         .order_by(StepRow.run, StepRow.ordinal)
         .limit(BATCH)
         .with_for_update(skip_locked=True, key_share=True, of=StepRow)
