@@ -23,7 +23,7 @@ from steps import (
     use_answer,
 )
 
-from chargehand import Draft, Plan, Settings, branch, first_of, gate, map_over, merge, repeat, role
+from chargehand import Draft, Plan, Settings, branch, celery_task, first_of, gate, map_over, merge, repeat, role
 
 
 def branch_plan() -> Plan:
@@ -72,6 +72,14 @@ def gate_plan() -> Plan:
     return Plan(price >> gate("Send the offer?").set(key="approve") >> send_offer.step(price).set(key="send"))
 
 
+def celery_task_plan() -> Plan:
+    """A task of the billing app, which knows it by its name."""
+    refund = celery_task("billing.refund", queue="billing", effect="idempotent", resend_seconds=5, deadline_seconds=60)
+    order = load_order.step(7).set(key="order")
+    paid = refund.step(order, reason="broken").set(title="Send the money back")
+    return Plan(paid >> file_case.step().set(key="file"))
+
+
 def merge_plan() -> Plan:
     """Two steps change the workspace side by side."""
     changes = [
@@ -93,6 +101,7 @@ PLANS: dict[str, Callable[[], Plan]] = {
     "map": map_plan,
     "repeat": repeat_plan,
     "gate": gate_plan,
+    "celery_task": celery_task_plan,
     "merge": merge_plan,
     "any_join": any_join_plan,
 }
