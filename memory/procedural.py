@@ -37,6 +37,15 @@ class RoleNotFound(LookupError):
     """No role of that name or hash."""
 
 
+class Patience(BaseModel):
+    """How long questions of an agent wait for a person, and what they come to then."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    after_seconds: float = Field(gt=0)
+    then: Literal["fail", "skip", "retry"] = "fail"
+
+
 class FrontMatter(BaseModel):
     """The fields between the two `---` lines."""
 
@@ -49,6 +58,7 @@ class FrontMatter(BaseModel):
     tools: tuple[Slug, ...] = ()
     max_turns: int = Field(default=DEFAULT_MAX_TURNS, ge=1, le=MAX_TURNS_CEILING)
     output: Slug
+    expires: Patience | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +82,8 @@ class Role:
     """git's blob hash of the file's text: the same in a checkout and in an installed package."""
     commit: str | None = None
     """The commit that the file is at, if it is in git and unchanged."""
+    expires: Patience | None = None
+    """None: its questions wait as the step or the settings say."""
 
 
 def load_roles(directory: Path) -> dict[str, Role]:
@@ -106,7 +118,7 @@ def parse_role(text: str, *, origin: str, commit: str | None = None) -> Role:
     if not instructions:
         raise InvalidRole(f"{origin}: no instructions; write them below the front matter.")
     return Role(
-        **fields.model_dump(),
+        **dict(fields),
         instructions=instructions,
         text=text,
         blob_hash=git_blob_hash(text.encode()),

@@ -5,6 +5,8 @@ with Client() as client:
     report = run.wait(timeout_seconds=900)
 """
 
+import getpass
+import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -26,7 +28,8 @@ from chargehand.memory.database import APP_ROLE, open_engine
 from chargehand.memory.git import StorageFull
 from chargehand.memory.procedural import Role
 from chargehand.memory.tables import RUN_STREAM
-from chargehand.orchestrator import broker, endpoints, runs, views
+from chargehand.orchestrator import answering, broker, endpoints, runs, views
+from chargehand.orchestrator.answering import Answered
 from chargehand.orchestrator.building import Plan as WrittenPlan
 from chargehand.orchestrator.completion import Completion, as_result, complete
 from chargehand.orchestrator.errors import (
@@ -63,11 +66,14 @@ class Client:
         *,
         tenant: UUID | None = None,
         settings: Settings | None = None,
+        name: str | None = None,
     ) -> None:
         """Use these servers, or those of `CHARGEHAND_*`, or the laptop that runs in `CHARGEHAND_HOME`.
 
-        Raises `Unavailable` when none of these says where Postgres is.
+        `name`: who answers questions, for the journal; the user of this process otherwise. It is what the caller says,
+        nobody checks it. Raises `Unavailable` when none of these says where Postgres is.
         """
+        self.name = name or user_name()
         self.settings = settings or load_settings()
         self.tenant = tenant or self.settings.tenant
         self._redis_url = redis_url
@@ -171,21 +177,43 @@ class Client:
         """Let a run spend more, see `RunHandle.raise_budget`."""
         return self.run(run).raise_budget(to_usd)
 
-    def escalations(self, run_id: UUID | None = None) -> list[Escalation]:
-        """What people are asked."""
+    def escalations(self, run_id: UUID | None = None, *, each: bool = False) -> list[Escalation]:
+        """What people are asked; questions of one run about the same cause are one, unless `each` is wanted."""
         with self.session() as session:
-            return views.escalations(session, run_id)
+            return views.escalations(session, run_id, each=each)
 
-    def answer(self, escalation: Escalation, choice: str, body: JsonValue = None) -> bool:
+    def answer(
+        self,
+        escalation: Escalation,
+        choice: str,
+        body: JsonValue = None,
+        *,
+        by: str | None = None,
+        only: bool = False,
+    ) -> bool:
         """Answer a waiting step; False when somebody else was first, or the step has ended meanwhile.
 
-        Raises `UserError` for a choice that was not offered: a gate takes whatever does not refuse for an approval.
+        Taken for the steps that are attached to it too, unless `only`; a result by hand (`override`) is one step's.
+        `by`: who answers, for the journal; the client's name otherwise. Raises `UserError` for a choice that was not
+        offered: a gate takes whatever does not refuse for an approval.
         """
+        return self.resolve(escalation, choice, body, by=by, only=only).first
+
+    def resolve(
+        self,
+        escalation: Escalation,
+        choice: str,
+        body: JsonValue = None,
+        *,
+        by: str | None = None,
+        only: bool = False,
+    ) -> Answered:
+        """As `answer`; says for which other steps the answer was taken too."""
         if escalation.options and choice not in escalation.options:
             offered = ", ".join(escalation.options)
             raise UserError(f"{choice!r} is no answer to step {escalation.step_key!r}; choose one of: {offered}.")
         with self.session() as session:
-            first = runs.answer(
+            answered = answering.answer(
                 session,
                 self.tenant,
                 run_id=escalation.run_id,
@@ -193,9 +221,11 @@ class Client:
                 wait_id=escalation.wait_id,
                 choice=choice,
                 body=body,
+                by=by or self.name,
+                only=only,
             )
         self.ring(escalation.run_id)
-        return first
+        return answered
 
     def complete(
         self, run: UUID | str, step: UUID | str, result: object = None, *, error: str = "", by: str = "client"
@@ -310,6 +340,15 @@ class Client:
 
     def _forget_import(self, run_id: UUID) -> None:
         shutil.rmtree(self._artifacts.repository(run_id), ignore_errors=True)
+
+
+def user_name() -> str:
+    """The user of this process, as the operating system knows it."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        # A container may run under a number that has no name.
+        return f"user {os.getuid()}"
 
 
 class _ReplyLost(Unavailable):

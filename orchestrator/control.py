@@ -191,7 +191,7 @@ def _next_chooser(step: Step, branch: Branch, *, asked: Sequence[str]) -> Step:
         if tier not in asked:
             return _chooser(step, branch, tier)
     question = step.instruction or step.title or f"Which way does {step.key} go on?"
-    return _child(step, ASK_PERSON, kind="gate", instruction=question, options=branch.labels)
+    return _child(step, ASK_PERSON, kind="gate", instruction=question, options=branch.labels, expires=step.expires)
 
 
 # --- map --------------------------------------------------------------------------------------------------------------

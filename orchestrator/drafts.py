@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from chargehand.orchestrator.errors import InvalidPlan
-from chargehand.orchestrator.plan import Join, Pool
+from chargehand.orchestrator.plan import Expiry, Join, Pool
 
 if TYPE_CHECKING:
     from chargehand.memory.procedural import Role
@@ -107,10 +107,18 @@ class Draft:
         join: Join | None = None,
         retries: int | None = None,
         deadline_seconds: float | None = None,
+        expires: Expiry | None = None,
     ) -> Self:
         """Change what is given, and give the step itself: `load.step(order_id=7).set(key="order", retries=2)`."""
         self.key = key or self.key
-        named = {"pool": pool, "title": title, "join": join, "retries": retries, "deadline_seconds": deadline_seconds}
+        named = {
+            "pool": pool,
+            "title": title,
+            "join": join,
+            "retries": retries,
+            "deadline_seconds": deadline_seconds,
+            "expires": expires,
+        }
         self.fields |= {name: value for name, value in named.items() if value is not None}
         return self
 

@@ -16,6 +16,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
+from chargehand.orchestrator.approval import Guarded
 from chargehand.orchestrator.errors import IllegalFact, NewerVersion
 from chargehand.orchestrator.plan import Plan, PlanPatch, Step
 
@@ -204,7 +205,7 @@ class StepReleased(Fact):
 
     stream = "step"
     kind: Literal["step.released"] = "step.released"
-    reason: Literal["drain", "pause", "retry", "foreign", "storage"]
+    reason: Literal["drain", "pause", "retry", "foreign", "storage", "approved"]
     """Only a `retry` uses one up."""
     detail: str = ""
     run_after_seconds: float = 0.0
@@ -239,6 +240,14 @@ class StepWaiting(Fact):
     """children: the colleague that is asked; the next round appends it, and answers for it when it has ended."""
     tool_use_id: str | None = None
     """The call that the answer is for."""
+    guards: tuple[Guarded, ...] = ()
+    """What a person approves by letting it go on."""
+    cause: str = ""
+    """Equal for questions of one run that one answer settles."""
+    expires_after_seconds: float | None = None
+    """When nobody has answered by then, it is as if `expires_then` had been; None: it waits for ever."""
+    expires_then: str = ""
+    """`fail`, or one of the options."""
 
 
 class SignalReceived(Fact):
@@ -249,6 +258,10 @@ class SignalReceived(Fact):
     wait_id: UUID
     choice: str
     body: JsonValue = None
+    by: str = ""
+    """Who says they answered: a name, or `expiry`."""
+    sent_at: datetime | None = None
+    """When they did, by the database's clock."""
 
 
 class StepTold(Fact):
@@ -406,6 +419,8 @@ class BreakerTripped(Fact):
     rule: str
     evidence: tuple[str, ...]
     detail: str
+    cause: str = ""
+    """Equal for trips of one run over the same failure."""
 
 
 class StepFinished(Fact):
@@ -424,6 +439,8 @@ class StepFinished(Fact):
     """What a planner appends to the graph."""
     label: str | None = None
     """The way that a branch takes."""
+    approved: dict[str, str] | None = None
+    """gate: step → hash of the arguments that a person has approved."""
 
 
 RunFact = Annotated[

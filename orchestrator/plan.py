@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Annotated, Literal, NamedTuple, Self
 from uuid import UUID, uuid5
 
@@ -30,6 +30,8 @@ ITEM = "$item"
 RESULT_OF = "$result_of"
 # Among the arguments of a Celery task: those that are given by position, as a list.
 ARGS = "$args"
+# What an agent's or a script's question may come to when nobody answers: these need no words of a person.
+UNATTENDED_ANSWERS = ("skip", "retry")
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/~-]{0,119}\Z")
 StepKey = Annotated[str, Field(min_length=1, max_length=120)]
@@ -78,6 +80,17 @@ class Repeat(BaseModel):
     """The step of the body whose result says `passed`."""
     max_rounds: int = Field(default=3, ge=1, le=MAX_ROUNDS)
     """Without a verdict by then the step fails."""
+
+
+class Expiry(BaseModel):
+    """What becomes of a question to a person that nobody answers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    after_seconds: float = Field(gt=0)
+    """How long it waits, by the database's clock."""
+    then: str = "fail"
+    """`fail`, or the answer that is taken then: one of a gate's options, `skip` or `retry` of an agent or a script."""
 
 
 class Merge(BaseModel):
@@ -138,7 +151,9 @@ class Step(BaseModel):
     retries: int = Field(default=0, ge=0, le=10)
     """script: how often an exception is tried again."""
     deadline_seconds: float | None = Field(default=None, gt=0)
-    """It fails when this time is over; celery_task: nothing has come back since it was sent (an hour)."""
+    """It fails when this time is over, counted from its start; celery_task: nothing has come back by then (an hour)."""
+    expires: Expiry | None = None
+    """gate, agent, script, branch: how long its question to a person waits; None: as the role or the settings say."""
     options: tuple[str, ...] = ()
     """gate: the answers a person may give."""
     tier: Tier | None = None
@@ -267,6 +282,8 @@ def _validate_kind(step: Step, roles: Set[str] | None) -> None:
             raise InvalidPlan(f"Step {step.key!r} has unknown role {role!r}; known: {', '.join(sorted(roles))}.")
     if step.celery_task is not None:
         _validate_task(step, step.celery_task)
+    if step.expires is not None:
+        _validate_expiry(step, step.expires)
     if step.body:
         _validate_body(step, roles)
 
@@ -301,6 +318,17 @@ def _validate_body(step: Step, roles: Set[str] | None) -> None:
         raise InvalidPlan(f"Repeat {step.key!r} waits for unknown step {step.repeat.until!r} of its body to pass.")
 
 
+def _validate_expiry(step: Step, expires: Expiry) -> None:
+    if step.kind in ("map", "repeat", "merge"):
+        raise InvalidPlan(f"Step {step.key!r} of kind {step.kind!r} asks nobody; give `expires` to the step that does.")
+    offered = step.options or ("approve", "reject") if step.kind == "gate" else UNATTENDED_ANSWERS
+    if step.branch is not None:
+        offered = step.branch.labels
+    if expires.then not in ("fail", *offered):
+        known = ", ".join(("fail", *offered))
+        raise InvalidPlan(f"Step {step.key!r} expires into {expires.then!r}; choose one of: {known}.")
+
+
 def references(value: JsonValue) -> Iterator[str]:
     """Keys of the steps for whose results an argument stands; `$item` for the item of a map."""
     if isinstance(value, dict):
@@ -314,6 +342,15 @@ def references(value: JsonValue) -> Iterator[str]:
     elif isinstance(value, list):
         for inner in value:
             yield from references(inner)
+
+
+def resolved(value: JsonValue, results: Callable[[str], JsonValue | None]) -> JsonValue:
+    """The value with what earlier steps gave in the place of each reference to them."""
+    if isinstance(value, dict):
+        if isinstance(key := value.get(RESULT_OF), str) and len(value) == 1:
+            return results(key)
+        return {name: resolved(item, results) for name, item in value.items()}
+    return [resolved(item, results) for item in value] if isinstance(value, list) else value
 
 
 def _validate_references(steps: Iterable[Step], around: tuple["_Level", ...] = ()) -> None:

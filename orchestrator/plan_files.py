@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from chargehand.orchestrator.errors import InvalidPlan
-from chargehand.orchestrator.plan import Branch, CeleryTask, Map, Merge, Plan, Repeat, Step, validate
+from chargehand.orchestrator.plan import Branch, CeleryTask, Expiry, Map, Merge, Plan, Repeat, Step, validate
 
 # A plan of 2,000 steps with instructions is a few megabytes; more is another file.
 MAX_PLAN_BYTES = 32_000_000
@@ -37,6 +37,7 @@ _Loader: type[Any] = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 _MODELS: dict[str, type[BaseModel]] = {
     "steps": Step, "body": Step, "branch": Branch, "map": Map, "repeat": Repeat, "merge": Merge,
     "celery_task": CeleryTask,
+    "expires": Expiry,
 }  # fmt: skip
 _REMEDIES = {
     "missing": "add it",

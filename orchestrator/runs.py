@@ -473,9 +473,19 @@ def tell(session: Session, tenant: UUID, run_id: UUID, message: str) -> None:
 
 
 def answer(
-    session: Session, tenant: UUID, *, run_id: UUID, step: UUID, wait_id: UUID, choice: str, body: object = None
+    session: Session,
+    tenant: UUID,
+    *,
+    run_id: UUID,
+    step: UUID,
+    wait_id: UUID,
+    choice: str,
+    body: object = None,
+    by: str = "",
 ) -> bool:
     """Answer a waiting step; the first answer wins, a later one gives False. Never writes to the step's stream.
+
+    `by`: who says they answer, for the journal.
 
     So does one to a step that has ended, for example with its run: nobody would read it. Raises `NotFound` when the
     tenant has no such step: ids follow from the run's, and the first answer would win.
@@ -488,7 +498,15 @@ def answer(
         return False
     sent = session.execute(
         upsert(SignalRow)
-        .values(step=step, wait_id=wait_id, run=run_id, tenant=tenant, choice=choice, body=json.loads(json.dumps(body)))
+        .values(
+            step=step,
+            wait_id=wait_id,
+            run=run_id,
+            tenant=tenant,
+            choice=choice,
+            body=json.loads(json.dumps(body)),
+            sent_by=by,
+        )
         .on_conflict_do_nothing()
         .returning(SignalRow.step)
     ).scalar_one_or_none()

@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Literal
 from uuid import UUID
 
 from pydantic import Field, JsonValue, SecretStr
@@ -54,6 +55,11 @@ class Settings(BaseSettings):
     """A queued step that nobody claims is emitted again after this, doubling each time."""
     connect_timeout_seconds: float = 3.0
     """Postgres or Redis that does not answer within this is down."""
+
+    question_seconds: float | None = Field(default=None, gt=0)
+    """How long agents' and scripts' questions wait for a person, where neither step nor role says; unset: for ever."""
+    question_then: Literal["fail", "skip", "retry"] = "fail"
+    """What such a question comes to when nobody answers; what it does not offer becomes `fail`."""
 
     max_turns: int = Field(default=15, ge=1, le=MAX_TURNS_CEILING)
     """Default number of model calls of one agent step."""

@@ -52,18 +52,27 @@ class RepeatShape:
 Shape = MapShape | RepeatShape
 
 
-def gate(question: str, *, options: Sequence[str] = ("approve", "reject"), title: str = "") -> Draft:
+def gate(
+    question: str,
+    *,
+    options: Sequence[str] = ("approve", "reject"),
+    title: str = "",
+    expires_after_seconds: float | None = None,
+    then: str = "fail",
+) -> Draft:
     """A step that waits for a person's answer; `reject`, `no` and `abort` fail it, any other lets the run go on.
 
-    Its result is `{"choice": …, "body": …}`.
+    The person is shown what waits behind it, with the exact arguments; whatever would be given others later is put
+    before a person again. When nobody has answered after `expires_after_seconds`, it fails, or `then` is taken for the
+    answer. Its result is `{"choice": …, "body": …}`.
     """
     if not question.strip():
         raise InvalidPlan("A gate has no question; say what a person decides.")
-    return Draft(
-        name="gate",
-        fields={"kind": "gate", "instruction": question, "options": tuple(options), "title": title or question},
-        gives=dict,
+    fields = {"kind": "gate", "instruction": question, "options": tuple(options), "title": title or question}
+    expires = (
+        {} if expires_after_seconds is None else {"expires": {"after_seconds": expires_after_seconds, "then": then}}
     )
+    return Draft(name="gate", fields={**fields, **expires}, gives=dict)
 
 
 def branch(

@@ -121,6 +121,8 @@ WITH own AS (
     UPDATE steps SET
         status = %(status)s, head_seq = head_seq + 1, lease_until = NULL, holder = NULL,
         halt = NULL, wait_id = coalesce(%(wait_id)s, wait_id), wait_reason = coalesce(%(wait_reason)s, wait_reason),
+        wait_cause = CASE WHEN %(wait_id)s::uuid IS NULL THEN wait_cause ELSE %(wait_cause)s END,
+        expires_at = clock_timestamp() + make_interval(secs => %(expires)s),
         retries = retries + %(retried)s, schema_version = greatest(schema_version, %(needs)s),
         run_after = clock_timestamp() + make_interval(secs => %(after)s),
         returned_microusd = allotment_microusd - spent_microusd - reserved_microusd,
@@ -207,10 +209,11 @@ _ROWS_AFTER = """
 SELECT seq, epoch, body FROM journal WHERE run = %(run)s AND step = %(step)s AND seq > %(seq)s
 ORDER BY seq LIMIT %(most)s
 """
-_SIGNAL = "SELECT choice, body FROM signals WHERE step = %(step)s AND wait_id = %(wait_id)s"
+_SIGNAL = "SELECT choice, body, sent_by, sent_at FROM signals WHERE step = %(step)s AND wait_id = %(wait_id)s"
 _FOLD_IN = """
 WITH own AS (
-    UPDATE steps SET head_seq = head_seq + 1, wait_id = NULL, wait_reason = NULL, run_after = NULL
+    UPDATE steps SET head_seq = head_seq + 1, wait_id = NULL, wait_reason = NULL, wait_cause = NULL,
+        run_after = NULL, expires_at = NULL
     WHERE id = %(step)s AND epoch = %(epoch)s AND status = 'running' AND head_seq = %(seq)s
     RETURNING tenant, run, id, epoch, head_seq
 ), fact AS (
@@ -320,7 +323,7 @@ class HeldStep:
 
     def wait(self, fact: StepWaiting, *, after_seconds: float | None = None) -> None:
         """Let go of the step until its signal, or its time, comes."""
-        self._leave("waiting", fact, wait_id=fact.wait_id, wait_reason=fact.reason, after_seconds=after_seconds)
+        self._leave("waiting", fact, waiting=fact, after_seconds=after_seconds)
 
     def release(self, fact: StepReleased, *, needs: int = SCHEMA_VERSION) -> None:
         """Hand the step back unfinished; it is admitted again, not before `run_after_seconds`.
@@ -335,7 +338,9 @@ class HeldStep:
         row = self._connections.run(self.claim.tenant, _SIGNAL, {"step": self.claim.step_id, "wait_id": wait_id})
         if row is None:
             return None
-        fact = SignalReceived(wait_id=wait_id, choice=row["choice"], body=row["body"])
+        fact = SignalReceived(
+            wait_id=wait_id, choice=row["choice"], body=row["body"], by=row["sent_by"], sent_at=row["sent_at"]
+        )
         self.commit(_FOLD_IN, {}, [fact])
         return fact
 
@@ -386,8 +391,7 @@ class HeldStep:
         status: str,
         fact: StepWaiting | StepReleased,
         *,
-        wait_id: UUID | None = None,
-        wait_reason: str | None = None,
+        waiting: StepWaiting | None = None,
         after_seconds: float | None = None,
         retried: int = 0,
         needs: int = SCHEMA_VERSION,
@@ -397,8 +401,10 @@ class HeldStep:
             {
                 "status": status,
                 "kind": fact.kind,
-                "wait_id": wait_id,
-                "wait_reason": wait_reason,
+                "wait_id": waiting and waiting.wait_id,
+                "wait_reason": waiting and waiting.reason,
+                "wait_cause": (waiting and waiting.cause) or None,
+                "expires": waiting and waiting.expires_after_seconds,
                 "after": after_seconds,
                 "retried": retried,
                 "needs": needs,

@@ -140,6 +140,10 @@ class StepRow(Base):
     run_after: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     wait_id: Mapped[UUID | None] = mapped_column(PG_UUID(as_uuid=True))
     wait_reason: Mapped[str | None] = mapped_column(Text)
+    wait_cause: Mapped[str | None] = mapped_column(Text)
+    """Equal for questions of the run that one answer settles."""
+    expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """When its question to a person is answered by nobody."""
     retries: Mapped[int] = mapped_column(Integer, server_default="0")
     turns: Mapped[int] = mapped_column(Integer, server_default="0")
     allotment_microusd: Mapped[int] = mapped_column(BigInteger, server_default="0")
@@ -187,6 +191,7 @@ class SignalRow(Base):
     """An outsider's answer to a waiting step; the first one of the step's own tenant wins."""
 
     __tablename__ = "signals"
+    __table_args__ = (Index("ix_signals_run", "run"),)
 
     tenant: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True), primary_key=True)
     step: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True), primary_key=True)
@@ -194,6 +199,8 @@ class SignalRow(Base):
     run: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True))
     choice: Mapped[str] = mapped_column(Text)
     body: Mapped[Any] = mapped_column(JSONB, nullable=True)
+    sent_by: Mapped[str] = mapped_column(Text, server_default="")
+    """Who says they answered: a name; `expiry`; `colleague`, of a child's result."""
     sent_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.clock_timestamp())
 
 

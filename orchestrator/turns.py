@@ -28,6 +28,7 @@ from chargehand.orchestrator.facts import (
     ToolStarted,
     parse_fact,
 )
+from chargehand.orchestrator.questions import COLLEAGUE
 from chargehand.orchestrator.steps import HeldStep
 
 log = logging.getLogger(__name__)
@@ -124,9 +125,12 @@ _TOLD = f"""
 SELECT seq, schema_version, body FROM journal
 WHERE run = %(run)s AND step = '{RUN_STREAM}' AND seq > %(seq)s AND kind = 'run.told' ORDER BY seq
 """
-_FAILURES_OF_RUN = """
+# What a person has let go on is forgiven in the whole run: only failures after it count. A colleague's answer is none.
+_FAILURES_OF_RUN = f"""
 SELECT step, seq, schema_version, body FROM journal
 WHERE run = %(run)s AND step <> %(step)s AND kind = 'tool.finished' AND body LIKE '%%"outcome":"error"%%'
+  AND at > coalesce((SELECT max(sent_at) FROM signals
+    WHERE signals.run = %(run)s AND choice IN ('retry', 'answer') AND sent_by <> '{COLLEAGUE}'), '-infinity')
 ORDER BY at DESC LIMIT %(most)s
 """
 

@@ -1,7 +1,8 @@
 """Read-only answers about runs, for the client, the command line and the report."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from sqlalchemy.orm import Session, aliased
 
 from chargehand.memory import journal
 from chargehand.memory.tables import RUN_STREAM, JournalRow
+from chargehand.orchestrator.approval import Guarded
 from chargehand.orchestrator.celery_tasks import wait_in_words
 from chargehand.orchestrator.concurrency import UNDER_WAY
 from chargehand.orchestrator.errors import NotFound
@@ -28,7 +30,7 @@ from chargehand.orchestrator.facts import (
 )
 from chargehand.orchestrator.plan import CeleryTask, Step, step_id
 from chargehand.orchestrator.supervisor.admit import SOLO, live_slots
-from chargehand.orchestrator.tables import BudgetRow, PoolRow, RunRow, StepRow
+from chargehand.orchestrator.tables import BudgetRow, PoolRow, RunRow, SignalRow, StepRow
 from chargehand.orchestrator.transitions import STEP_ENDINGS
 
 MORE_MONEY = "; `chargehand budget` gives the run more, if it is used up"
@@ -104,6 +106,13 @@ class Escalation:
     options: tuple[str, ...]
     evidence: tuple[str, ...]
     asked_at: datetime
+    guards: tuple[Guarded, ...] = ()
+    """gate: what would be done, with which arguments, each under its hash."""
+    attached: tuple[str, ...] = ()
+    """Keys of other steps of the run that wait for the same cause: one answer is taken for all."""
+    expires_at: datetime | None = None
+    expires_then: str = ""
+    """What it comes to when nobody has answered by then."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -271,35 +280,54 @@ def artifacts(session: Session, run_id: UUID) -> dict[str, str]:
     return named
 
 
-def escalations(session: Session, run_id: UUID | None = None) -> list[Escalation]:
-    """What people are asked, oldest first: of one run, or of the tenant."""
+def escalations(session: Session, run_id: UUID | None = None, *, each: bool = False) -> list[Escalation]:
+    """What people are asked and nobody has answered, oldest first: of one run, or of the tenant.
+
+    Questions of one run about the same cause are one, unless `each` is wanted.
+    """
     # A budget that is in use frees itself: that wait has an end. One that is used up does not.
     asks = StepRow.wait_reason.in_(["human", "gate"]) | (
         (StepRow.wait_reason == "budget") & StepRow.run_after.is_(None)
     )
-    query = select(StepRow).where(StepRow.status == "waiting", asks)
+    answered = select(SignalRow.step).where(
+        SignalRow.tenant == StepRow.tenant, SignalRow.step == StepRow.id, SignalRow.wait_id == StepRow.wait_id
+    )
+    query = select(StepRow).where(StepRow.status == "waiting", asks, ~answered.exists())
     if run_id is not None:
         query = query.where(StepRow.run == run_id)
-    asked = []
+    asked: list[Escalation] = []
+    by_cause: dict[tuple[UUID, str], list[Escalation]] = defaultdict(list)
     for row in session.scalars(query.order_by(StepRow.run, StepRow.ordinal)):
-        for entry in reversed(journal.read(session, row.run, step=row.id, kinds=["step.waiting"])):
-            fact = parse_fact(entry.body or "", schema_version=entry.schema_version)
-            if isinstance(fact, StepWaiting) and fact.wait_id == row.wait_id:
-                asked.append(
-                    Escalation(
-                        run_id=row.run,
-                        step_id=row.id,
-                        step_key=row.key,
-                        wait_id=fact.wait_id,
-                        reason=fact.reason,
-                        question=fact.question,
-                        options=fact.options,
-                        evidence=fact.evidence,
-                        asked_at=entry.at,
-                    )
-                )
-                break
+        question = _question(session, row)
+        if question is not None and row.wait_cause and not each:
+            by_cause[row.run, row.wait_cause].append(question)
+        elif question is not None:
+            asked.append(question)
+    for questions in by_cause.values():
+        first, *others = sorted(questions, key=lambda one: one.asked_at)
+        asked.append(replace(first, attached=tuple(one.step_key for one in others)))
     return sorted(asked, key=lambda one: one.asked_at)
+
+
+def _question(session: Session, row: StepRow) -> Escalation | None:
+    for entry in reversed(journal.read(session, row.run, step=row.id, kinds=["step.waiting"])):
+        fact = parse_fact(entry.body or "", schema_version=entry.schema_version)
+        if isinstance(fact, StepWaiting) and fact.wait_id == row.wait_id:
+            return Escalation(
+                run_id=row.run,
+                step_id=row.id,
+                step_key=row.key,
+                wait_id=fact.wait_id,
+                reason=fact.reason,
+                question=fact.question,
+                options=fact.options,
+                evidence=fact.evidence,
+                asked_at=entry.at,
+                guards=fact.guards,
+                expires_at=row.expires_at,
+                expires_then=fact.expires_then,
+            )
+    return None
 
 
 def events_after(session: Session, run_id: UUID, seen: Mapping[UUID, int]) -> list[Event]:

@@ -18,6 +18,7 @@ from chargehand.orchestrator.facts import (
     StepReleased,
     ToolFinished,
 )
+from chargehand.orchestrator.questions import EXPIRY, NOBODY
 from chargehand.orchestrator.settings import MAX_TURNS_CEILING
 from chargehand.workers.context import AgentTask
 from chargehand.workers.conversation import Conversation, Decision, Exchange
@@ -135,7 +136,7 @@ class _Attempt:
             return None
         match decision.choice:
             case "abort":
-                return Failed(error="A person ended the step.")
+                return Failed(error=NOBODY if decision.by == EXPIRY else "A person ended the step.")
             case "override":
                 return self._overridden(decision)
             case "skip" if decision.about_tool is None:

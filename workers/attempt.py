@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
+from uuid import UUID
 
 from pydantic import JsonValue, TypeAdapter
 from pydantic_core import PydanticSerializationError
@@ -14,6 +15,8 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from chargehand.memory.git import StorageFull
+from chargehand.memory.procedural import Role
+from chargehand.orchestrator.approval import APPROVE_OR_REJECT, REFUSALS, guarded, is_approved, not_approved
 from chargehand.orchestrator.errors import ChargehandError, Fenced, LeaseLost, NewerVersion, StepPaused, Unavailable
 from chargehand.orchestrator.facts import (
     SCHEMA_VERSION,
@@ -25,6 +28,7 @@ from chargehand.orchestrator.facts import (
     StepWaiting,
 )
 from chargehand.orchestrator.plan import POOLS
+from chargehand.orchestrator.questions import expiring, of_role, of_settings, why_ended
 from chargehand.orchestrator.sessions import open_session
 from chargehand.orchestrator.steps import Claim, Ended, HeldStep, new_wait_id
 from chargehand.orchestrator.turns import StepRecorder
@@ -69,6 +73,8 @@ class Attempt:
     """What predecessors have made of the workspace; passed on by a step that does not edit."""
     has_spoken: bool = False
     """It has said what it is doing."""
+    role: Role | None = None
+    """Of an agent, once it is known."""
     may_repeat: bool = False
     """A person said that an effect of unknown outcome may happen again."""
 
@@ -116,7 +122,7 @@ class Attempt:
         # What runs in a sandbox or under limits meanwhile is killed once the step is not ours any more.
         inherited = CANCELLED.set(self.lost.is_set)
         try:
-            return self._decided_by_signal() or self._outcome(reader, gathered)
+            return self._decided_by_signal() or self._not_approved(reader, gathered) or self._outcome(reader, gathered)
         except (Fenced, Unavailable, Drained, NewerVersion, StorageFull):
             raise
         except Exception as error:
@@ -204,6 +210,7 @@ class Attempt:
         if role_hash is None:
             return Failed(error=f"Step {step.key!r} has role {step.role!r}, which the run did not pin.")
         role = reader.role(role_hash)
+        self.role = role
         if step.tier is not None:
             role = replace(role, tier=step.tier)
         try:
@@ -213,7 +220,7 @@ class Attempt:
                 error=f"Role {role.name!r} ends with {role.output!r}, which this worker does not know; name the module "
                 "that registers it in CHARGEHAND_MODULES."
             )
-        recorder = StepRecorder(self.shop.connections, self.held, lease_seconds=self.shop.settings.lease_seconds)
+        recorder = self._recorder()
         task = AgentTask(
             goal=gathered.goal,
             role=role,
@@ -265,6 +272,28 @@ class Attempt:
         self.may_repeat = signal.choice == "retry"
         return _obey(signal)
 
+    def _not_approved(self, reader: RunReader, gathered: Gathered) -> Outcome | None:
+        """A question, when gates before the step have not approved exactly what it is given now; None: they have.
+
+        What a person answers to it counts for these arguments only, and for this step.
+        """
+        if not gathered.approvals:
+            return None
+        shown = guarded(self.claim.step, results=reader.result)
+        if is_approved(shown, gathered.approvals):
+            return None
+        asked: UUID | None = None
+        for fact in self._recorder().history:
+            if isinstance(fact, StepWaiting) and [one.hash for one in fact.guards] == [shown.hash]:
+                asked = fact.wait_id
+            elif isinstance(fact, SignalReceived) and fact.wait_id == asked:
+                return Failed(error=why_ended(fact)) if fact.choice in REFUSALS else None
+        question = not_approved(shown, gathered.approvals)
+        return Wait(reason="gate", question=question, options=APPROVE_OR_REJECT, guards=(shown,))
+
+    def _recorder(self) -> StepRecorder:
+        return StepRecorder(self.shop.connections, self.held, lease_seconds=self.shop.settings.lease_seconds)
+
     def _decided_before(self) -> Outcome | None:
         """What a person decided when the attempt that had heard it died before it could obey.
 
@@ -272,7 +301,7 @@ class Attempt:
         """
         if self.claim.step.kind == "agent" or not self.claim.taken_over:
             return None
-        recorder = StepRecorder(self.shop.connections, self.held, lease_seconds=self.shop.settings.lease_seconds)
+        recorder = self._recorder()
         for fact in reversed(recorder.history):
             if isinstance(fact, SignalReceived):
                 return _obey(fact)
@@ -306,18 +335,19 @@ class Attempt:
                     )
                 )
             case Wait():
-                self.held.wait(
-                    StepWaiting(
-                        wait_id=new_wait_id(),
-                        reason=outcome.reason,
-                        question=outcome.question,
-                        options=outcome.options,
-                        evidence=outcome.evidence,
-                        child=outcome.child,
-                        tool_use_id=outcome.tool_use_id,
-                    ),
-                    after_seconds=outcome.run_after_seconds,
+                asked = StepWaiting(
+                    wait_id=new_wait_id(),
+                    reason=outcome.reason,
+                    question=outcome.question,
+                    options=outcome.options,
+                    evidence=outcome.evidence,
+                    child=outcome.child,
+                    tool_use_id=outcome.tool_use_id,
+                    guards=outcome.guards,
+                    cause=outcome.cause,
                 )
+                policies = (self.claim.step.expires, of_role(self.role), of_settings(self.shop.settings))
+                self.held.wait(expiring(asked, *policies), after_seconds=outcome.run_after_seconds)
                 log.info("step waits", extra={**self._fields(), "reason": outcome.reason})
                 return "stop"
 
@@ -403,7 +433,7 @@ def _colleagues(reader: RunReader, gathered: Gathered) -> dict[str, Colleague]:
 def _obey(signal: SignalReceived) -> Outcome | None:
     match signal.choice:
         case "abort":
-            return Failed(error="A person ended the step.")
+            return Failed(error=why_ended(signal))
         case "skip":
             return Finished(result=None)
         case "override":

@@ -32,6 +32,7 @@ class Decision:
     """The tool call whose outcome was unknown; None when the step as a whole waited."""
     position: int
     """Index of the fact."""
+    by: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,7 +174,7 @@ def _with_tool_fact(folded: Conversation, fact: ToolStarted | ToolFinished, posi
 def _with_signal(folded: Conversation, waiting: StepWaiting, signal: SignalReceived, position: int) -> Conversation:
     unknown = unknown_outcome(folded.exchanges[-1]) if folded.exchanges else None
     about_tool = unknown.tool_use_id if unknown is not None and waiting.reason == "human" else waiting.tool_use_id
-    decision = Decision(choice=signal.choice, body=signal.body, about_tool=about_tool, position=position)
+    decision = Decision(choice=signal.choice, body=signal.body, about_tool=about_tool, position=position, by=signal.by)
     folded = replace(folded, decisions=(*folded.decisions, decision), failures=(), trip=None, waiting=None)
     if signal.choice != "answer" or about_tool is not None:
         return folded

@@ -1,7 +1,7 @@
 """What a step may read of its run: results of other steps, the pinned role, the commit to start from."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from pydantic import JsonValue
@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from chargehand.memory import procedural
 from chargehand.memory.procedural import Role
 from chargehand.orchestrator import views
+from chargehand.orchestrator.approval import stand_together
 from chargehand.orchestrator.errors import NotFound
 from chargehand.orchestrator.facts import StepFinished, WorkspaceRef
 from chargehand.orchestrator.plan import Plan, Step
@@ -36,6 +37,8 @@ class Gathered:
     role_versions: dict[str, str]
     commits: dict[str, str]
     """Where the predecessors left the workspace, by key, in the order the step names them."""
+    approvals: dict[str, dict[str, str]] = field(default_factory=dict)
+    """What gates before it have approved: gate → step → hash of its arguments."""
 
 
 class RunReader:
@@ -70,6 +73,7 @@ class RunReader:
                     plan=plan if step.kind == "agent" else None,
                     role_versions=dict(run.role_versions),
                     commits=_commits(step, ended),
+                    approvals=_approvals(step, ended),
                 )
                 for step in steps
             ]
@@ -109,6 +113,12 @@ def _newest_commit(step: Step, ended: dict[str, StepFinished], workspace: Worksp
     """The commit of the last predecessor, in the order they are named, that ended at one."""
     commits = list(_commits(step, ended).values())
     return commits[-1] if commits else workspace.commit if workspace is not None else None
+
+
+def _approvals(step: Step, ended: dict[str, StepFinished]) -> dict[str, dict[str, str]]:
+    """Of the gates that are about this step: what its body's owner waits for was approved for the owner."""
+    gates = {key: ended[key].approved for key in step.after if key in ended}
+    return {key: approved for key, approved in gates.items() if approved is not None and stand_together(key, step)}
 
 
 def _commits(step: Step, ended: dict[str, StepFinished]) -> dict[str, str]:

@@ -126,6 +126,7 @@ class ModelTurn:
                     "the result by hand; skip: go on without one; abort: let it fail."
                 ),
                 options=("override", "skip", "abort"),
+                cause="budget",
                 evidence=(self._tape.place(self._tape.newest),) if self._tape.recorded else (),
             )
         try:
@@ -221,12 +222,14 @@ class ModelTurn:
             return Failed(error=f"The model cannot be used: {error}")
         failures = self._failures_of(ModelUnavailable)
         if failures >= MAX_MODEL_FAILURES:
-            return self._asks_about_model(f"The model failed {failures} times in a row; the last time: {error}")
+            question = f"The model failed {failures} times in a row; the last time: {error}"
+            # All agents of this size call the same one.
+            return self._asks_about_model(question, cause=f"model {self._task.role.tier}")
         return Wait(reason="retry", question=str(error), run_after_seconds=backoff_seconds(failures))
 
-    def _asks_about_model(self, question: str) -> Wait:
+    def _asks_about_model(self, question: str, *, cause: str = "") -> Wait:
         evidence = (self._tape.place(self._tape.newest),)
-        return Wait(reason="human", question=question, options=GO_ON_OPTIONS, evidence=evidence)
+        return Wait(reason="human", question=question, options=GO_ON_OPTIONS, evidence=evidence, cause=cause)
 
 
 def _responded(call_id: UUID, answer: ModelAnswer) -> ModelResponded:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
+from chargehand.orchestrator.approval import Guarded
 from chargehand.orchestrator.errors import ChargehandError
 from chargehand.orchestrator.facts import WaitReason
 from chargehand.orchestrator.plan import PlanPatch, Step
@@ -53,6 +54,10 @@ class Wait:
     """The colleague that it waits for."""
     tool_use_id: str | None = None
     """The call that the colleague answers."""
+    guards: tuple[Guarded, ...] = ()
+    """What a person approves by letting it go on."""
+    cause: str = ""
+    """Equal for questions of one run that one answer settles."""
 
 
 Outcome = Finished | Failed | Wait

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from pydantic import JsonValue
 
+from chargehand.orchestrator.approval import digest_of
 from chargehand.orchestrator.breaker import Observed, Trip, watch
 from chargehand.orchestrator.errors import Unavailable
 from chargehand.orchestrator.facts import BreakerTripped, ToolFinished, ToolStarted
@@ -54,13 +55,13 @@ class ToolTurn:
             self._keep(use, given)
             refused = True
         if trip is not None:
-            return self._tripped(trip)
+            return self._tripped(*trip)
         return self.check(self._tape.conversation.exchanges[-1]) if refused else None
 
     def check(self, exchange: Exchange) -> Wait | None:
         """Ask a person when the results of this turn show that the step, or the run, repeats itself."""
         trip = self._watch(exchange)
-        return self._tripped(trip) if trip is not None else None
+        return self._tripped(*trip) if trip is not None else None
 
     def _run_call(self, exchange: Exchange, use: Block, *, incomplete: bool) -> Wait | None:
         name = str(use.get("name"))
@@ -168,8 +169,8 @@ class ToolTurn:
         else:
             self._tape.hold(fact)
 
-    def _watch(self, exchange: Exchange) -> Trip | None:
-        """The first rule that the results of this turn break, each looked at as it came."""
+    def _watch(self, exchange: Exchange) -> tuple[Trip, str] | None:
+        """The first rule that the results of this turn break, each looked at as it came, and what it is about."""
         conversation = self._tape.conversation
         current = next(e for e in conversation.exchanges if e.answer.call_id == exchange.answer.call_id)
         since = conversation.decisions[-1].position if conversation.decisions else -1
@@ -187,12 +188,12 @@ class ToolTurn:
         for count in range(before + 1, len(own) + 1):
             trip = watch([*others, *own[:count]])
             if trip is not None:
-                return trip
+                return trip, _cause(trip, own[count - 1])
         return None
 
-    def _tripped(self, trip: Trip) -> Wait:
+    def _tripped(self, trip: Trip, cause: str) -> Wait:
         self._tape.flush()
-        fact = BreakerTripped(rule=trip.rule, evidence=trip.evidence, detail=trip.detail)
+        fact = BreakerTripped(rule=trip.rule, evidence=trip.evidence, detail=trip.detail, cause=cause)
         self._tape.commit(fact, self._tape.recorder.trip)
         return self.ask_about_trip(self._tape.newest, fact)
 
@@ -206,6 +207,7 @@ class ToolTurn:
             ),
             options=GO_ON_OPTIONS,
             evidence=(*fact.evidence, self._tape.place(position)),
+            cause=fact.cause,
         )
 
     def _observed(self, conversation: Conversation) -> list[Observed]:
@@ -237,6 +239,13 @@ def arguments_of(use: Block) -> Block:
     """The arguments of a tool call; servers have sent other things than objects."""
     given = use.get("input")
     return given if isinstance(given, dict) else {}
+
+
+def _cause(trip: Trip, newest: Observed) -> str:
+    """What a trip is about, the same in every step that meets the same closed door; empty: the step's own affair."""
+    if trip.rule != "same_error":
+        return ""
+    return f"{trip.rule} {digest_of([newest.asked, newest.gave])[:16]}"
 
 
 def _refusal(error_type: str, message: str) -> ToolResult:

@@ -150,7 +150,7 @@ def gist(fact: AnyFact) -> str:
         case StepWaiting():
             return f"{fact.reason}: {fact.question}"
         case SignalReceived():
-            return fact.choice
+            return f"{fact.choice} by {fact.by}" if fact.by else fact.choice
         case ModelRequested():
             return f"turn {fact.turn} {fact.model} ({fact.routed_because})"
         case ModelResponded():

@@ -9,12 +9,24 @@ from rich.table import Table
 from rich.text import Text
 
 from chargehand.orchestrator.cli import exits
-from chargehand.orchestrator.cli.terminal import AsJson, RunName, ago, answers, one_line, plain, print_json, short
+from chargehand.orchestrator.cli.terminal import (
+    AsJson,
+    RunName,
+    ago,
+    ahead,
+    answers,
+    one_line,
+    plain,
+    print_json,
+    short,
+)
 from chargehand.orchestrator.client import Client
 from chargehand.orchestrator.errors import NotFound, UserError
 from chargehand.orchestrator.views import Escalation
 
 StepName = Annotated[str, typer.Argument(metavar="STEP", help="Key of the step.")]
+By = Annotated[str | None, typer.Option("--as", metavar="NAME", help="Who answers, for the journal [default: you].")]
+Only = Annotated[bool, typer.Option("--only", help="Not for other steps that wait for the same cause.")]
 RETRY = "retry"
 
 app = typer.Typer()
@@ -40,6 +52,15 @@ def escalations(
         table.add_row(Text("step", style="dim"), Text(f"{short(question.run_id)} {question.step_key}", style="bold"))
         table.add_row(Text("asked", style="dim"), Text(f"{ago(question.asked_at)} ({question.reason})"))
         table.add_row(Text("question", style="dim"), Text(plain(question.question, 2_000)))
+        for one in question.guards:
+            table.add_row(Text("approves", style="dim"), Text(one_line(f"{one.step}: {one.does}", 200)))
+            for name, value in one.arguments.items():
+                table.add_row("", Text(plain(f"{name} = {json.dumps(value, ensure_ascii=False)}", 2_000)))
+            table.add_row("", Text(f"sha256 {one.hash}", style="dim"))
+        if question.attached:
+            table.add_row(Text("also for", style="dim"), Text(one_line(", ".join(question.attached), 500)))
+        if question.expires_at is not None:
+            table.add_row(Text("expires", style="dim"), Text(f"{ahead(question.expires_at)}: {question.expires_then}"))
         if question.evidence:
             table.add_row(Text("evidence", style="dim"), Text(one_line(", ".join(question.evidence), 500)))
         choices = "|".join(question.options) or "TEXT"
@@ -55,19 +76,25 @@ def resolve(
     step: StepName,
     choice: Annotated[str, typer.Argument(metavar="CHOICE", help="One of the options that were offered.")],
     body: Annotated[str | None, typer.Option(metavar="JSON", help="What goes with it, for example a result.")] = None,
+    digest: Annotated[
+        str | None, typer.Option("--hash", metavar="HEX", help="Only if what is approved begins with this sha256.")
+    ] = None,
+    by: By = None,
+    only: Only = False,
     as_json: AsJson = False,
 ) -> None:
     """Answer the question that a step waits for.
 
-    The first answer counts; a later one is told so (exit code 1).
+    The first answer counts; a later one is told so (exit code 1). It is taken for other steps of the run that wait for
+    the same cause too, but for `override`, which is one step's result.
     """
-    _answer(run, step, choice, parse_body(body), as_json=as_json)
+    _answer(run, step, choice, parse_body(body), digest=digest, by=by, only=only, as_json=as_json)
 
 
 @app.command()
-def retry(run: RunName, step: StepName, as_json: AsJson = False) -> None:
+def retry(run: RunName, step: StepName, by: By = None, only: Only = False, as_json: AsJson = False) -> None:
     """Let a step that asks for help try again."""
-    _answer(run, step, RETRY, None, as_json=as_json)
+    _answer(run, step, RETRY, None, digest=None, by=by, only=only, as_json=as_json)
 
 
 def parse_body(body: str | None) -> JsonValue:
@@ -98,16 +125,46 @@ def choose(asked: list[Escalation], step: str, choice: str, *, run: str) -> Esca
     return question
 
 
-def _answer(run: str, step: str, choice: str, body: JsonValue, *, as_json: bool) -> None:
-    with Client() as client:
+def check_digest(question: Escalation, digest: str | None) -> None:
+    """Refuse to approve something else than what was read; raises `UserError`."""
+    if digest is None or any(one.hash.startswith(digest.lower()) for one in question.guards):
+        return
+    now = ", ".join(one.hash[:12] for one in question.guards) or "nothing"
+    raise UserError(f"Step {question.step_key!r} asks for approval of {now}, not of {digest}; look at it again.")
+
+
+def _answer(
+    run: str,
+    step: str,
+    choice: str,
+    body: JsonValue,
+    *,
+    digest: str | None,
+    by: str | None,
+    only: bool,
+    as_json: bool,
+) -> None:
+    with Client(name=by) as client:
         handle = client.run(run)
-        question = choose(client.escalations(handle.run_id), step, choice, run=short(handle.run_id))
-        first = client.answer(question, choice, body)
+        asked = client.escalations(handle.run_id, each=True)
+        question = choose(asked, step, choice, run=short(handle.run_id))
+        check_digest(question, digest)
+        answered = client.resolve(question, choice, body, only=only)
     if as_json:
-        print_json({"run_id": handle.run_id, "step": step, "choice": choice, "taken": first})
-    elif first:
-        answers().print(Text(plain(f"Step {step} goes on with {choice!r}.")), soft_wrap=True)
+        print_json(
+            {
+                "run_id": handle.run_id,
+                "step": step,
+                "choice": choice,
+                "taken": answered.first,
+                "also_for": answered.with_it,
+                "by": client.name,
+            }
+        )
+    elif answered.first:
+        also = f", and so do {', '.join(answered.with_it)}" if answered.with_it else ""
+        answers().print(Text(plain(f"Step {step} goes on with {choice!r}{also}.")), soft_wrap=True)
     else:
         answers().print(Text(plain(f"Step {step} was answered before or has ended; nothing changed.")), soft_wrap=True)
-    if not first:
+    if not answered.first:
         raise typer.Exit(exits.FAILED)

@@ -24,12 +24,10 @@ from chargehand.orchestrator.facts import (
     StepFinished,
     StepsAnchored,
     StepsSkipped,
-    StepWaiting,
     parse_fact,
 )
-from chargehand.orchestrator.plan import Step
 from chargehand.orchestrator.rounds import Place, Standing
-from chargehand.orchestrator.supervisor import dispatch, unrolling
+from chargehand.orchestrator.supervisor import dispatch, gates, unrolling
 from chargehand.orchestrator.supervisor.graphs import Graphs, read_places, standings
 from chargehand.orchestrator.tables import RunRow, StepRow
 from chargehand.orchestrator.transitions import RUN_ENDINGS, STEP_ENDINGS
@@ -145,15 +143,17 @@ def _write(run: _Run, places: Mapping[UUID, Place], standing: Mapping[UUID, Stan
         )
         runs.record(run.session, run.tenant, run.run_id, [StepsAnchored(anchors=anchors)])
     for row in _locked(run, found.gates):
-        _open_gate(run.session, row)
+        gates.open_gate(run.session, row)
     for row in _locked(run, found.tasks):
-        dispatch.open_task(run.session, row)
+        if gates.may_begin(run.session, row):
+            dispatch.open_task(run.session, row)
     if found.to_cancel:
         _cancel(run, found.to_cancel)
     if found.opened or found.to_look_at:
         owner = run.session.get_one(RunRow, run.run_id)
         for row in _locked(run, found.opened):
-            unrolling.open_step(run.session, owner, row)
+            if gates.may_begin(run.session, row):
+                unrolling.open_step(run.session, owner, row)
         for row in _locked(run, found.to_look_at):
             unrolling.look_at(run.session, owner, row)
     if found.ready:
@@ -228,27 +228,6 @@ def _end_of(session: Session, run_id: UUID, step: UUID) -> StepFinished | None:
         return None
     fact = parse_fact(entries[-1].body, schema_version=entries[-1].schema_version)
     return fact if isinstance(fact, StepFinished) else None
-
-
-def _open_gate(session: Session, row: StepRow) -> None:
-    step = Step.model_validate(row.spec)
-    # A gate waits once, so its own id is enough.
-    wait_id = row.id
-    runs.record_in_step(
-        session,
-        row,
-        [
-            StepWaiting(
-                wait_id=wait_id,
-                reason="gate",
-                question=step.instruction or step.title or step.key,
-                options=step.options or ("approve", "reject"),
-            )
-        ],
-    )
-    row.status, row.wait_id, row.wait_reason = "waiting", wait_id, "gate"
-    row.started_at = func.clock_timestamp()
-    session.flush()
 
 
 def _with_patches(places: Mapping[UUID, Place], standing: Mapping[UUID, Standing]) -> list[UUID]:

@@ -14,16 +14,19 @@ from chargehand.orchestrator.control import Child, End, Grow
 from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.facts import StepFinished, StepWaiting, parse_fact
 from chargehand.orchestrator.plan import PlanPatch, Step, step_id
+from chargehand.orchestrator.questions import COLLEAGUE, deadline_after
 from chargehand.orchestrator.tables import RunRow, SignalRow, StepRow
 from chargehand.orchestrator.transitions import STEP_ENDINGS
 
 
 def open_step(session: Session, run: RunRow, row: StepRow) -> None:
     """Let a control step begin: from now on it waits for children, the first of which are appended at once."""
+    step = Step.model_validate(row.spec)
     # It waits once, for all its children, so its own id is enough.
     runs.record_in_step(session, row, [StepWaiting(wait_id=row.id, reason="children", question="")])
     row.status, row.wait_id, row.wait_reason = "waiting", row.id, "children"
     row.started_at = func.clock_timestamp()
+    row.deadline_at = deadline_after(step.deadline_seconds)
     session.flush()
     look_at(session, run, row)
 
@@ -90,7 +93,9 @@ def _signal(session: Session, row: StepRow, wait_id: UUID, choice: str, body: Js
     """Answer the step as an outsider does, and let it go on at once."""
     session.execute(
         upsert(SignalRow)
-        .values(tenant=row.tenant, step=row.id, wait_id=wait_id, run=row.run, choice=choice, body=body)
+        .values(
+            tenant=row.tenant, step=row.id, wait_id=wait_id, run=row.run, choice=choice, body=body, sent_by=COLLEAGUE
+        )
         .on_conflict_do_nothing()
     )
     row.status, row.run_after = "ready", None

@@ -21,12 +21,15 @@ from chargehand.memory.tables import RUN_STREAM, JournalRow
 from chargehand.orchestrator import runs
 from chargehand.orchestrator.errors import ConcurrencyConflict
 from chargehand.orchestrator.facts import SCHEMA_VERSION, StepFinished, StepRecovered, StepWaiting, parse_fact
+from chargehand.orchestrator.plan import CONTROL_KINDS, Step
+from chargehand.orchestrator.questions import deadline_after, expiring, of_settings
 from chargehand.orchestrator.recovery import RETURN, SILENCE, Cause, Evidence, cause_of, cut_off, judge
 from chargehand.orchestrator.requests import RunRequest
 from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.steps import new_wait_id
-from chargehand.orchestrator.supervisor import dispatch, unrolling
+from chargehand.orchestrator.supervisor import dispatch, gates
 from chargehand.orchestrator.supervisor.admit import POOL_SILENCE_SECONDS, SOLO, live_slots
+from chargehand.orchestrator.supervisor.expiry import expire
 from chargehand.orchestrator.supervisor.queueing import start_queued
 from chargehand.orchestrator.supervisor.settling import settle_late_answers
 from chargehand.orchestrator.tables import PoolRow, RunRow, SignalRow, StepRow, SubmissionRow
@@ -79,6 +82,7 @@ def watch(engine: Engine, settings: Settings, *, queue_length: Callable[[str], i
     recovered = _isolated(lambda: recover(engine, settings), 0)
     _isolated(lambda: release_from_solo(engine), 0)
     _isolated(lambda: settle_late_answers(engine), 0)
+    _isolated(lambda: expire(engine), 0)
     woken = _isolated(lambda: wake(engine), none)
     overdue = _isolated(lambda: end_overdue(engine), 0)
     # After whatever ends runs: their keys are free.
@@ -214,22 +218,18 @@ def _recover_step(session: Session, row: StepRow, settings: Settings, *, cause: 
     row.crashes, row.solo, row.taken_over = verdict.crashes, verdict.solo, True
     row.lease_until = row.holder = None
     if verdict.asks_person:
-        wait_id = new_wait_id()
         where = "alone in a solo pool" if was_alone else "and no solo pool is running to try it alone"
-        runs.record_in_step(
-            session,
-            row,
-            [
-                StepWaiting(
-                    wait_id=wait_id,
-                    reason="human",
-                    question=f"Step {row.key!r} took its worker down {row.crashes} times {where}. What shall be done?",
-                    options=HUMAN_OPTIONS,
-                    evidence=(f"{row.id}:{row.head_seq}",),
-                )
-            ],
+        asked = StepWaiting(
+            wait_id=new_wait_id(),
+            reason="human",
+            question=f"Step {row.key!r} took its worker down {row.crashes} times {where}. What shall be done?",
+            options=HUMAN_OPTIONS,
+            evidence=(f"{row.id}:{row.head_seq}",),
         )
-        row.status, row.wait_id, row.wait_reason, row.run_after = "waiting", wait_id, "human", None
+        asked = expiring(asked, Step.model_validate(row.spec).expires, of_settings(settings))
+        runs.record_in_step(session, row, [asked])
+        row.expires_at = deadline_after(asked.expires_after_seconds)
+        row.status, row.wait_id, row.wait_reason, row.run_after = "waiting", asked.wait_id, "human", None
     else:
         row.status = "ready"
     _unchain_followers(session, row)
@@ -316,8 +316,10 @@ def wake(engine: Engine) -> list[UUID]:
             .with_for_update(skip_locked=True, key_share=True, of=StepRow)
         ).all()
         for row in rows:
-            if row.spec["kind"] == "gate" or row.epoch == 0:
-                _end_gate(session, row)
+            if row.spec["kind"] in CONTROL_KINDS:
+                gates.let_begin(session, row)
+            elif row.spec["kind"] == "gate" or row.epoch == 0:
+                gates.end_gate(session, row)
             else:
                 row.status, row.run_after = "ready", None
             session.flush()
@@ -341,23 +343,6 @@ def _has_more_money() -> ColumnElement[bool]:
         .where(raised.at > began - on_its_way)
         .exists()
     )
-
-
-def _end_gate(session: Session, row: StepRow) -> None:
-    signal = session.get_one(SignalRow, (row.tenant, row.id, row.wait_id))
-    refused = signal.choice in {"reject", "abort", "no"}
-    outcome = "failed" if refused else "succeeded"
-    fact = StepFinished.model_validate(
-        {
-            "outcome": outcome,
-            "result": {"choice": signal.choice, "body": signal.body},
-            "error": f"a person chose {signal.choice!r}" if refused else "",
-            "commit": unrolling.inherited_commit(session, row),
-        }
-    )
-    runs.record_in_step(session, row, [fact])
-    row.status, row.wait_id, row.wait_reason = outcome, None, None
-    row.finished_at = func.clock_timestamp()
 
 
 def emit_again(engine: Engine, settings: Settings, *, queue_length: Callable[[str], int]) -> int:

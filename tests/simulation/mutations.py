@@ -105,8 +105,9 @@ def _pause_that_leaves_the_queue(pause: Any) -> Any:
 
 def _any_answer_counts(_answer: Any) -> Any:
     def taken(tables: Tables, step: UUID, wait_id: UUID, choice: str, body: object = None) -> bool:
-        tables.signals[step, wait_id] = Signal(choice, body)
-        tables.ring(tables.steps[step].run)
+        run = tables.steps[step].run
+        tables.signals[step, wait_id] = Signal(choice, body, run, tables.clock.now)
+        tables.ring(run)
         return True
 
     return taken

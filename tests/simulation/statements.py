@@ -9,6 +9,7 @@ from uuid import UUID
 
 from chargehand.orchestrator import steps, turns
 from chargehand.orchestrator.facts import RunTold, StepClaimed, StepFinished, ToolFinished
+from chargehand.orchestrator.questions import COLLEAGUE
 from chargehand.orchestrator.transitions import STEP_ENDINGS
 from simulation.tables import Settlement, StepLine, Tables, fact_in
 
@@ -239,6 +240,9 @@ def leave(tables: Tables, tenant: UUID, given: Parameters) -> Rows:
     row.status = given["status"]
     row.lease_until = row.holder = row.halt = None
     row.wait_id, row.wait_reason = given["wait_id"] or row.wait_id, given["wait_reason"] or row.wait_reason
+    if given["wait_id"] is not None:
+        row.wait_cause = given["wait_cause"]
+    row.expires_at = None if given["expires"] is None else tables.clock.now + given["expires"]
     row.retries += given["retried"]
     row.run_after = None if given["after"] is None else tables.clock.now + given["after"]
     return_allotment(tables, row)
@@ -356,12 +360,18 @@ def told(tables: Tables, tenant: UUID, given: Parameters) -> Rows:
 def failures_of_run(tables: Tables, tenant: UUID, given: Parameters) -> Rows:
     """`_FAILURES_OF_RUN`; in the order of the steps, as nothing here depends on which came last."""
     del tenant
+    let_go_on = [
+        one.sent_at
+        for one in tables.signals.values()
+        if one.run == given["run"] and one.choice in {"retry", "answer"} and one.sent_by != COLLEAGUE
+    ]
+    since = max(let_go_on, default=float("-inf"))
     return [
         {"step": row.id, "seq": entry.seq, "schema_version": 1, "body": entry.body}
         for row in tables.of_run[given["run"]]
         if row.id != given["step"]
         for entry in tables.journal[row.run, row.id]
-        if isinstance(entry.fact, ToolFinished) and entry.fact.outcome == "error"
+        if isinstance(entry.fact, ToolFinished) and entry.fact.outcome == "error" and entry.at > since
     ][: given["most"]]
 
 
@@ -369,7 +379,11 @@ def signal(tables: Tables, tenant: UUID, given: Parameters) -> Rows:
     """`_SIGNAL`."""
     del tenant
     found = tables.signals.get((given["step"], given["wait_id"]))
-    return [] if found is None else [{"choice": found.choice, "body": found.body}]
+    return (
+        []
+        if found is None
+        else [{"choice": found.choice, "body": found.body, "sent_by": found.sent_by, "sent_at": None}]
+    )
 
 
 def fold_in(tables: Tables, tenant: UUID, given: Parameters) -> Rows:
@@ -377,7 +391,7 @@ def fold_in(tables: Tables, tenant: UUID, given: Parameters) -> Rows:
     row = held(tables, tenant, given)
     if row is None:
         return []
-    row.wait_id = row.wait_reason = row.run_after = None
+    row.wait_id = row.wait_reason = row.wait_cause = row.run_after = row.expires_at = None
     tables.append(row, fact_in(given["body"]), written=given["body"])
     return [{"head_seq": row.head_seq}]
 

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 from chargehand.orchestrator import admission, canvas, rounds
 from chargehand.orchestrator.admission import Candidate
+from chargehand.orchestrator.approval import Guarded, guarded, stand_together
 from chargehand.orchestrator.canvas import Emission, Pack
 from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.facts import (
@@ -20,7 +21,8 @@ from chargehand.orchestrator.facts import (
     StepsSkipped,
     StepWaiting,
 )
-from chargehand.orchestrator.plan import POOLS
+from chargehand.orchestrator.plan import POOLS, Step, step_id
+from chargehand.orchestrator.questions import expiring
 from chargehand.orchestrator.supervisor import admit as production
 from chargehand.orchestrator.supervisor.admit import POOL_SILENCE_SECONDS, SOLO, Admitted
 from chargehand.orchestrator.transitions import RUN_ENDINGS
@@ -126,9 +128,24 @@ def _write(tables: Tables, run: RunLine, found: rounds.Round) -> None:
 def _open_gate(tables: Tables, row: StepLine) -> None:
     question = row.spec.instruction or row.spec.title or row.key
     options = row.spec.options or ("approve", "reject")
-    tables.append(row, StepWaiting(wait_id=row.id, reason="gate", question=question, options=options))
+    behind = [tables.steps[step].spec for step in tables.after[row.id] if not tables.steps[step].has_ended]
+    shown = shown_at(tables, row.run, [one for one in behind if one.kind != "gate" and stand_together(row.key, one)])
+    asked = StepWaiting(wait_id=row.id, reason="gate", question=question, options=options, guards=shown)
+    asked = expiring(asked, row.spec.expires)
+    tables.append(row, asked)
     row.status, row.wait_id, row.wait_reason = "waiting", row.id, "gate"
-    row.started_at = tables.clock.now
+    now = tables.clock.now
+    row.started_at = now
+    row.expires_at = None if asked.expires_after_seconds is None else now + asked.expires_after_seconds
+    row.deadline_at = None if row.spec.deadline_seconds is None else now + row.spec.deadline_seconds
+
+
+def shown_at(tables: Tables, run_id: UUID, steps: Sequence[Step]) -> tuple[Guarded, ...]:
+    """What these steps would do, with the results that are there by now."""
+    known = {row.key for row in tables.of_run[run_id] if row.has_ended}
+    ends = {key: result_of(tables, run_id, step_id(run_id, key)) for key in known}
+    given = {key: end.result for key, end in ends.items() if end is not None and end.outcome == "succeeded"}
+    return tuple(guarded(step, results=given.get, known=known) for step in steps)
 
 
 def _close(tables: Tables, run: RunLine, found: rounds.Round) -> None:

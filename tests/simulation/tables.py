@@ -89,6 +89,8 @@ class StepLine:
     run_after: float | None = None
     wait_id: UUID | None = None
     wait_reason: str | None = None
+    wait_cause: str | None = None
+    expires_at: float | None = None
     retries: int = 0
     turns: int = 0
     allotment_microusd: int = 0
@@ -152,6 +154,9 @@ class Signal:
 
     choice: str
     body: object
+    run: UUID
+    sent_at: float
+    sent_by: str = ""
 
 
 @dataclass(slots=True)

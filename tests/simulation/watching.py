@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from uuid import UUID, uuid5
 
 from chargehand.orchestrator import recovery
+from chargehand.orchestrator.approval import REFUSALS
 from chargehand.orchestrator.facts import (
     BudgetRaised,
     CallAbandoned,
@@ -13,11 +14,13 @@ from chargehand.orchestrator.facts import (
     ModelResponded,
     ReservationsCharged,
     ReservationsReturned,
+    SignalReceived,
     StepClaimed,
     StepFinished,
     StepRecovered,
     StepWaiting,
 )
+from chargehand.orchestrator.questions import EXPIRY, expiring, of_settings, unattended_choice, why_ended
 from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.supervisor.admit import POOL_SILENCE_SECONDS, SOLO
 from chargehand.orchestrator.supervisor.settling import HOLD_NOTHING
@@ -30,7 +33,7 @@ from chargehand.orchestrator.supervisor.watch import (
 )
 from chargehand.orchestrator.transitions import RUN_ENDINGS
 from simulation import writers
-from simulation.tables import RunLine, Settlement, StepLine, Tables
+from simulation.tables import RunLine, Settlement, Signal, StepLine, Tables
 
 
 def recover(tables: Tables, settings: Settings) -> int:
@@ -83,7 +86,11 @@ def _recover_step(
     if verdict.asks_person:
         wait_id = uuid5(row.id, f"lost {row.epoch}")
         question = f"Step {row.key!r} took its worker down {row.crashes} times. What shall be done?"
-        tables.append(row, StepWaiting(wait_id=wait_id, reason="human", question=question, options=HUMAN_OPTIONS))
+        asked = StepWaiting(wait_id=wait_id, reason="human", question=question, options=HUMAN_OPTIONS)
+        asked = expiring(asked, row.spec.expires, of_settings(settings))
+        tables.append(row, asked)
+        patience = asked.expires_after_seconds
+        row.expires_at = None if patience is None else tables.clock.now + patience
         row.status, row.wait_id, row.wait_reason, row.run_after = "waiting", wait_id, "human", None
     else:
         row.status = "ready"
@@ -187,7 +194,7 @@ def wake(tables: Tables) -> list[UUID]:
             continue
         if row.spec.kind == "gate" or row.epoch == 0:
             assert signal is not None, f"gate {row.key!r} woke without an answer"
-            _end_gate(tables, row, signal.choice, signal.body)
+            _end_gate(tables, row, signal)
         else:
             row.status, row.run_after = "ready", None
         tables.ring(row.run)
@@ -206,14 +213,42 @@ def _has_more_money(tables: Tables, row: StepLine) -> bool:
     )
 
 
-def _end_gate(tables: Tables, row: StepLine, choice: str, body: object) -> None:
-    refused = choice in {"reject", "abort", "no"}
-    outcome = "failed" if refused else "succeeded"
-    error = f"a person chose {choice!r}" if refused else ""
-    result = {"choice": choice, "body": body}
-    tables.append(row, StepFinished.model_validate({"outcome": outcome, "result": result, "error": error}))
-    row.status, row.wait_id, row.wait_reason = outcome, None, None
+def _end_gate(tables: Tables, row: StepLine, signal: Signal) -> None:
+    assert row.wait_id is not None
+    asked = next(fact for fact in reversed(tables.facts(row.run, row.id)) if isinstance(fact, StepWaiting))
+    heard = SignalReceived.model_validate(
+        {"wait_id": row.wait_id, "choice": signal.choice, "body": signal.body, "by": signal.sent_by}
+    )
+    refused = heard.choice in REFUSALS
+    tables.append(row, heard)
+    fact = StepFinished(
+        outcome="failed" if refused else "succeeded",
+        result={"choice": heard.choice, "body": heard.body},
+        error=why_ended(heard) if refused else "",
+        approved={} if refused else {one.step: one.hash for one in asked.guards},
+    )
+    tables.append(row, fact)
+    row.status = fact.outcome
+    row.wait_id = row.wait_reason = row.expires_at = None
     row.finished_at = tables.clock.now
+
+
+def expire(tables: Tables) -> int:
+    """Answer what has expired, unless somebody was first."""
+    now = tables.clock.now
+    expired = 0
+    for row in tables.steps.values():
+        is_due = row.status == "waiting" and row.expires_at is not None and row.expires_at <= now
+        if not is_due or tables.run_of(row).status != "running" or tables.signal(row) is not None:
+            continue
+        facts = tables.facts(row.run, row.id)
+        asked = next(fact for fact in reversed(facts) if isinstance(fact, StepWaiting))
+        retries = sum(isinstance(one, SignalReceived) and one.by == EXPIRY and one.choice == "retry" for one in facts)
+        choice = unattended_choice(asked, retries)
+        tables.signals[row.id, asked.wait_id] = Signal(choice, None, row.run, now, EXPIRY)
+        tables.ring(row.run)
+        expired += 1
+    return expired
 
 
 def emit_again(tables: Tables, settings: Settings, *, queue_length: Callable[[str], int]) -> int:

@@ -14,7 +14,7 @@ from chargehand.memory.procedural import Role
 from chargehand.orchestrator.errors import NotFound
 from chargehand.orchestrator.facts import Usage
 from chargehand.orchestrator.plan import Plan, PlanPatch, Step, step_id
-from chargehand.workers.inputs import Gathered
+from chargehand.workers.inputs import Gathered, _approvals
 from chargehand.workers.models.interface import (
     ModelAnswer,
     ModelBusy,
@@ -241,6 +241,7 @@ class SimulatedReader:
             plan=Plan(steps=tuple(row.spec for row in tables.of_run[run.id])) if step.kind == "agent" else None,
             role_versions=run.role_versions,
             commits={},
+            approvals=_approvals(step, {key: fact for key, fact in ended.items() if fact is not None}),
         )
 
     def result(self, key: str) -> JsonValue | None:

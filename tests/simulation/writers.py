@@ -197,6 +197,7 @@ def answer(tables: Tables, step: UUID, wait_id: UUID, choice: str, body: object 
     """Answer a waiting step; the first answer wins, a later one gives False. Takes no lock."""
     if (step, wait_id) in tables.signals:
         return False
-    tables.signals[step, wait_id] = Signal(choice, body)
-    tables.ring(tables.steps[step].run)
+    run = tables.steps[step].run
+    tables.signals[step, wait_id] = Signal(choice, body, run, tables.clock.now)
+    tables.ring(run)
     return True

@@ -10,7 +10,7 @@ from pydantic import JsonValue, PydanticUserError, TypeAdapter, ValidationError
 
 from chargehand.orchestrator.drafts import Parameter, is_known_later
 from chargehand.orchestrator.errors import ChargehandError, InvalidPlan
-from chargehand.orchestrator.plan import RESULT_OF
+from chargehand.orchestrator.plan import resolved
 
 # The parameter that a script names to get its key; plans never give it.
 KEY_PARAMETER = "idempotency_key"
@@ -73,7 +73,7 @@ class Parameters:
         values: dict[str, Any] = {}
         for name, value in arguments.items():
             try:
-                values[name] = self.adapters[name].validate_python(_resolved(value, results))
+                values[name] = self.adapters[name].validate_python(resolved(value, results))
             except ValidationError as error:
                 sources = " and ".join(repr(key) for key in _references(value))
                 origin = f" from the result of {sources}" if sources else ""
@@ -136,17 +136,9 @@ def _adapter(annotation: Any, *, script: str, parameter: str) -> TypeAdapter[Any
         ) from error
 
 
-def _resolved(value: JsonValue, results: Callable[[str], JsonValue | None]) -> JsonValue:
-    if isinstance(value, dict):
-        if isinstance(key := value.get(RESULT_OF), str) and len(value) == 1:
-            return results(key)
-        return {name: _resolved(item, results) for name, item in value.items()}
-    return [_resolved(item, results) for item in value] if isinstance(value, list) else value
-
-
 def _references(value: JsonValue) -> list[str]:
     found: list[str] = []
-    _resolved(value, found.append)
+    resolved(value, found.append)
     return found
 
 

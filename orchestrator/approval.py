@@ -1,0 +1,98 @@
+"""What a person approves at a gate: the exact arguments of the steps behind it, each under its hash; pure.
+
+An approval is for one step and one set of arguments. A step that would be given anything else (its plan was patched, a
+step before it was done again) is put before a person anew.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Mapping
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from chargehand.orchestrator.plan import RESULT_OF, Step, resolved
+
+# Answers that let nothing through.
+REFUSALS = frozenset({"reject", "no", "abort"})
+APPROVE_OR_REJECT = ("approve", "reject")
+# A person reads no more of one value; the hash covers all of it.
+SHOWN_CHARACTERS = 20_000
+
+
+class Guarded(BaseModel):
+    """What a step behind a gate would do, as a person is shown it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: str
+    """Its key."""
+    does: str
+    """`script send_offer`, `agent researcher`, `map`."""
+    instruction: str = ""
+    arguments: dict[str, JsonValue]
+    """Results of earlier steps filled in, as far as they are there; very long texts are cut."""
+    hash: str
+    """Of all of the above but the key, uncut."""
+
+
+def guarded(step: Step, *, results: Callable[[str], JsonValue | None], known: Collection[str] | None = None) -> Guarded:
+    """What the step does with what it is given now.
+
+    `results`: what a step gave, None if it did not succeed. `known`: keys of steps that have ended, None for all; what
+    others will give stays a reference, so that it hashes differently from whatever comes.
+    """
+    given: dict[str, JsonValue] = dict(step.arguments)
+    if step.map is not None:
+        given["items"] = step.map.items
+    arguments = {name: _filled(value, results, known) for name, value in given.items()}
+    does = " ".join(part for part in (step.kind, step.script or step.role or _body_of(step)) if part)
+    digest = digest_of({"does": does, "instruction": step.instruction, "arguments": arguments})
+    shown = {name: _cut(value) for name, value in arguments.items()}
+    return Guarded(step=step.key, does=does, instruction=step.instruction, arguments=shown, hash=digest)
+
+
+def stand_together(gate_key: str, step: Step) -> bool:
+    """Whether a gate that the step waits for is about the step: both stand in the plan, or in one turn of a body.
+
+    A body's first steps wait for what its owner waits for, and for the turn before; that gate is about the owner.
+    """
+    return step.parent is None or gate_key.rpartition("/")[0] == step.key.rpartition("/")[0]
+
+
+def digest_of(value: JsonValue) -> str:
+    """SHA-256 of the value's canonical JSON: sorted names, no blanks."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def is_approved(shown: Guarded, approvals: Mapping[str, Mapping[str, str]]) -> bool:
+    """Whether every gate before the step approved exactly this; `approvals`: gate → step → hash."""
+    return all(approved.get(shown.step) == shown.hash for approved in approvals.values())
+
+
+def not_approved(shown: Guarded, approvals: Mapping[str, Mapping[str, str]]) -> str:
+    """The question when a step is given what no person has approved."""
+    gates = ", ".join(repr(gate) for gate, approved in approvals.items() if approved.get(shown.step) != shown.hash)
+    return f"Step {shown.step!r} is given other arguments than were approved at {gates}. May it go on with these?"
+
+
+def _filled(value: JsonValue, results: Callable[[str], JsonValue | None], known: Collection[str] | None) -> JsonValue:
+    if known is None:
+        return resolved(value, results)
+    return resolved(value, lambda key: results(key) if key in known else {RESULT_OF: key})
+
+
+def _body_of(step: Step) -> str:
+    """The shape of what a control step runs, short: a change of it is a change of what was approved."""
+    shape = step.branch or step.map or step.repeat or step.merge
+    if shape is None:
+        return ""
+    return digest_of(shape.model_dump(mode="json", exclude={"items"}))[:12]
+
+
+def _cut(value: JsonValue) -> JsonValue:
+    if len(text := json.dumps(value, ensure_ascii=False)) <= SHOWN_CHARACTERS:
+        return value
+    if isinstance(value, str):
+        text = value
+    return f"{text[:SHOWN_CHARACTERS]}… ({len(text):,} characters)"
