@@ -9,7 +9,7 @@ import getpass
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -52,6 +52,9 @@ from chargehand.orchestrator.sessions import open_session
 from chargehand.orchestrator.settings import Settings, load_settings
 from chargehand.orchestrator.transitions import RUN_ENDINGS
 from chargehand.orchestrator.views import Escalation, Event, RunView, StepView
+from chargehand.orchestrator.webhooks import outbox
+from chargehand.orchestrator.webhooks.outbox import Delivery, Webhook
+from chargehand.orchestrator.webhooks.payload import EVENTS
 
 CallersConnection = psycopg.Connection[Any] | Connection | Session
 
@@ -243,6 +246,31 @@ class Client:
             first = complete(session, self.tenant, run_id=run_id, step=named, completion=told)
         self.ring(run_id)
         return first
+
+    def add_webhook(self, url: str, *, events: Collection[str] = EVENTS, secret: str | None = None) -> Webhook:
+        """Tell this URL, signed, of what happens from now on; its secret is in what this gives, and never again."""
+        with self.session() as session:
+            return outbox.add(session, self.tenant, url, events, secret)
+
+    def remove_webhook(self, name: str) -> Webhook:
+        """Forget a webhook by its id or a beginning of it; raises `NotFound`."""
+        with self.session() as session:
+            return outbox.remove(session, self.tenant, name)
+
+    def webhooks(self) -> list[Webhook]:
+        """All of the tenant."""
+        with self.session() as session:
+            return outbox.webhooks(session, self.tenant)
+
+    def deliveries(self, *, failed: bool = False, limit: int = 20) -> list[Delivery]:
+        """What webhooks were to hear, the newest first; `failed`: only what was given up."""
+        with self.session() as session:
+            return outbox.deliveries(session, self.tenant, failed=failed, limit=limit)
+
+    def redeliver(self) -> int:
+        """Try again what was given up; gives how many."""
+        with self.session() as session:
+            return outbox.redeliver(session, self.tenant)
 
     @contextmanager
     def session(self) -> Iterator[Session]:

@@ -122,6 +122,17 @@ class BudgetRaised(Fact):
     """All in all."""
 
 
+class BudgetWarned(Fact):
+    """The run has spent this much of its budget."""
+
+    stream = "run"
+    kind: Literal["budget.warned"] = "budget.warned"
+    percent: int
+    """50, 80 or 95: each is told once of a budget."""
+    spent_microusd: int
+    budget_microusd: int
+
+
 class StepsSkipped(Fact):
     """Steps that end without ever having been claimed: nothing reaches them, or they were cancelled."""
 
@@ -451,6 +462,7 @@ RunFact = Annotated[
     | RunPaused
     | RunResumed
     | BudgetRaised
+    | BudgetWarned
     | StepsSkipped
     | StepsAnchored
     | ReservationsCharged

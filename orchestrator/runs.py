@@ -458,7 +458,7 @@ def raise_budget(session: Session, tenant: UUID, run_id: UUID, *, to_microusd: i
         )
     if to_microusd == budget.cap_microusd:
         return False
-    budget.cap_microusd = to_microusd
+    budget.cap_microusd, budget.warned_percent = to_microusd, 0
     record(session, tenant, run_id, [BudgetRaised(budget_microusd=to_microusd)])
     ring(session, tenant, run_id)
     return True

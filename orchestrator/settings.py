@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     question_then: Literal["fail", "skip", "retry"] = "fail"
     """What such a question comes to when nobody answers; what it does not offer becomes `fail`."""
 
+    webhook_private_addresses: bool = True
+    """Whether webhooks may lead to loopback and private networks; false where tenants do not trust each other."""
+
     max_turns: int = Field(default=15, ge=1, le=MAX_TURNS_CEILING)
     """Default number of model calls of one agent step."""
     max_crashes: int = 2

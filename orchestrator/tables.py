@@ -219,6 +219,8 @@ class BudgetRow(Base):
     """The last grant; written by the statement that makes it."""
     overrun_microusd: Mapped[int] = mapped_column(BigInteger, server_default="0")
     """The most that was ever drawn above the cap: a server charged more than the upper bound of a call."""
+    warned_percent: Mapped[int] = mapped_column(SmallInteger, server_default="0")
+    """How much of this cap people were told is spent."""
 
 
 class SettlementRow(Base):

@@ -38,6 +38,7 @@ class _Chargehand(LazyGroup):
             (_PEOPLE, "questions", "escalations", "List what agents ask people."),
             (_PEOPLE, "questions", "resolve", "Answer the question that a step waits for."),
             (_PEOPLE, "questions", "retry", "Let a step that asks for help try again."),
+            (_PEOPLE, "webhooks", "webhooks", "Tell your servers of escalations, ends of runs and budgets."),
             (_PROOF, "audit", "audit", "Verify or export the journal."),
             (_PROOF, "doctor", "doctor", "Check that everything Chargehand needs is there and fits together."),
             (_PROOF, "roles", "roles", "List the roles that agents can have."),

@@ -15,6 +15,7 @@ from chargehand.orchestrator.facts import (
     AnyFact,
     BreakerTripped,
     BudgetRaised,
+    BudgetWarned,
     CallAbandoned,
     ModelFailed,
     ModelRequested,
@@ -124,6 +125,8 @@ def gist(fact: AnyFact) -> str:
             return fact.reason
         case BudgetRaised():
             return f"to ${fact.budget_microusd / 1e6:g}"
+        case BudgetWarned():
+            return f"{fact.percent}% of ${fact.budget_microusd / 1e6:g} are spent"
         case StepsSkipped():
             return f"{len(fact.steps)} {fact.outcome}: {fact.reason}"
         case StepsAnchored():

@@ -29,6 +29,7 @@ from chargehand.orchestrator.facts import (
 from chargehand.orchestrator.rounds import Place, Standing
 from chargehand.orchestrator.supervisor import dispatch, gates, unrolling
 from chargehand.orchestrator.supervisor.graphs import Graphs, read_places, standings
+from chargehand.orchestrator.supervisor.warning import record_passed
 from chargehand.orchestrator.tables import RunRow, StepRow
 from chargehand.orchestrator.transitions import RUN_ENDINGS, STEP_ENDINGS
 
@@ -196,6 +197,8 @@ def _close(
         run.execute(_CHARGE, found.to_charge)
         runs.record(run.session, run.tenant, run.run_id, [ReservationsCharged(charged_microusd=dict(found.to_charge))])
     if found.outcome is not None:
+        # The watch loop looks now and then; a short run may be over by then.
+        record_passed(run.session, run.tenant, run.run_id)
         reason = "" if found.outcome == "succeeded" else _why_failed(run, places, standing)
         runs.record(run.session, run.tenant, run.run_id, [RunFinished(outcome=found.outcome, reason=reason)])
         row = run.session.get_one(RunRow, run.run_id)

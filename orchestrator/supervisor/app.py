@@ -27,6 +27,7 @@ from chargehand.orchestrator.supervisor.advance import advance, has_rings
 from chargehand.orchestrator.supervisor.dispatch import KIND, Dispatcher
 from chargehand.orchestrator.supervisor.firing import fire
 from chargehand.orchestrator.supervisor.graphs import Graphs
+from chargehand.orchestrator.supervisor.messenger import Messenger
 from chargehand.orchestrator.supervisor.watch import forget_dead_pools, watch
 from chargehand.orchestrator.task_brokers import CeleryBrokers, TaskBrokers
 
@@ -144,7 +145,7 @@ class Supervisor:
             return 0
 
 
-def _compose() -> tuple[Celery, Supervisor]:
+def _compose() -> tuple[Celery, Supervisor, Messenger]:
     settings = load_settings()
     configure_logging()
     celery_app = broker.make_app(settings, endpoints.redis_url(settings))
@@ -157,10 +158,14 @@ def _compose() -> tuple[Celery, Supervisor]:
         endpoints.redis_url(settings), connect_timeout_seconds=settings.connect_timeout_seconds, retries=0
     )
     brokers = CeleryBrokers(settings, endpoints.redis_url(settings))
-    return celery_app, Supervisor(settings, engine, celery_app, client, brokers)
+    return (
+        celery_app,
+        Supervisor(settings, engine, celery_app, client, brokers),
+        Messenger(engine, private=settings.webhook_private_addresses),
+    )
 
 
-app, supervisor = _compose()
+app, supervisor, messenger = _compose()
 _stop = threading.Event()
 
 
@@ -172,13 +177,12 @@ def answer_bell(run_id: str) -> None:
 
 @signals.worker_ready.connect
 def _start_watching(**_: Any) -> None:
-    loops = {
-        "watch": supervisor.watch_forever,
-        "schedules": supervisor.fire_forever,
-        "dispatch": supervisor.dispatch_forever,
-    }
-    for name, loop in loops.items():
-        threading.Thread(target=loop, args=(_stop,), name=name, daemon=True).start()
+    brokers = CeleryBrokers(settings, endpoints.redis_url(settings))
+    return (
+        celery_app,
+        Supervisor(settings, engine, celery_app, client, brokers),
+        Messenger(engine, private=settings.webhook_private_addresses),
+    )
 
 
 @signals.worker_shutting_down.connect

@@ -501,6 +501,7 @@ class Supervisor(Process):
         self._part("recover", lambda: watching.recover(tables, settings))
         self._part("release_from_solo", lambda: watching.release_from_solo(tables))
         self._part("settle_late", lambda: watching.settle_late_answers(tables))
+        self._part("warn", lambda: watching.warn(tables))
         self._part("expire", lambda: watching.expire(tables))
         woken = self._part("wake", lambda: watching.wake(tables)) or []
         length = self.world.broker.length

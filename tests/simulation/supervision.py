@@ -14,6 +14,7 @@ from chargehand.orchestrator.approval import Guarded, guarded, stand_together
 from chargehand.orchestrator.canvas import Emission, Pack
 from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.facts import (
+    BudgetWarned,
     ReservationsCharged,
     RunFinished,
     StepAnchor,
@@ -25,6 +26,7 @@ from chargehand.orchestrator.plan import POOLS, Step, step_id
 from chargehand.orchestrator.questions import expiring
 from chargehand.orchestrator.supervisor import admit as production
 from chargehand.orchestrator.supervisor.admit import POOL_SILENCE_SECONDS, SOLO, Admitted
+from chargehand.orchestrator.supervisor.warning import passed
 from chargehand.orchestrator.transitions import RUN_ENDINGS
 from simulation import writers
 from simulation.statements import result_of
@@ -156,9 +158,20 @@ def _close(tables: Tables, run: RunLine, found: rounds.Round) -> None:
             row.reserved_microusd = 0
         tables.record(run, ReservationsCharged(charged_microusd=dict(found.to_charge)))
     if found.outcome is not None:
+        warn_of(tables, run)
         tables.record(run, RunFinished(outcome=found.outcome))
         run.status, run.finished_at = found.outcome, tables.clock.now
     run.is_anchored = True
+
+
+def warn_of(tables: Tables, run: RunLine) -> bool:
+    """Tell which marks of its budget the run has passed; whether it was any."""
+    spent = sum(row.spent_microusd for row in tables.of_run[run.id])
+    percentages = passed(spent, run.cap_microusd, run.warned_percent)
+    for percent in percentages:
+        run.warned_percent = percent
+        tables.record(run, BudgetWarned(percent=percent, spent_microusd=spent, budget_microusd=run.cap_microusd))
+    return bool(percentages)
 
 
 # --- admit ------------------------------------------------------------------------------------------------------------

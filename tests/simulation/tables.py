@@ -133,6 +133,7 @@ class RunLine:
     finished_at: float | None = None
     deadline_at: float | None = None
     drawn_microusd: int = 0
+    warned_percent: int = 0
     is_locked: bool = False
     is_anchored: bool = False
 

@@ -32,7 +32,7 @@ from chargehand.orchestrator.supervisor.watch import (
     STARTED,
 )
 from chargehand.orchestrator.transitions import RUN_ENDINGS
-from simulation import writers
+from simulation import supervision, writers
 from simulation.tables import RunLine, Settlement, Signal, StepLine, Tables
 
 
@@ -249,6 +249,12 @@ def expire(tables: Tables) -> int:
         tables.ring(row.run)
         expired += 1
     return expired
+
+
+def warn(tables: Tables) -> int:
+    """Tell of runs that have passed a mark of their budget."""
+    going = [run for run in tables.runs.values() if run.status not in RUN_ENDINGS and not run.is_locked]
+    return sum(supervision.warn_of(tables, run) for run in going)
 
 
 def emit_again(tables: Tables, settings: Settings, *, queue_length: Callable[[str], int]) -> int:

@@ -178,7 +178,7 @@ def raise_budget(tables: Tables, run: RunLine, to_microusd: int) -> bool:
     with tables.locked(run):
         if run.status in RUN_ENDINGS or to_microusd <= run.cap_microusd:
             return False
-        run.cap_microusd = to_microusd
+        run.cap_microusd, run.warned_percent = to_microusd, 0
         tables.record(run, BudgetRaised(budget_microusd=to_microusd))
         tables.ring(run.id)
         return True

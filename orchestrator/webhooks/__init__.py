@@ -1,0 +1,1 @@
+"""Webhooks: what a tenant's own servers are told, signed, until they have heard it."""
