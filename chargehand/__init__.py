@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from chargehand.orchestrator.shapes import branch, first_of, gate, map_over, merge, repeat
     from chargehand.orchestrator.task_brokers import tasks_broker_url
     from chargehand.orchestrator.task_drafts import TaskReference, celery_task
+    from chargehand.orchestrator.webhooks.signing import verify_webhook
     from chargehand.workers.scripts.registry import Script, ScriptContext, script
     from chargehand.workers.tools.registry import Tool, ToolContext, ToolRetry, tool
 
@@ -83,6 +84,7 @@ __all__ = [
     "script",
     "tasks_broker_url",
     "tool",
+    "verify_webhook",
 ]
 
 _HOMES = {
@@ -95,6 +97,7 @@ _HOMES = {
     "chargehand.orchestrator.plan_files": ("dump_plan", "load_plan", "parse_plan"),
     "chargehand.orchestrator.roles": ("WrittenRole", "role"),
     "chargehand.orchestrator.settings": ("Settings",),
+    "chargehand.orchestrator.webhooks.signing": ("verify_webhook",),
     "chargehand.orchestrator.shapes": ("branch", "first_of", "gate", "map_over", "merge", "repeat"),
     "chargehand.orchestrator.task_brokers": ("tasks_broker_url",),
     "chargehand.orchestrator.task_drafts": ("TaskReference", "celery_task"),

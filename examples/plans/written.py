@@ -69,7 +69,8 @@ def repeat_plan() -> Plan:
 def gate_plan() -> Plan:
     """Nothing is sent before a person has said so."""
     price = quote_price.step(parcels=3).set(key="price")
-    return Plan(price >> gate("Send the offer?").set(key="approve") >> send_offer.step(price).set(key="send"))
+    approve = gate("Send the offer?", expires_after_seconds=86_400, then="reject").set(key="approve")
+    return Plan(price >> approve >> send_offer.step(price).set(key="send"))
 
 
 def celery_task_plan() -> Plan:

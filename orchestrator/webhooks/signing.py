@@ -34,7 +34,7 @@ def signed_headers(secret: str, *, message_id: str, timestamp: int, body: bytes)
     return {"webhook-id": message_id, "webhook-timestamp": str(timestamp), "webhook-signature": f"v1,{signature}"}
 
 
-def verify(secret: str, headers: Mapping[str, str], body: bytes, *, now: float) -> bool:
+def verify_webhook(secret: str, headers: Mapping[str, str], body: bytes, *, now: float) -> bool:
     """Whether a message that was received is ours and fresh; for the receiver, who passes the body as it came.
 
     `now`: seconds since 1970. Several signatures, as during a change of the secret, may stand in the header.

@@ -26,7 +26,7 @@ from chargehand.orchestrator.webhooks import outbox
 from chargehand.orchestrator.webhooks.outbox import BACKOFF_SECONDS, MOST_ATTEMPTS, Delivery, Webhook
 from chargehand.orchestrator.webhooks.payload import EVENTS
 from chargehand.orchestrator.webhooks.sending import post
-from chargehand.orchestrator.webhooks.signing import verify
+from chargehand.orchestrator.webhooks.signing import verify_webhook
 
 if TYPE_CHECKING:
     from tests.conftest import WaitUntil
@@ -136,8 +136,8 @@ def test_an_escalation_and_the_end_of_a_run_are_told_signed(house: "House", ear:
     assert finished["data"] == {"run_id": str(run_id), "goal": "Send the offer", "outcome": "succeeded", "reason": ""}
     for headers, body in ear.heard:
         assert webhook.secret is not None
-        assert verify(webhook.secret, headers, body, now=time.time())
-        assert not verify(webhook.secret, headers, body.replace(b"Send", b"Burn"), now=time.time())
+        assert verify_webhook(webhook.secret, headers, body, now=time.time())
+        assert not verify_webhook(webhook.secret, headers, body.replace(b"Send", b"Burn"), now=time.time())
 
 
 def test_a_fact_that_is_rolled_back_is_not_told(house: "House", ear: Ear) -> None:

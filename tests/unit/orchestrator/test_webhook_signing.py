@@ -10,7 +10,7 @@ from chargehand.orchestrator.errors import UserError
 from chargehand.orchestrator.facts import RunFinished
 from chargehand.orchestrator.webhooks.payload import payload
 from chargehand.orchestrator.webhooks.sending import check_url, may_be_reached
-from chargehand.orchestrator.webhooks.signing import check_secret, new_secret, signed_headers, verify
+from chargehand.orchestrator.webhooks.signing import check_secret, new_secret, signed_headers, verify_webhook
 
 # The specification's own example: reference libraries give this signature for it.
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -27,7 +27,7 @@ def test_the_signature_is_that_of_the_reference_libraries() -> None:
         "webhook-timestamp": str(TIMESTAMP),
         "webhook-signature": SIGNATURE,
     }
-    assert verify(SECRET, headers, BODY, now=TIMESTAMP + 299)
+    assert verify_webhook(SECRET, headers, BODY, now=TIMESTAMP + 299)
 
 
 @pytest.mark.parametrize(
@@ -43,15 +43,15 @@ def test_the_signature_is_that_of_the_reference_libraries() -> None:
 )
 def test_what_was_changed_on_the_way_is_refused(header: str, value: str) -> None:
     headers = signed_headers(SECRET, message_id=MESSAGE_ID, timestamp=TIMESTAMP, body=BODY)
-    assert not verify(SECRET, {**headers, header: value}, BODY, now=TIMESTAMP)
+    assert not verify_webhook(SECRET, {**headers, header: value}, BODY, now=TIMESTAMP)
 
 
 def test_another_body_an_old_message_and_another_secret_are_refused() -> None:
     headers = signed_headers(SECRET, message_id=MESSAGE_ID, timestamp=TIMESTAMP, body=BODY)
-    assert not verify(SECRET, headers, BODY + b" ", now=TIMESTAMP)
-    assert not verify(SECRET, headers, BODY, now=TIMESTAMP + 301)
-    assert not verify(SECRET, headers, BODY, now=TIMESTAMP - 301)
-    assert not verify(new_secret(), headers, BODY, now=TIMESTAMP)
+    assert not verify_webhook(SECRET, headers, BODY + b" ", now=TIMESTAMP)
+    assert not verify_webhook(SECRET, headers, BODY, now=TIMESTAMP + 301)
+    assert not verify_webhook(SECRET, headers, BODY, now=TIMESTAMP - 301)
+    assert not verify_webhook(new_secret(), headers, BODY, now=TIMESTAMP)
 
 
 def test_one_of_several_signatures_is_enough_while_a_secret_changes() -> None:
@@ -60,7 +60,7 @@ def test_one_of_several_signatures_is_enough_while_a_secret_changes() -> None:
         "Webhook-Timestamp": str(TIMESTAMP),
         "Webhook-Signature": f"v1,abc {SIGNATURE}",
     }
-    assert verify(SECRET, headers, BODY, now=TIMESTAMP)
+    assert verify_webhook(SECRET, headers, BODY, now=TIMESTAMP)
 
 
 def test_a_secret_is_long_enough_and_base64() -> None:
