@@ -12,10 +12,12 @@ from chargehand.orchestrator.webhooks.payload import EVENTS
 from chargehand.orchestrator.webhooks.sending import check_url
 from chargehand.orchestrator.webhooks.signing import check_secret
 
-app = typer.Typer(no_args_is_help=True, help="Tell a server of escalations, ends of runs and budgets that run out.")
+_webhooks = typer.Typer(no_args_is_help=True, help="Tell your servers of escalations, ends of runs and budgets.")
+app = typer.Typer()
+app.add_typer(_webhooks, name="webhooks")
 
 
-@app.command()
+@_webhooks.command()
 def add(
     url: Annotated[str, typer.Argument(metavar="URL", help="Where to POST to, http or https.")],
     events: Annotated[
@@ -44,7 +46,7 @@ def add(
     answers().print(Text(f"Its secret, shown once: {made.secret}"), soft_wrap=True)
 
 
-@app.command("list")
+@_webhooks.command("list")
 def list_them(as_json: AsJson = False) -> None:
     """List the webhooks."""
     with Client() as client:
@@ -62,7 +64,7 @@ def list_them(as_json: AsJson = False) -> None:
     answers().print(table)
 
 
-@app.command()
+@_webhooks.command()
 def remove(
     webhook: Annotated[str, typer.Argument(metavar="WEBHOOK", help="Its id, or a beginning of it.")],
     as_json: AsJson = False,
@@ -76,7 +78,7 @@ def remove(
         answers().print(Text(plain(f"Webhook {str(gone.webhook_id)[:8]} is told nothing more.")), soft_wrap=True)
 
 
-@app.command()
+@_webhooks.command()
 def deliveries(
     failed: Annotated[bool, typer.Option("--failed", help="Only those that were given up.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
@@ -100,7 +102,7 @@ def deliveries(
     answers().print(table)
 
 
-@app.command()
+@_webhooks.command()
 def redeliver(as_json: AsJson = False) -> None:
     """Try everything again that was given up."""
     with Client() as client:

@@ -420,7 +420,9 @@ def test_an_answer_never_writes_to_the_steps_stream(house: "House") -> None:
     house.admit()
     held = house.claim(run_id, "a")
     folded = held.fold_signal(wait_id)
-    assert folded == SignalReceived(wait_id=wait_id, choice="retry")
+    assert folded is not None
+    assert folded.sent_at is not None
+    assert folded == SignalReceived(wait_id=wait_id, choice="retry", sent_at=folded.sent_at)
     assert house.kinds(run_id, "a")[-2:] == ["step.claimed", "signal.received"]
     held.finish(DONE)
     assert house.drift(run_id) == []
