@@ -84,8 +84,9 @@ def _filled(value: JsonValue, results: Callable[[str], JsonValue | None], known:
 
 def _body_of(step: Step) -> str:
     """The shape of what a control step runs, short: a change of it is a change of what was approved."""
-    shape = step.branch or step.map or step.repeat or step.merge
-    if shape is None:
+    # The field is called like the kind.
+    shape = getattr(step, step.kind, None)
+    if not isinstance(shape, BaseModel):
         return ""
     return digest_of(shape.model_dump(mode="json", exclude={"items"}))[:12]
 

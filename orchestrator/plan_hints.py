@@ -298,6 +298,24 @@ def _edits(step: Step, known: Known) -> bool:
     return tools is not None and any(tool.effect != "pure" for tool in tools.values())
 
 
+def asks_too_early(level: Level, known: Known, step: Step) -> Iterator[Hint]:
+    """A gate that opens before the arguments of what it guards are known: a person is asked a second time."""
+    del known
+    if step.kind != "gate":
+        return
+    for guarded in level.next[step.key]:
+        late = [
+            key
+            for key in _references(guarded)
+            if key in level.by_key and key != step.key and not level.waits_for(step.key, key)
+        ]
+        if late and guarded.kind != "gate":
+            text = (
+                f"{guarded.key!r} takes the result of {late[0]!r}, for which the gate does not wait: it is asked twice"
+            )
+            yield level.hint("gate-asks-too-early", [step], text)
+
+
 # --- steps that are alike ---------------------------------------------------------------------------------------------
 
 
@@ -334,5 +352,6 @@ ABOUT_ONE: tuple[Rule, ...] = (
     merge_of_one,
     any_of_one_way,
     changes_without_merge,
+    asks_too_early,
 )
 ABOUT_ALL: tuple[Callable[[Level, Known], Iterator[Hint]], ...] = (map_would_do,)

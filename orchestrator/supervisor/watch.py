@@ -21,7 +21,7 @@ from chargehand.memory.tables import RUN_STREAM, JournalRow
 from chargehand.orchestrator import runs
 from chargehand.orchestrator.errors import ConcurrencyConflict
 from chargehand.orchestrator.facts import SCHEMA_VERSION, StepFinished, StepRecovered, StepWaiting, parse_fact
-from chargehand.orchestrator.plan import CONTROL_KINDS, Step
+from chargehand.orchestrator.plan import Step
 from chargehand.orchestrator.questions import deadline_after, expiring, of_settings
 from chargehand.orchestrator.recovery import RETURN, SILENCE, Cause, Evidence, cause_of, cut_off, judge
 from chargehand.orchestrator.requests import RunRequest
@@ -318,9 +318,11 @@ def wake(engine: Engine) -> list[UUID]:
             .with_for_update(skip_locked=True, key_share=True, of=StepRow)
         ).all()
         for row in rows:
-            if row.spec["kind"] in CONTROL_KINDS:
+            if row.spec["kind"] == "gate":
+                gates.end_gate(session, row)
+            elif row.epoch == 0 and row.wait_reason == "gate":
                 gates.let_begin(session, row)
-            elif row.spec["kind"] == "gate" or row.epoch == 0:
+            elif row.epoch == 0:
                 gates.end_gate(session, row)
             else:
                 row.status, row.run_after = "ready", None

@@ -256,6 +256,18 @@ def test_changes_of_which_none_is_lost(steps: Sequence[Step]) -> None:
     assert rules(*steps) == []
 
 
+def test_a_gate_that_opens_before_the_arguments_behind_it_are_known() -> None:
+    def gate(*after: str) -> Step:
+        return Step(key="ok", kind="gate", after=after)
+
+    behind = take("c", "a", "ok", of={RESULT_OF: "a"})
+    assert rules(script("a"), gate(), behind) == [("gate-asks-too-early", ("ok",))]
+    assert rules(script("a"), gate("a"), behind) == []
+    assert (
+        rules(script("a"), take("b", "a", of={RESULT_OF: "a"}), gate("b"), behind, script("d", "b", name="look")) == []
+    )
+
+
 # --- steps that are alike ---------------------------------------------------------------------------------------------
 
 
