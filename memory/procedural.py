@@ -56,6 +56,7 @@ class FrontMatter(BaseModel):
     pool: Slug
     tier: Tier
     tools: tuple[Slug, ...] = ()
+    approve: tuple[Slug, ...] = ()
     max_turns: int = Field(default=DEFAULT_MAX_TURNS, ge=1, le=MAX_TURNS_CEILING)
     output: Slug
     expires: Patience | None = None
@@ -84,6 +85,8 @@ class Role:
     """The commit that the file is at, if it is in git and unchanged."""
     expires: Patience | None = None
     """None: its questions wait as the step or the settings say."""
+    approve: tuple[str, ...] = ()
+    """Tools each call of which a person approves before it is made."""
 
 
 def load_roles(directory: Path) -> dict[str, Role]:
@@ -114,6 +117,9 @@ def parse_role(text: str, *, origin: str, commit: str | None = None) -> Role:
             f"{'.'.join(map(str, problem['loc'])) or 'front matter'}: {problem['msg']}" for problem in error.errors()
         )
         raise InvalidRole(f"{origin}: {problems}.") from error
+    not_its_own = [name for name in fields.approve if name not in fields.tools]
+    if not_its_own:
+        raise InvalidRole(f"{origin}: approve names {not_its_own[0]!r}, which is none of its tools; add it to tools.")
     instructions = "\n".join(lines[end + 1 :]).strip()
     if not instructions:
         raise InvalidRole(f"{origin}: no instructions; write them below the front matter.")

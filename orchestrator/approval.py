@@ -51,6 +51,16 @@ def guarded(step: Step, *, results: Callable[[str], JsonValue | None], known: Co
     return Guarded(step=step.key, does=does, instruction=step.instruction, arguments=shown, hash=digest)
 
 
+def tool_call(step_key: str, tool: str, arguments: Mapping[str, JsonValue]) -> Guarded:
+    """One call of a tool that an agent wants to make."""
+    does = f"tool {tool}"
+    given = dict(arguments)
+    digest = digest_of({"does": does, "instruction": "", "arguments": given})
+    return Guarded(
+        step=step_key, does=does, arguments={name: _cut(value) for name, value in given.items()}, hash=digest
+    )
+
+
 def stand_together(gate_key: str, step: Step) -> bool:
     """Whether a gate that the step waits for is about the step: both stand in the plan, or in one turn of a body.
 

@@ -38,6 +38,11 @@ from chargehand.workers.tool_turn import ToolTurn, arguments_of
 from chargehand.workers.tools.registry import Tool
 from chargehand.workers.tools.taint import to_json
 
+_WITHOUT = {
+    "skip": "A person decided to skip this call; go on without its result.",
+    "reject": "A person does not allow this call with these arguments; go on without it.",
+}
+
 __all__ = ["AgentTask", "Drained", "Failed", "Finished", "Outcome", "Recorder", "Wait", "run_agent"]
 
 
@@ -141,7 +146,7 @@ class _Attempt:
                 return self._overridden(decision)
             case "skip" if decision.about_tool is None:
                 return Finished(result=None, commit=conversation.commit)
-            case "skip" | "answer" if decision.about_tool is not None:
+            case "skip" | "answer" | "reject" if decision.about_tool is not None:
                 self._resolve_by_hand(conversation.exchanges[-1], decision)
         return None
 
@@ -167,8 +172,8 @@ class _Attempt:
             tool=str(use.get("name")),
             arguments=arguments_of(use),
             outcome="ok" if answered else "error",
-            content=body if answered else "A person decided to skip this call; go on without its result.",
-            error_type="" if answered else "Skipped",
+            content=body if answered else _WITHOUT[decision.choice],
+            error_type="" if answered else "Rejected" if decision.choice == "reject" else "Skipped",
         )
         self.tape.commit(fact, self.tape.recorder.tool_finished)
 

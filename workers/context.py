@@ -65,6 +65,11 @@ class Role(Protocol):
         ...
 
     @property
+    def approve(self) -> Sequence[str]:
+        """Names of those among them each call of which a person approves first."""
+        ...
+
+    @property
     def max_turns(self) -> int | None:
         """Its limit, or None for the default."""
         ...

@@ -11,6 +11,8 @@ from chargehand.orchestrator.plan import PlanPatch, Step
 
 # What a person may do with a step that waits for one.
 GO_ON_OPTIONS = ("retry", "answer", "override", "skip", "abort")
+# reject: the model is told, and goes on without the call.
+CALL_OPTIONS = ("approve", "reject", "abort")
 NO_MORE_TURNS_OPTIONS = ("override", "skip", "abort")
 # A failed call or service is tried again after 2, 4, 8 … 60 s.
 RETRY_BASE_SECONDS = 2.0

@@ -5,14 +5,14 @@ from dataclasses import replace
 
 from pydantic import JsonValue
 
-from chargehand.orchestrator.approval import digest_of
+from chargehand.orchestrator.approval import digest_of, tool_call
 from chargehand.orchestrator.breaker import Observed, Trip, watch
 from chargehand.orchestrator.errors import Unavailable
 from chargehand.orchestrator.facts import BreakerTripped, ToolFinished, ToolStarted
 from chargehand.workers.context import AgentTask
 from chargehand.workers.conversation import Conversation, Exchange
 from chargehand.workers.models.interface import Block
-from chargehand.workers.outcomes import GO_ON_OPTIONS, Finished, Wait, backoff_seconds
+from chargehand.workers.outcomes import CALL_OPTIONS, GO_ON_OPTIONS, Finished, Wait, backoff_seconds
 from chargehand.workers.tape import FIRST_SEQ, Tape
 from chargehand.workers.tools.registry import Suspended, Tool, ToolOutput, ToolResult, run_tool
 
@@ -78,6 +78,10 @@ class ToolTurn:
             wait = self._unknown_outcome(exchange, started)
             if wait is not None:
                 return wait
+        elif started is None and name in self._task.role.approve:
+            wait = self._approval(exchange, use)
+            if wait is not None:
+                return wait
         key = started.key if started is not None else f"{exchange.answer.call_id}:{use.get('id')}"
         # An effect that a person lets happen again is announced again: a second crash asks a second time.
         if tool.effect == "effectful" or (tool.effect == "idempotent" and started is None):
@@ -104,6 +108,28 @@ class ToolTurn:
             )
         self._keep(use, given, at_once=tool.effect != "pure" or given.duration_ms > COMMIT_AT_ONCE_MS)
         return None
+
+    def _approval(self, exchange: Exchange, use: Block) -> Wait | None:
+        """What a person is asked before this call; None: they have approved it, with these arguments.
+
+        The arguments stand in the recorded answer, so what was approved is what is run. What is refused becomes the
+        call's result, and the model goes on.
+        """
+        conversation, identity = self._tape.conversation, str(use.get("id"))
+        asked_since = exchange_position(self._tape, exchange)
+        for decision in conversation.decisions:
+            if decision.about_tool == identity and decision.position > asked_since and decision.choice == "approve":
+                return None
+        self._tape.flush()
+        shown = tool_call(self._task.context.step_key, str(use.get("name")), arguments_of(use))
+        return Wait(
+            reason="human",
+            question=f"{self._task.role.name} wants to call {use.get('name')}. May it, with these arguments?",
+            options=CALL_OPTIONS,
+            evidence=(self._tape.place(asked_since),),
+            guards=(shown,),
+            tool_use_id=identity,
+        )
 
     def _unknown_outcome(self, exchange: Exchange, started: ToolStarted) -> Wait | None:
         """What to do about an effect that may or may not have happened; None: a person said to do it again."""
@@ -239,6 +265,11 @@ def arguments_of(use: Block) -> Block:
     """The arguments of a tool call; servers have sent other things than objects."""
     given = use.get("input")
     return given if isinstance(given, dict) else {}
+
+
+def exchange_position(tape: Tape, exchange: Exchange) -> int:
+    """Where the answer of this exchange stands: an id that an earlier one used as well is another call."""
+    return next(position for position, fact in enumerate(tape.recorded) if fact is exchange.answer)
 
 
 def _cause(trip: Trip, newest: Observed) -> str:

@@ -46,6 +46,16 @@ def test_a_role_is_its_front_matter_and_its_text(tmp_path: Path) -> None:
     assert role.commit is None
 
 
+def test_a_role_names_the_tools_that_a_person_approves_and_they_are_its_own() -> None:
+    written = TRIAGE.replace("max_turns: 6", "approve: [recall]\nexpires: {after_seconds: 60, then: skip}")
+    role = parse_role(written, origin="triage.md")
+    assert role.approve == ("recall",)
+    assert role.expires is not None
+    assert (role.expires.after_seconds, role.expires.then) == (60, "skip")
+    with pytest.raises(InvalidRole, match="approve names 'pay', which is none of its tools"):
+        parse_role(written.replace("approve: [recall]", "approve: [pay]"), origin="triage.md")
+
+
 def test_the_hash_is_gits(tmp_path: Path) -> None:
     (tmp_path / "triage.md").write_text(TRIAGE)
     assert parse_role(TRIAGE, origin="t").blob_hash == git(tmp_path, "hash-object", "triage.md")

@@ -49,6 +49,7 @@ class FakeRole:
     max_turns: int | None = None
     instructions: str = "Answer."
     blob_hash: str = "abc"
+    approve: tuple[str, ...] = ()
 
 
 @dataclass
@@ -958,3 +959,98 @@ def test_what_a_person_tells_the_run_is_heard_before_the_next_turn_and_stays_whe
     recorded = tuple(journal.facts[: journal.facts.index(journal.of(ModelRequested)[-1])])
     run(Journal(facts=list(recorded), history=recorded), again)
     assert again.calls[-1].messages == model.calls[-1].messages
+
+
+# --- calls that a person approves -------------------------------------------------------------------------------------
+
+ASKS = FakeRole(tools=("look", "pay"), approve=("pay",))
+PAYS: list[Reply] = [[use("look", "t1", path="a"), use("pay", "t2", amount=7)], [done()]]
+
+
+def decided(journal: Journal, wait: Wait, choice: str) -> Journal:
+    """The wait and its answer, as the executor and the next claim record them."""
+    wait_id = uuid4()
+    journal.facts.append(
+        StepWaiting(
+            wait_id=wait_id,
+            reason=wait.reason,
+            question=wait.question,
+            options=wait.options,
+            guards=wait.guards,
+            tool_use_id=wait.tool_use_id,
+        )
+    )
+    journal.claim()
+    journal.facts.append(SignalReceived(wait_id=wait_id, choice=choice, by="ada"))
+    journal.history = tuple(journal.facts)
+    return journal
+
+
+def test_a_call_that_needs_approval_is_shown_with_its_exact_arguments_before_anything_happens() -> None:
+    journal, world = Journal().claim(), World()
+    wait = run(journal, Script(PAYS), world, task_of(role=ASKS))
+    assert isinstance(wait, Wait)
+    (shown,) = wait.guards
+    assert (shown.does, shown.arguments, wait.options) == ("tool pay", {"amount": 7}, ("approve", "reject", "abort"))
+    assert (world.payments, world.looks) == ([], ["a"])
+    assert journal.of(ToolStarted) == []
+
+
+def test_an_approved_call_is_made_once_and_the_next_one_is_asked_for_again() -> None:
+    journal, world = Journal().claim(), World()
+    model = Script([*PAYS[:1], [use("pay", "t3", amount=7)], [done()]])
+    wait = run(journal, model, world, task_of(role=ASKS))
+    assert isinstance(wait, Wait)
+
+    again = run(decided(journal, wait, "approve"), model, world, task_of(role=ASKS))
+
+    # The same arguments, and another call: an approval is used up.
+    assert isinstance(again, Wait)
+    assert again.tool_use_id == "t3"
+    assert len(world.payments) == 1
+    assert world.looks == ["a"]
+
+
+def test_an_approval_of_another_answer_with_the_same_id_does_not_count() -> None:
+    journal, world = Journal().claim(), World()
+    model = Script([*PAYS[:1], [use("pay", "t2", amount=700)], [done()]])
+    wait = run(journal, model, world, task_of(role=ASKS))
+    assert isinstance(wait, Wait)
+    again = run(decided(journal, wait, "approve"), model, world, task_of(role=ASKS))
+    assert isinstance(again, Wait)
+    assert again.guards[0].arguments == {"amount": 700}
+    assert again.guards[0].hash != wait.guards[0].hash
+    assert len(world.payments) == 1
+
+
+def test_a_call_that_a_person_rejects_is_told_to_the_model_and_not_made() -> None:
+    journal, world = Journal().claim(), World()
+    model = Script(PAYS)
+    wait = run(journal, model, world, task_of(role=ASKS))
+    assert isinstance(wait, Wait)
+    assert run(decided(journal, wait, "reject"), model, world, task_of(role=ASKS)) == Finished(result=ANSWER)
+    assert world.payments == []
+    assert results(journal)[-1] == ("t2", "error", "Rejected")
+
+
+def test_a_step_whose_approval_expires_fails_with_that_reason() -> None:
+    journal, world = Journal().claim(), World()
+    wait = run(journal, Script(PAYS), world, task_of(role=ASKS))
+    assert isinstance(wait, Wait)
+    decided(journal, wait, "abort")
+    journal.facts[-1] = journal.facts[-1].model_copy(update={"by": "expiry"})
+    journal.history = tuple(journal.facts)
+    assert run(journal, Script(PAYS), world, task_of(role=ASKS)) == Failed(error="nobody answered in time")
+    assert world.payments == []
+
+
+def test_an_approved_effect_that_is_interrupted_is_an_unknown_outcome_and_not_asked_for_again() -> None:
+    journal, world = Journal().claim(), World(crash_in="pay")
+    wait = run(journal, Script(PAYS), world, task_of(role=ASKS))
+    assert isinstance(wait, Wait)
+    with pytest.raises(Crash):
+        run(decided(journal, wait, "approve"), Script(PAYS), world, task_of(role=ASKS))
+    outcome = run(journal.claim(), Script(PAYS), world, task_of(role=ASKS))
+    assert isinstance(outcome, Wait)
+    assert outcome.reason == "retry"
+    assert len(world.payments) == 1
