@@ -451,7 +451,7 @@ class StepFinished(Fact):
     label: str | None = None
     """The way that a branch takes."""
     approved: dict[str, str] | None = None
-    """gate: step → hash of the arguments that a person has approved."""
+    """gate that was approved: step → hash of its arguments; what runs after a refusal (`settled`) needs no approval."""
 
 
 RunFact = Annotated[

@@ -71,7 +71,7 @@ def end_gate(session: Session, row: StepRow) -> None:
         result={"choice": heard.choice, "body": heard.body},
         error=why_ended(heard) if refused else "",
         commit=unrolling.inherited_commit(session, row),
-        approved={} if refused else {one.step: one.hash for one in asked.guards},
+        approved=None if refused else {one.step: one.hash for one in asked.guards},
     )
     runs.record_in_step(session, row, [heard, fact])
     row.status = fact.outcome

@@ -225,7 +225,7 @@ def _end_gate(tables: Tables, row: StepLine, signal: Signal) -> None:
         outcome="failed" if refused else "succeeded",
         result={"choice": heard.choice, "body": heard.body},
         error=why_ended(heard) if refused else "",
-        approved={} if refused else {one.step: one.hash for one in asked.guards},
+        approved=None if refused else {one.step: one.hash for one in asked.guards},
     )
     tables.append(row, fact)
     row.status = fact.outcome

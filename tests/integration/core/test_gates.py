@@ -246,6 +246,18 @@ def test_a_map_behind_a_gate_shows_its_items_and_begins_only_with_those_that_wer
     ends_whole(house, run_id)
 
 
+def test_a_step_that_runs_however_the_gate_was_decided_is_not_asked_about(
+    house: "House", worker: Worker, sent: list[str]
+) -> None:
+    tidy = Step(key="tidy", kind="script", script="send", after=("ok",), join="settled", arguments={"price": "none"})
+    run_id = house.start(gate(), tidy)
+    go(house, run_id)
+    decide(house, question(house, run_id), "reject")
+    go(house, run_id)
+    run(house, worker, run_id, "tidy")
+    assert sent == ["none"]
+
+
 # --- time -------------------------------------------------------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ from chargehand.orchestrator.steps import new_wait_id
 from chargehand.orchestrator.supervisor.messenger import Messenger
 from chargehand.orchestrator.supervisor.warning import warn
 from chargehand.orchestrator.webhooks import outbox
-from chargehand.orchestrator.webhooks.outbox import BACKOFF_SECONDS, MOST_ATTEMPTS, Delivery, Webhook
+from chargehand.orchestrator.webhooks.outbox import BACKOFF_SECONDS, LEASE_SECONDS, MOST_ATTEMPTS, Delivery, Webhook
 from chargehand.orchestrator.webhooks.payload import EVENTS
 from chargehand.orchestrator.webhooks.sending import post
 from chargehand.orchestrator.webhooks.signing import verify_webhook
@@ -177,7 +177,8 @@ def test_a_server_that_fails_hears_it_again_later_under_the_same_id(house: "Hous
     assert waiting.due_at is not None
     assert waiting.tried_at is not None
     wait = (waiting.due_at - waiting.tried_at).total_seconds()
-    assert 0.7 * BACKOFF_SECONDS[0] < wait < 1.3 * BACKOFF_SECONDS[0]
+    # From the attempt's end on, and not the same for all.
+    assert 0.79 * BACKOFF_SECONDS[0] < wait < LEASE_SECONDS / 2
     # Not before its time.
     assert deliver(house) == 0
     make_due(house)
@@ -327,7 +328,6 @@ def test_a_budget_is_warned_of_at_50_80_and_95_percent_once_each(house: "House",
     deliver(house)
     told = sorted((one["data"]["percent"], one["data"]["spent_microusd"]) for one in ear.told())
     assert told == [(50, 500), (80, 960), (95, 960)]
-    assert house.drift(run_id) == []
 
 
 def test_more_money_makes_the_marks_new(house: "House", ear: Ear) -> None:

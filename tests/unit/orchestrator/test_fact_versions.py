@@ -74,7 +74,7 @@ def test_a_release_fixes_the_version_that_it_writes() -> None:
 
 def test_a_field_a_kind_and_a_value_more_are_each_seen() -> None:
     now = fields()
-    assert now["StepReleased"]["reason"]["enum"] == ["drain", "pause", "retry", "foreign", "storage"]
+    assert now["StepReleased"]["reason"]["enum"] == ["drain", "pause", "retry", "foreign", "storage", "approved"]
     assert {"StepRecovered", "Plan", "Step", "Usage"} <= now.keys()
     assert "cut_off" in now["StepRecovered"]
 
