@@ -30,6 +30,7 @@ from chargehand.orchestrator.facts import (
     parse_fact,
 )
 from chargehand.orchestrator.plan import CeleryTask, Step, step_id
+from chargehand.orchestrator.questions import deadline_after, expiring
 from chargehand.orchestrator.supervisor import unrolling
 from chargehand.orchestrator.tables import RunRow, SignalRow, StepRow
 from chargehand.orchestrator.task_brokers import TaskBrokers
@@ -79,7 +80,8 @@ def take_answers(session: Session, run_id: UUID) -> None:
     rows = session.scalars(
         select(StepRow)
         .where(StepRow.run == run_id, StepRow.status == "waiting", StepRow.spec["kind"].astext == KIND)
-        .where(answered)
+        # One that a person has to approve first has no task yet.
+        .where(answered, StepRow.wait_reason != "gate")
         .order_by(StepRow.ordinal)
         .with_for_update(key_share=True)
     ).all()
@@ -117,7 +119,7 @@ def _wait(session: Session, row: StepRow, task: CeleryTask, facts: Sequence[Fact
 
 def _give_up(session: Session, row: StepRow, move: Literal["ask", "fail"], *, why: str) -> None:
     """Nothing will come back: a person is asked what became of it, or the step fails."""
-    _, task = _spec(row)
+    step, task = _spec(row)
     if move == "fail":
         error = f"task {task.task!r} was sent and {why}: whether it has happened is not known"
         _end(session, row, Ended(outcome="failed", error=error))
@@ -134,8 +136,10 @@ def _give_up(session: Session, row: StepRow, move: Literal["ask", "fail"], *, wh
         options=celery_tasks.OPTIONS,
         evidence=evidence,
     )
+    asks = expiring(asks, step.expires)
     runs.record_in_step(session, row, [asks])
     row.wait_id, row.wait_reason, row.run_after, row.deadline_at = wait_id, "human", None, None
+    row.expires_at = deadline_after(asks.expires_after_seconds)
     session.flush()
 
 
@@ -157,7 +161,9 @@ def _end(session: Session, row: StepRow, found: Ended) -> None:
 
 def _heard(session: Session, row: StepRow) -> SignalReceived:
     signal = session.get_one(SignalRow, (row.tenant, row.id, row.wait_id))
-    return SignalReceived(wait_id=signal.wait_id, choice=signal.choice, body=signal.body)
+    return SignalReceived(
+        wait_id=signal.wait_id, choice=signal.choice, body=signal.body, by=signal.sent_by, sent_at=signal.sent_at
+    )
 
 
 def _returned(outcome: Literal["succeeded", "failed", "lost"], answer: Answer) -> TaskReturned:

@@ -310,8 +310,8 @@ def wake(engine: Engine) -> list[UUID]:
             select(StepRow)
             .join(RunRow, RunRow.id == StepRow.run)
             .where(StepRow.status == "waiting", RunRow.status == "running", _is_ours())
-            # Of a user's own task the round and the dispatcher take care.
-            .where(StepRow.spec["kind"].astext != dispatch.KIND)
+            # Of a user's own task the round and the dispatcher take care, once it may begin.
+            .where((StepRow.spec["kind"].astext != dispatch.KIND) | (StepRow.wait_reason == "gate"))
             .where((StepRow.run_after <= func.clock_timestamp()) | answered | _has_more_money())
             .order_by(StepRow.run, StepRow.ordinal)
             .limit(BATCH)

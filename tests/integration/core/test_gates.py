@@ -12,7 +12,7 @@ from chargehand.memory import journal
 from chargehand.orchestrator import runs, views
 from chargehand.orchestrator.answering import answer
 from chargehand.orchestrator.facts import SignalReceived, StepFinished, StepWaiting, parse_fact
-from chargehand.orchestrator.plan import ITEM, RESULT_OF, Expiry, Map, PlanPatch, Step, step_id
+from chargehand.orchestrator.plan import ITEM, RESULT_OF, CeleryTask, Expiry, Map, PlanPatch, Step, step_id
 from chargehand.orchestrator.views import Escalation
 from chargehand.workers.scripts.registry import SCRIPTS, script
 from tests.integration.core.test_packs import Worker, worker
@@ -256,6 +256,32 @@ def test_a_step_that_runs_however_the_gate_was_decided_is_not_asked_about(
     go(house, run_id)
     run(house, worker, run_id, "tidy")
     assert sent == ["none"]
+
+
+def test_a_task_of_the_users_own_app_is_sent_only_with_arguments_that_were_approved(
+    house: "House", worker: Worker, sent: list[str]
+) -> None:
+    refund = Step(
+        key="refund",
+        kind="celery_task",
+        after=("price", "ok"),
+        arguments={"price": {RESULT_OF: "price"}},
+        celery_task=CeleryTask(task="billing.refund", queue="billing"),
+    )
+    run_id = house.start(price(), gate(), refund)
+    go(house, run_id)
+    decide(house, question(house, run_id), "approve")
+    run(house, worker, run_id, "price")
+    asked = question(house, run_id)
+    assert (asked.step_key, asked.guards[0].arguments) == ("refund", {"price": "14.70 EUR"})
+    assert house.row(run_id, "refund").wait_reason == "gate"
+
+    decide(house, asked, "approve")
+    go(house, run_id)
+
+    assert house.row(run_id, "refund").wait_reason == "celery_task"
+    assert "task.requested" in house.kinds(run_id, "refund")
+    assert house.drift(run_id) == []
 
 
 # --- time -------------------------------------------------------------------------------------------------------------
