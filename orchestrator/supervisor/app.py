@@ -177,12 +177,14 @@ def answer_bell(run_id: str) -> None:
 
 @signals.worker_ready.connect
 def _start_watching(**_: Any) -> None:
-    brokers = CeleryBrokers(settings, endpoints.redis_url(settings))
-    return (
-        celery_app,
-        Supervisor(settings, engine, celery_app, client, brokers),
-        Messenger(engine, private=settings.webhook_private_addresses),
-    )
+    loops = {
+        "watch": supervisor.watch_forever,
+        "schedules": supervisor.fire_forever,
+        "dispatch": supervisor.dispatch_forever,
+        "webhooks": messenger.deliver_forever,
+    }
+    for name, loop in loops.items():
+        threading.Thread(target=loop, args=(_stop,), name=name, daemon=True).start()
 
 
 @signals.worker_shutting_down.connect

@@ -25,7 +25,7 @@ PATIENCE_SECONDS = 2.0
 
 @pytest.fixture(scope="module")
 def fleet() -> Fleet:
-    return Fleet(call_seconds=0.0)
+    return Fleet(pools=("research",), twins=("supervisor",))
 
 
 class Ear:
@@ -100,9 +100,10 @@ def test_answers_race_while_workers_and_supervisors_are_killed_and_webhooks_hear
         going = [threads.submit(people, name) for name in ("ada", "bob", "eve")]
         try:
             for victims in (("supervisor",), ("research",), ("supervisor-2", "research"), ("supervisor",)):
-                until(laptop.is_whole, 60, "everything is up")
                 for victim in victims:
+                    until(lambda name=victim: name not in laptop.missing(), 60, f"{victim} is up")
                     laptop.signal(victim)
+                until(laptop.is_whole, 60, "everything is up")
             for run in runs:
                 assert laptop.wait(run, RUN_SECONDS) == "succeeded"
         finally:
