@@ -27,7 +27,7 @@ RunOutcome = Literal["succeeded", "failed", "cancelled"]
 StepOutcome = Literal["succeeded", "failed", "cancelled"]
 OnConflict = Literal["queue", "reject", "cancel_older"]
 """What becomes of a run whose concurrency key another one has: it waits, is refused, or takes the other's place."""
-WaitReason = Literal["human", "gate", "rate", "budget", "retry", "children", "celery_task"]
+WaitReason = Literal["human", "gate", "rate", "budget", "retry", "children", "celery_task", "paused", "circuit"]
 
 
 class Fact(BaseModel):

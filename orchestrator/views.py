@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, aliased
 
 from chargehand.memory import journal
 from chargehand.memory.tables import RUN_STREAM, JournalRow
+from chargehand.orchestrator import switches
 from chargehand.orchestrator.approval import Guarded
 from chargehand.orchestrator.celery_tasks import wait_in_words
 from chargehand.orchestrator.concurrency import UNDER_WAY
@@ -30,6 +31,7 @@ from chargehand.orchestrator.facts import (
 )
 from chargehand.orchestrator.plan import CeleryTask, Step, step_id
 from chargehand.orchestrator.supervisor.admit import SOLO, live_slots
+from chargehand.orchestrator.switches import Switch
 from chargehand.orchestrator.tables import BudgetRow, PoolRow, RunRow, SignalRow, StepRow
 from chargehand.orchestrator.transitions import STEP_ENDINGS
 
@@ -399,6 +401,7 @@ def explain(session: Session, run_id: UUID) -> list[tuple[str, str]]:
     slots = live_slots(session)
     known = {pool for (pool,) in session.execute(select(PoolRow.pool).distinct())}
     run = view_run(session, run_id)
+    paused: dict[tuple[str, str], Switch] = {(one.kind, one.name): one for one in switches.listed(session)}
     ahead = _has_key_of(session, run_id) if run.status == "queued" else None
     reasons: list[tuple[str, str]] = []
     steps = view_steps(session, run_id)
@@ -411,6 +414,10 @@ def explain(session: Session, run_id: UUID) -> list[tuple[str, str]]:
             why = "the run waits for its concurrency key" + (f", which run {ahead} has" if ahead is not None else "")
         elif run.status == "paused":
             why = "the run is paused; `chargehand resume` lets it go on"
+        elif step.status in ("ready", "queued") and (switch := _switch_of(step, paused)) is not None:
+            why = switch.why
+        elif step.status == "waiting" and step.wait_reason in ("paused", "circuit"):
+            why = f"waits: {_newest_question(session, run_id, step.step_id)}"
         elif step.status == "running":
             why = f"running on {step.holder}, epoch {step.epoch}, turn {step.turns}"
         elif step.key in tasks:
@@ -434,6 +441,19 @@ def explain(session: Session, run_id: UUID) -> list[tuple[str, str]]:
             why = f"ready; pool {pool!r} has {slots[pool]} slots, all are taken"
         reasons.append((step.key, why))
     return reasons
+
+
+def _switch_of(step: StepView, paused: Mapping[tuple[str, str], Switch]) -> Switch | None:
+    own = paused.get(("role", step.label)) if step.kind == "agent" else None
+    return own or paused.get(("all", ""))
+
+
+def _newest_question(session: Session, run_id: UUID, step: UUID) -> str:
+    entries = journal.read(session, run_id, step=step, kinds=["step.waiting"])
+    if not entries or entries[-1].body is None:
+        return ""
+    fact = parse_fact(entries[-1].body, schema_version=entries[-1].schema_version)
+    return fact.question if isinstance(fact, StepWaiting) else ""
 
 
 def _has_key_of(session: Session, run_id: UUID) -> UUID | None:

@@ -22,6 +22,7 @@ from chargehand.orchestrator.questions import EXPIRY, NOBODY
 from chargehand.orchestrator.settings import MAX_TURNS_CEILING
 from chargehand.workers.context import AgentTask
 from chargehand.workers.conversation import Conversation, Decision, Exchange
+from chargehand.workers.holds import NOTHING_HELD, Holds
 from chargehand.workers.model_turn import Deltas, ModelTurn
 from chargehand.workers.models.interface import DeltaHook, Models
 from chargehand.workers.outcomes import (
@@ -57,10 +58,12 @@ def run_agent(
     new_call_id: Callable[[], UUID] = uuid4,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
+    holds: Holds = NOTHING_HELD,
 ) -> Outcome:
     """Run the step from where its journal stands to its end, or to a wait.
 
-    `tools`: all that are registered; only those that the role names can be called. Raises `Drained` when `should_stop`
+    `tools`: all that are registered; only those that the role names can be called, and not while `holds`
+    has them. Raises `Drained` when `should_stop`
     says so between two turns, and lets `Fenced` through.
     """
     unknown = [name for name in task.role.tools if name not in tools]
@@ -74,7 +77,7 @@ def run_agent(
     attempt = _Attempt(
         task=task,
         tape=tape,
-        tool_turn=ToolTurn(task=task, tape=tape, tools=chosen),
+        tool_turn=ToolTurn(task=task, tape=tape, tools=chosen, holds=holds),
         model_turn=ModelTurn(
             task=task,
             tape=tape,

@@ -16,7 +16,8 @@ from chargehand.memory import keyspace
 from chargehand.memory.artifacts import Artifacts
 from chargehand.memory.database import APP_ROLE, open_engine
 from chargehand.memory.embedder import load_embedder
-from chargehand.orchestrator import broker, endpoints
+from chargehand.orchestrator import broker, circuits, endpoints, switches
+from chargehand.orchestrator.circuits import Circuits
 from chargehand.orchestrator.connections import Connections
 from chargehand.orchestrator.heartbeat import Heartbeat, new_holder
 from chargehand.orchestrator.hints import Hints
@@ -25,6 +26,8 @@ from chargehand.orchestrator.plan import POOLS
 from chargehand.orchestrator.progress import Progress
 from chargehand.orchestrator.settings import load_settings
 from chargehand.orchestrator.supervisor.admit import SOLO
+from chargehand.orchestrator.switches import Switch, Switches
+from chargehand.workers.holds import Holds
 from chargehand.workers.models.client import open_models
 from chargehand.workers.scripts.catalogue import registered_scripts
 from chargehand.workers.scripts.index import run_scope
@@ -68,10 +71,22 @@ def compose(pool: str, slots: int) -> Shop:
     client = keyspace.connect(
         redis_url, connect_timeout_seconds=settings.connect_timeout_seconds, socket_timeout_seconds=2.0, retries=0
     )
+    # One of its own: what is asked in every turn must not wait for a Redis that is slow.
+    hasty = keyspace.connect(
+        redis_url,
+        connect_timeout_seconds=circuits.TIMEOUT_SECONDS * 2,
+        socket_timeout_seconds=circuits.TIMEOUT_SECONDS,
+        retries=0,
+    )
+    connections = Connections(database_url)
+    holds = Holds(
+        Switches(lambda: [Switch(**row) for row in connections.rows(settings.tenant, switches.READ, {})]),
+        Circuits(hasty, key_prefix=settings.key_prefix),
+    )
     holder = new_holder(pool)
     return Shop(
         settings=settings,
-        connections=Connections(database_url),
+        connections=connections,
         engine=open_engine(database_url, role=APP_ROLE, connect_timeout_seconds=settings.connect_timeout_seconds),
         heartbeat=Heartbeat(database_url, holder=holder, pool=pool, slots=slots, lease_seconds=settings.lease_seconds),
         holder=holder,
@@ -80,7 +95,8 @@ def compose(pool: str, slots: int) -> Shop:
         workspaces=settings.home / "workspaces",
         scripts=registered_scripts(),
         tools=registered_tools(),
-        models=open_models(settings, threads=slots, redis=client),
+        models=open_models(settings, threads=slots, redis=client, holds=holds),
+        holds=holds,
         embedder=load_embedder,
         recall=recall_from_run,
         progress=Progress(client, key_prefix=settings.key_prefix),

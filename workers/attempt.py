@@ -35,6 +35,7 @@ from chargehand.orchestrator.turns import StepRecorder
 from chargehand.workers.agent import AgentTask, Drained, Failed, Finished, Outcome, Wait, run_agent
 from chargehand.workers.bounded import CANCELLED
 from chargehand.workers.conversation import last_commit
+from chargehand.workers.holds import Held
 from chargehand.workers.inputs import Gathered, RunReader
 from chargehand.workers.scripts.parameters import ArgumentsDoNotFit
 from chargehand.workers.scripts.registry import ScriptContext, Workspace
@@ -93,7 +94,10 @@ class Attempt:
         try:
             return act()
         except Drained:
-            return self.hand_back(StepReleased(reason="drain"))
+            paused = self._paused()
+            if paused is None:
+                return self.hand_back(StepReleased(reason="drain"))
+            return self.hand_back(StepReleased(reason="pause", detail=paused.why))
         except StepPaused:
             return self.hand_back(StepReleased(reason="pause"))
         except NewerVersion as newer:
@@ -153,6 +157,8 @@ class Attempt:
         return Failed(error=f"Steps of kind {self.claim.step.kind!r} are not run by workers of this version.")
 
     def _run_script(self, reader: RunReader, gathered: Gathered) -> Outcome:
+        if self._paused() is not None:
+            raise Drained("The fleet is paused; the step goes on later.")
         step = self.claim.step
         script = self.shop.scripts.get(step.script or "")
         if script is None:
@@ -248,10 +254,16 @@ class Attempt:
             recorder=recorder,
             models=self.shop.models,
             tools=self.shop.tools,
-            should_stop=lambda: self.shop.stopping.is_set() or self.lost.is_set(),
+            should_stop=lambda: self.shop.stopping.is_set() or self.lost.is_set() or self._paused() is not None,
+            holds=self.shop.holds,
             # A streamed call costs twice the CPU of a plain one: only where somebody looks.
             on_delta=self._show_delta if self.shop.progress.is_watched(self.claim.run_id) else None,
         )
+
+    def _paused(self) -> Held | None:
+        """Why a step like this one must not go on now."""
+        role = self.claim.step.role
+        return self.shop.holds.role(role) if role is not None else self.shop.holds.everything()
 
     def _show_delta(self, piece: str) -> None:
         words = " ".join(piece.split())

@@ -17,6 +17,7 @@ from chargehand.workers.models.interface import (
     ModelAnswer,
     ModelBusy,
     ModelCall,
+    ModelHeld,
     ModelRefused,
     Models,
     ModelUnavailable,
@@ -110,6 +111,8 @@ class ModelTurn:
             quote, call_id = self._reserve(call, request.turn, request.prompt_hash, request.reads)
         except ModelBusy as busy:
             return self._pause(busy.until_seconds, str(busy))
+        except ModelHeld as hold:
+            return Wait(reason=hold.held.reason, question=hold.held.why, run_after_seconds=hold.held.seconds)
         except ModelUnavailable as error:
             if not error.retryable:
                 return Failed(error=f"The model cannot be used: {error}")
@@ -199,7 +202,7 @@ class ModelTurn:
             return self._pause(busy.until_seconds, str(busy))
         try:
             other = self._models.quote(call)
-        except (ModelBusy, ModelUnavailable):
+        except (ModelBusy, ModelHeld, ModelUnavailable):
             other = refused
         if other.model != refused.model and self._failures_of(ModelBusy) < MAX_FALL_BACKS:
             return None

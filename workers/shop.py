@@ -17,6 +17,7 @@ from chargehand.orchestrator.heartbeat import Heartbeat
 from chargehand.orchestrator.hints import Hints
 from chargehand.orchestrator.progress import Progress
 from chargehand.orchestrator.settings import Settings
+from chargehand.workers.holds import NOTHING_HELD, Holds
 from chargehand.workers.models.interface import Models
 from chargehand.workers.scripts.registry import Script
 from chargehand.workers.tools.registry import Tool, ToolOutput
@@ -49,5 +50,7 @@ class Shop:
     """Ask a supervisor to advance a run now."""
     stopping: threading.Event
     """Set on SIGTERM: finish the turn, hand back."""
+    holds: Holds = NOTHING_HELD
+    """What is paused, and which circuits are open."""
     long_sessions: threading.Semaphore = field(default_factory=lambda: threading.BoundedSemaphore(LONG_SESSIONS))
     """Taken by whoever may work for seconds between the statements of a session."""

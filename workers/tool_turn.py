@@ -11,6 +11,7 @@ from chargehand.orchestrator.errors import Unavailable
 from chargehand.orchestrator.facts import BreakerTripped, ToolFinished, ToolStarted
 from chargehand.workers.context import AgentTask
 from chargehand.workers.conversation import Conversation, Exchange
+from chargehand.workers.holds import Held, Holds
 from chargehand.workers.models.interface import Block
 from chargehand.workers.outcomes import CALL_OPTIONS, GO_ON_OPTIONS, Finished, Wait, backoff_seconds
 from chargehand.workers.tape import FIRST_SEQ, Tape
@@ -25,10 +26,11 @@ MAX_TOOL_WAITS = 5
 class ToolTurn:
     """Runs tools for one attempt; only those it was made with."""
 
-    def __init__(self, *, task: AgentTask, tape: Tape, tools: Mapping[str, Tool]) -> None:
+    def __init__(self, *, task: AgentTask, tape: Tape, tools: Mapping[str, Tool], holds: Holds) -> None:
         self._task = task
         self._tape = tape
         self._tools = tools
+        self._holds = holds
         self._seen: dict[str, Observed] = {}
 
     def run(self, exchange: Exchange) -> Finished | Wait | None:
@@ -74,6 +76,10 @@ class ToolTurn:
             self._keep(use, _not_offered(name, offered))
             return None
         started = exchange.started.get(str(use.get("id")))
+        # Whether an effect has happened is asked in any case; nobody is asked to approve what cannot be called.
+        held = self._holds.tool(name) if started is None else None
+        if held is not None:
+            return self._hold(use, tool, held)
         if started is not None and started.effect == "effectful":
             wait = self._unknown_outcome(exchange, started)
             if wait is not None:
@@ -82,6 +88,9 @@ class ToolTurn:
             wait = self._approval(exchange, use)
             if wait is not None:
                 return wait
+        if started is not None and (held := self._holds.tool(name)) is not None:
+            self._tape.flush()
+            return Wait(reason=held.reason, question=held.why, run_after_seconds=held.seconds)
         key = started.key if started is not None else f"{exchange.answer.call_id}:{use.get('id')}"
         # An effect that a person lets happen again is announced again: a second crash asks a second time.
         if tool.effect == "effectful" or (tool.effect == "idempotent" and started is None):
@@ -96,6 +105,7 @@ class ToolTurn:
         try:
             given = self.call(tool, use.get("input"), key=key)
         except Unavailable as error:
+            self._holds.tool_failed(name, str(error))
             return self._service_missing(use, tool, error)
         except Suspended as suspended:
             self._tape.flush()
@@ -106,6 +116,10 @@ class ToolTurn:
                 child=suspended.child,
                 tool_use_id=str(use.get("id")),
             )
+        if given.outside:
+            self._holds.tool_failed(name, given.error_type)
+        else:
+            self._holds.tool_passed(name)
         self._keep(use, given, at_once=tool.effect != "pure" or given.duration_ms > COMMIT_AT_ONCE_MS)
         return None
 
@@ -159,6 +173,15 @@ class ToolTurn:
             options=GO_ON_OPTIONS,
             evidence=(self._tape.place(position),),
         )
+
+    def _hold(self, use: Block, tool: Tool, held: Held) -> Wait | None:
+        """Wait without a worker; an outage that lasts is told to the model, which may go on without the tool."""
+        waited = sum(wait.reason == "circuit" for wait in self._tape.conversation.waits)
+        if held.reason == "paused" or waited < MAX_TOOL_WAITS:
+            self._tape.flush()
+            return Wait(reason=held.reason, question=held.why, run_after_seconds=held.seconds)
+        self._keep(use, _refusal("Unavailable", f"{tool.name} is unavailable for now; go on without it."))
+        return None
 
     def _service_missing(self, use: Block, tool: Tool, error: Unavailable) -> Wait | None:
         waited = len(self._tape.conversation.waits)

@@ -5,10 +5,12 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from chargehand.orchestrator.cli.fleet import Everything, Model, Role, ToolName, chosen_switch, flip
 from chargehand.orchestrator.cli.terminal import AsJson, RunName, answers, plain, print_json, short
 from chargehand.orchestrator.client import Client, RunHandle
 from chargehand.orchestrator.requests import check_goal, microusd
 
+SomeRun = Annotated[str | None, typer.Argument(metavar="[RUN]", help="Id of the run, or a part of it.")]
 Reason = Annotated[str, typer.Option(help="Why, for the journal.")]
 
 app = typer.Typer()
@@ -26,18 +28,44 @@ def cancel(run: RunName, reason: Reason = "cancelled by its owner", as_json: AsJ
 
 
 @app.command()
-def pause(run: RunName, reason: Reason = "", as_json: AsJson = False) -> None:
-    """Start nothing new in a run and stop its steps at their next turn."""
+def pause(
+    run: SomeRun = None,
+    role: Role = None,
+    tool: ToolName = None,
+    model: Model = None,
+    everything: Everything = False,
+    reason: Reason = "",
+    as_json: AsJson = False,
+) -> None:
+    """Start nothing new in a run and stop its steps at their next turn.
+
+    Or, for all runs of all tenants, those of a role, a tool, a model, or the whole fleet.
+    """
+    switch = chosen_switch(run, role=role, tool=tool, model=model, everything=everything)
+    if switch is not None:
+        flip(*switch, pause=True, reason=reason, as_json=as_json)
+        return
     with Client() as client:
-        handle = client.run(run)
+        handle = client.run(str(run))
         _tell(handle, changed=handle.pause(reason), done="is paused", as_json=as_json)
 
 
 @app.command()
-def resume(run: RunName, as_json: AsJson = False) -> None:
-    """Let a paused run go on."""
+def resume(
+    run: SomeRun = None,
+    role: Role = None,
+    tool: ToolName = None,
+    model: Model = None,
+    everything: Everything = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let a paused run go on, or what was paused for the whole fleet."""
+    switch = chosen_switch(run, role=role, tool=tool, model=model, everything=everything)
+    if switch is not None:
+        flip(*switch, pause=False, reason="", as_json=as_json)
+        return
     with Client() as client:
-        handle = client.run(run)
+        handle = client.run(str(run))
         _tell(handle, changed=handle.resume(), done="goes on", as_json=as_json)
 
 

@@ -38,6 +38,8 @@ SELECT id, run, tenant, priority, created_at, ordinal FROM (
     FROM steps s JOIN runs r ON r.id = s.run
     WHERE s.status = 'ready' AND r.status = 'running' AND CASE WHEN s.solo THEN 'solo' ELSE s.pool END = %(pool)s
       AND (s.run_after IS NULL OR s.run_after <= clock_timestamp())
+      AND NOT EXISTS (
+          SELECT FROM switches w WHERE w.kind = 'all' OR w.kind = 'role' AND w.name = s.spec->>'role')
 ) AS ready WHERE place <= %(most)s
 """
 _PLAN_VERSION = "SELECT plan_version FROM runs WHERE id = %(run)s"

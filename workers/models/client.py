@@ -13,9 +13,10 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from types import MappingProxyType
 from typing import Any, cast
 
 import anthropic
@@ -25,6 +26,7 @@ from redis import Redis
 
 from chargehand.orchestrator.facts import Usage
 from chargehand.orchestrator.settings import Settings
+from chargehand.workers.holds import NOTHING_HELD, Held, Holds
 from chargehand.workers.models.accumulator import Accumulator, StreamCut
 from chargehand.workers.models.interface import (
     Block,
@@ -32,6 +34,7 @@ from chargehand.workers.models.interface import (
     ModelAnswer,
     ModelBusy,
     ModelCall,
+    ModelHeld,
     ModelRefused,
     ModelUnavailable,
     Quote,
@@ -91,6 +94,7 @@ class AnthropicModels:
         profile: Profile,
         prices: Mapping[str, Price] = PRICES,
         limits: FleetLimits | None = None,
+        holds: Holds = NOTHING_HELD,
         total_seconds: float = TOTAL_SECONDS,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
@@ -99,6 +103,7 @@ class AnthropicModels:
         self._profile = profile
         self._prices = prices
         self._limits = limits
+        self._holds = holds
         self._total_seconds = total_seconds
         self._idle_seconds = idle_seconds
         self._watch = CacheWatch()
@@ -114,10 +119,11 @@ class AnthropicModels:
     def quote(self, call: ModelCall) -> Quote:
         """Choose the model and bound the cost; takes the call's share of the fleet's limits.
 
-        Raises `ModelBusy` when the limits say so, `ModelUnavailable` when no model is left.
+        Raises `ModelBusy` when the limits say so, `ModelUnavailable` when no model is left, `ModelHeld` when those left
+        are paused or behind open circuits.
         """
         body = _body_bytes(call)
-        choice = self._choose(call, _fingerprint(body))
+        choice = self._choose_free(call, _fingerprint(body))
         max_tokens = min(call.max_tokens, self._profile.max_output_tokens)
         if self._limits is not None:
             need = Need(input_tokens=len(body) // BYTES_PER_TOKEN, output_tokens=max_tokens)
@@ -134,6 +140,30 @@ class AnthropicModels:
         )
 
     def call(self, call: ModelCall) -> ModelAnswer:
+        """Send the request once, give the whole answer, and let the fleet know whether the server works.
+
+        Raises as `_call` does.
+        """
+        model = call.model or self._choose(call, _fingerprint(_body_bytes(call))).model
+        call = replace(call, model=model)
+        try:
+            answer = self._call(call, model)
+        except ModelUnavailable as error:
+            # What the server would refuse from everybody, or from us alone, is not an outage.
+            if error.retryable:
+                self._holds.model_failed(model, str(error))
+            raise
+        except ModelBusy as busy:
+            if busy.overloaded:
+                self._holds.model_failed(model, str(busy))
+            raise
+        except ModelRefused:
+            self._holds.model_passed(model)
+            raise
+        self._holds.model_passed(model)
+        return answer
+
+    def _call(self, call: ModelCall, model: str) -> ModelAnswer:
         """Send the request once and give the whole answer.
 
         Raises `ModelBusy` (cost nothing), `ModelRefused`, or `ModelUnavailable`, whose cost is the whole reservation
@@ -141,7 +171,6 @@ class AnthropicModels:
         """
         body = _body_bytes(call)
         fingerprint = _fingerprint(body)
-        model = call.model or self._choose(call, fingerprint).model
         reserved = reserve_microusd(model, len(body), call.max_tokens, self._prices)
         started = time.monotonic()
         token = _deadline.set(started + self._total_seconds)
@@ -169,10 +198,31 @@ class AnthropicModels:
             raise ModelRefused(f"{answer.model} refused to answer.", cost_microusd=answer.cost_microusd)
         return answer
 
-    def _choose(self, call: ModelCall, fingerprint: str) -> Choice:
+    def _choose_free(self, call: ModelCall, fingerprint: str) -> Choice:
+        """The model that the router finds among those that may be asked now."""
+        held: dict[str, Held] = {}
+        while True:
+            try:
+                choice = self._choose(call, fingerprint, {name: one.why for name, one in held.items()})
+            except ModelUnavailable:
+                if not held:
+                    raise
+                # The first that comes back; a pause is a person's to end.
+                raise ModelHeld(min(held.values(), key=lambda one: one.seconds)) from None
+            reason = self._holds.model(choice.model)
+            if reason is None:
+                return choice
+            if choice.model in held:
+                # Asked for by name: there is no other.
+                raise ModelHeld(reason)
+            held[choice.model] = reason
+
+    def _choose(self, call: ModelCall, fingerprint: str, held: Mapping[str, str] = MappingProxyType({})) -> Choice:
         finish_tools = {str(tool["name"]) for tool in call.tools if str(tool.get("name", "")).startswith("submit_")}
         problems = problems_in(call.messages, finish_tools)
-        return choose(self._tiers, call.tier, wished=call.model, problems=problems, shunned=self._shunned(fingerprint))
+        return choose(
+            self._tiers, call.tier, wished=call.model, problems=problems, shunned={**self._shunned(fingerprint), **held}
+        )
 
     def _shunned(self, fingerprint: str) -> dict[str, str]:
         now = time.monotonic()
@@ -284,7 +334,8 @@ class AnthropicModels:
             if status != 429:
                 with self._lock:
                     self._overloaded[model] = Shunned(until=time.monotonic() + seconds, reason="overloaded")
-            return ModelBusy(seconds, f"{model} is busy (HTTP {status}); try again in {seconds:.0f} s.")
+            said_busy = f"{model} is busy (HTTP {status}); try again in {seconds:.0f} s."
+            return ModelBusy(seconds, said_busy, overloaded=status != 429)
         if status == 504:
             # A gateway gave up waiting; the model behind it may have answered.
             return ModelUnavailable(f"HTTP 504: {said}", retryable=True, cost_microusd=reserved)
@@ -292,7 +343,9 @@ class AnthropicModels:
         return ModelUnavailable(f"HTTP {status}: {said}", retryable=retryable)
 
 
-def open_models(settings: Settings, *, threads: int, redis: "Redis | None" = None) -> AnthropicModels:
+def open_models(
+    settings: Settings, *, threads: int, redis: "Redis | None" = None, holds: Holds = NOTHING_HELD
+) -> AnthropicModels:
     """The models of a worker process with this many threads, from settings and environment.
 
     Reads `ANTHROPIC_API_KEY` and `ANTHROPIC_BASE_URL` (through the SDK), and `CHARGEHAND_MODEL_PRICES`,
@@ -309,6 +362,7 @@ def open_models(settings: Settings, *, threads: int, redis: "Redis | None" = Non
         profile=profile_for(str(client.base_url), os.environ.get("CHARGEHAND_MODEL_PROFILE", "")),
         prices=with_overrides(os.environ.get("CHARGEHAND_MODEL_PRICES", "")),
         limits=limits,
+        holds=holds,
         total_seconds=settings.model_timeout_seconds,
     )
 

@@ -8,6 +8,7 @@ from pydantic import JsonValue
 
 from chargehand.orchestrator.errors import ChargehandError
 from chargehand.orchestrator.facts import Usage
+from chargehand.workers.holds import Held
 
 Tier = Literal["small", "medium", "large"]
 Block = dict[str, JsonValue]
@@ -68,9 +69,11 @@ class ModelAnswer:
 class ModelBusy(ChargehandError):
     """Rate limit or overload: the same call may be made again after `until_seconds`; it cost nothing."""
 
-    def __init__(self, until_seconds: float, reason: str = "") -> None:
+    def __init__(self, until_seconds: float, reason: str = "", *, overloaded: bool = False) -> None:
         super().__init__(reason or f"The model is busy; try again in {until_seconds:.0f} s.")
         self.until_seconds = until_seconds
+        self.overloaded = overloaded
+        """The server has too much to do, and not: this account asks too often."""
 
 
 class ModelRefused(ChargehandError):
@@ -91,6 +94,14 @@ class ModelUnavailable(ChargehandError):
         """What was certainly spent; a caller that cannot know passes the reservation."""
 
 
+class ModelHeld(ChargehandError):
+    """No model of the tier may be asked now: paused by a person, or left alone after failures of the whole fleet."""
+
+    def __init__(self, held: Held) -> None:
+        super().__init__(held.why)
+        self.held = held
+
+
 class Models(Protocol):
     """The models of this process."""
 
@@ -98,7 +109,7 @@ class Models(Protocol):
         """Choose the model and bound the cost, without I/O to the model.
 
         May raise `ModelBusy` when the fleet's limits say that now is not the time, and `ModelUnavailable`
-        when no model of the tier can be used.
+        when no model of the tier can be used, and `ModelHeld` when none of them may be.
         """
         ...
 

@@ -21,6 +21,7 @@ from chargehand.orchestrator.errors import Fenced, NewerVersion, Unavailable
 from chargehand.orchestrator.facts import ToolFinished
 from chargehand.orchestrator.outputs import refuse_namesake
 from chargehand.orchestrator.plan import Plan, PlanPatch, Pool, Step
+from chargehand.workers.holds import is_outside
 from chargehand.workers.models.interface import Block, tool_definition
 from chargehand.workers.scripts.registry import Effect, Workspace
 from chargehand.workers.tools.schemas import closed_schema, is_closed
@@ -151,6 +152,8 @@ class ToolResult:
     output: ToolOutput
     error_type: str = ""
     duration_ms: int = 0
+    outside: bool = False
+    """An outside system did not answer."""
 
 
 TOOLS: dict[str, Tool] = {}
@@ -251,9 +254,11 @@ def run_tool(chosen: Tool, arguments: JsonValue, *, context: ToolContext, idempo
     """
     started = time.monotonic()
 
-    def failed(error_type: str, message: str) -> ToolResult:
+    def failed(error_type: str, message: str, *, outside: bool = False) -> ToolResult:
         output = ToolOutput(content=_capped(storable(message), chosen.output_cap_bytes))
-        return ToolResult(outcome="error", output=output, error_type=error_type, duration_ms=_since(started))
+        return ToolResult(
+            outcome="error", output=output, error_type=error_type, duration_ms=_since(started), outside=outside
+        )
 
     try:
         values = chosen.input_model.model_validate(arguments)
@@ -269,7 +274,8 @@ def run_tool(chosen: Tool, arguments: JsonValue, *, context: ToolContext, idempo
         # The message may hold a path or a secret of this machine: it goes to the log, the model sees the type.
         log.warning("tool failed", extra={"tool": chosen.name, "step_id": str(context.step_id)}, exc_info=True)
         kind = type(error).__name__
-        return failed(kind, f"The tool failed with {kind}. Calling it again in the same way will hardly help.")
+        told = f"The tool failed with {kind}. Calling it again in the same way will hardly help."
+        return failed(kind, told, outside=is_outside(error))
     output = _as_output(given)
     content = _capped(storable(output.content), chosen.output_cap_bytes)
     return ToolResult(outcome="ok", output=replace(output, content=content), duration_ms=_since(started))
