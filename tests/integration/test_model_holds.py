@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+import anthropic
 import pytest
 
 from chargehand.orchestrator.errors import ChargehandError, Unavailable
@@ -55,22 +56,27 @@ def server() -> Iterator[OfflineServer]:
         thread.join(timeout=5)
 
 
-def models(server: OfflineServer, holds: Holds) -> AnthropicModels:
-    client = open_client(threads=1, base_url=server.base_url, api_key="test")
+@pytest.fixture
+def client(server: OfflineServer) -> Iterator[anthropic.Anthropic]:
+    with open_client(threads=1, base_url=server.base_url, api_key="test") as opened:
+        yield opened
+
+
+def models(client: anthropic.Anthropic, holds: Holds) -> AnthropicModels:
     return AnthropicModels(client, tiers=TIERS, profile=PROFILES["anthropic"], holds=holds)
 
 
 @pytest.mark.parametrize("reason", ["paused", "circuit"])
-def test_a_held_model_is_passed_over_with_its_reason(server: OfflineServer, reason: str) -> None:
-    quote = models(server, Kept("medium-1", reason=reason)).quote(ASKED)
+def test_a_held_model_is_passed_over_with_its_reason(client: anthropic.Anthropic, reason: str) -> None:
+    quote = models(client, Kept("medium-1", reason=reason)).quote(ASKED)
     assert quote.model == "large-1"
     assert f"fell back from medium-1 (medium-1 is {reason})" in quote.routed_because
 
 
-def test_when_all_are_held_the_step_waits_for_the_first_that_comes_back(server: OfflineServer) -> None:
+def test_when_all_are_held_the_step_waits_for_the_first_that_comes_back(client: anthropic.Anthropic) -> None:
     holds = Kept("large-1", "small-1", "medium-1", reason="circuit")
     with pytest.raises(ModelHeld) as hold:
-        models(server, holds).quote(ASKED)
+        models(client, holds).quote(ASKED)
     assert hold.value.held == holds.held["large-1"]
 
 
@@ -85,10 +91,10 @@ def test_when_all_are_held_the_step_waits_for_the_first_that_comes_back(server: 
     ],
 )
 def test_an_outage_counts_and_a_refusal_or_a_limit_does_not(
-    server: OfflineServer, fault: str | None, told: list[tuple[str, bool]]
+    server: OfflineServer, client: anthropic.Anthropic, fault: str | None, told: list[tuple[str, bool]]
 ) -> None:
     holds = Kept()
-    asked = models(server, holds)
+    asked = models(client, holds)
     if fault is not None:
         server.faults.replace([{"kind": fault}])
     with suppress(ChargehandError):
@@ -96,11 +102,11 @@ def test_an_outage_counts_and_a_refusal_or_a_limit_does_not(
     assert holds.told == told
 
 
-def test_a_request_that_the_server_rejects_does_not_count(server: OfflineServer) -> None:
+def test_a_request_that_the_server_rejects_does_not_count(client: anthropic.Anthropic) -> None:
     holds = Kept()
     bad = ModelCall(tier="medium", system=[], tools=[], messages=[{"role": "nobody", "content": "?"}])
     with pytest.raises(ChargehandError):
-        models(server, holds).call(bad)
+        models(client, holds).call(bad)
     assert holds.told == []
 
 
