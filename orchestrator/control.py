@@ -234,14 +234,15 @@ def _referred_to(value: JsonValue) -> str | None:
 def _of_items(step: Step, mapping: Map, items: Sequence[JsonValue]) -> list[Step]:
     """Children of all items; with `max_parallel`, that many lanes in which one item waits for the one before."""
     width = mapping.max_parallel or len(items)
-    last = mapping.body[-1].key
     return [
         _templated(
             step,
             template,
             prefix=str(index),
-            # The item before in its lane, however it ended.
-            entry_after=() if index < width else (f"{step.key}/{index - width}/{last}",),
+            # All of the item before in its lane, however it ended: its last step may be skipped while another runs.
+            entry_after=()
+            if index < width
+            else tuple(f"{step.key}/{index - width}/{before.key}" for before in mapping.body),
             item=item,
         )
         for index, item in enumerate(items)

@@ -202,6 +202,14 @@ def test_a_map_never_has_more_lanes_than_it_may(items: int, width: int) -> None:
     assert len({child.after for child in children[width:]}) == max(0, items - width)
 
 
+def test_the_next_item_of_a_lane_waits_for_every_step_of_the_one_before() -> None:
+    # When `left` fails, `join` is skipped at once, and `right` is still at work.
+    body = (script("left"), script("right"), script("join", "left", "right"))
+    step = control("map", of=Map(items=[1, 2], body=body, max_parallel=1))
+    second = [child for child in added(after(step)) if child.key in {"c/1/left", "c/1/right"}]
+    assert [set(child.after) - {"before"} for child in second] == [{"c/0/left", "c/0/right", "c/0/join"}] * 2
+
+
 def test_results_come_in_the_order_of_the_items_however_the_children_are_ordered() -> None:
     step = control("map", of=Map(items=["a", "b", "c"], body=(script("do"), script("check", "do"))))
     children = [Child(step=child, status="succeeded", result=child.key) for child in reversed(added(after(step)))]
