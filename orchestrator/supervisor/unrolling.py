@@ -32,7 +32,12 @@ def open_step(session: Session, run: RunRow, row: StepRow) -> None:
 
 
 def look_at(session: Session, run: RunRow, row: StepRow) -> None:
-    """Let a step that waits for children go on as far as they allow; its row and the run's are locked."""
+    """Let a step that waits for children go on as far as they allow; its row and the run's are locked.
+
+    One that its deadline has ended since the round read where it stands is left alone.
+    """
+    if row.status != "waiting" or row.wait_reason != "children":
+        return
     step = Step.model_validate(row.spec)
     if step.kind == "agent":
         _answer_for_colleague(session, run, row)
