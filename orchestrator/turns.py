@@ -113,8 +113,8 @@ FROM budget, own WHERE s.id = own.id RETURNING s.allotment_microusd
 """
 _STANDING = """
 SELECT b.cap_microusd AS cap, coalesce(sum(s.spent_microusd), 0)::bigint AS spent,
-       coalesce(sum(s.reserved_microusd) FILTER (WHERE s.status IN ('succeeded', 'failed', 'cancelled')), 0)::bigint
-       AS lost
+       coalesce(sum(s.reserved_microusd) FILTER (
+           WHERE s.status IN ('succeeded', 'failed', 'cancelled', 'superseded')), 0)::bigint AS lost
 FROM budgets b JOIN steps s ON s.run = b.run WHERE b.run = %(run)s GROUP BY b.cap_microusd
 """
 _HISTORY = """

@@ -199,6 +199,18 @@ def test_a_run_above_its_cap_says_so_and_gets_no_more_money(house: "House", end:
     assert house.drift(run_id) == []
 
 
+def test_a_call_in_flight_of_a_superseded_step_blocks_nobody_for_ever(house: "House") -> None:
+    run_id = house.start(script("a"), script("b"), budget_microusd=100)
+    first, second = (recorder_of(house, house.claim(run_id, key)) for key in ("a", "b"))
+    first.request([], requested(80))
+    with house.as_tenant() as session:
+        runs.retry(session, house.tenant, run_id, "a")
+
+    # Its worker died: nobody will ever say what it cost, so the other must not wait for that.
+    with pytest.raises(BudgetExceeded, match="80 of 100 are spent"):
+        second.request([], requested(50))
+
+
 def test_what_waiting_gives_back_is_enough_for_the_next_call(house: "House") -> None:
     run_id = house.start(script("a"), budget_microusd=100)
     held = house.claim(run_id, "a")
