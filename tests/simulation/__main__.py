@@ -3,19 +3,16 @@
 import argparse
 import json
 import logging
-import multiprocessing
 import sys
-import time
-from collections import Counter
-from collections.abc import Iterator
 
+from simulation.fleet import Tally, simulate_many
 from simulation.shrinking import shrink
 from simulation.story import shortened
 from simulation.world import Verdict, simulate
 
 MINUTES_TARGET = 10.0
-# Worlds that one process takes at a time.
-BATCH = 20
+WORLDS_A_LINE = 500
+# Worlds whose story is made short and told.
 SHOWN = 3
 
 
@@ -31,38 +28,22 @@ def main() -> int:
     logging.disable(logging.CRITICAL)
     if options.seed is not None:
         return tell(simulate(options.seed, tells=True), whole=True, seconds=options.shrink_seconds)
-    began = time.monotonic()
-    broken = 0
-    deeds: Counter[str] = Counter()
-    interleavings = 0
-    slowest = 0.0
-    for count, verdict in enumerate(verdicts(options.first, options.seeds, options.processes), start=1):
-        deeds += verdict.deeds
-        interleavings += verdict.deeds.total() > 1
-        slowest = max(slowest, verdict.settled_after_seconds)
-        if verdict.objection:
-            broken += 1
-            if broken <= SHOWN:
-                tell(verdict, whole=False, seconds=options.shrink_seconds)
-        if count % 500 == 0:
-            sys.stderr.write(f"{time.monotonic() - began:7.1f} s  {count} worlds, {broken} broken\n")
-    minutes = (time.monotonic() - began) / 60
-    sys.stderr.write(f"people: {', '.join(f'{times} x {deed}' for deed, times in deeds.most_common())}\n")
-    for line in figures(options.seeds, broken, interleavings, minutes, slowest):
+    tally = simulate_many(options.first, options.seeds, processes=options.processes, on_world=tell_progress)
+    for verdict in tally.broken[:SHOWN]:
+        tell(verdict, whole=False, seconds=options.shrink_seconds)
+    for what, counted in (("people", tally.deeds), ("steps", tally.kinds), ("runs", tally.endings)):
+        sys.stderr.write(f"{what}: {', '.join(f'{times} x {name}' for name, times in counted.most_common())}\n")
+    for line in figures(tally):
         sys.stdout.write(f"{json.dumps(line)}\n")
-    return 1 if broken else 0
+    return 1 if tally.broken else 0
 
 
-def verdicts(first: int, seeds: int, processes: int) -> Iterator[Verdict]:
-    """What became of each world."""
-    numbers = range(first, first + seeds)
-    if processes == 1:
-        yield from map(simulate, numbers)
-        return
-    # Nothing of this module is handed over: the children of a `python -m` do not find it.
-    context = multiprocessing.get_context("forkserver")
-    with context.Pool(processes, initializer=logging.disable, initargs=(logging.CRITICAL,)) as pool:
-        yield from pool.imap(simulate, numbers, chunksize=BATCH)
+def tell_progress(tally: Tally, verdict: Verdict) -> None:
+    """A line for every so many worlds, and one for each that breaks a rule."""
+    if verdict.objection:
+        sys.stderr.write(f"{tally.wall_seconds:7.1f} s  seed {verdict.seed}: {verdict.objection}\n")
+    if tally.worlds % WORLDS_A_LINE == 0:
+        sys.stderr.write(f"{tally.wall_seconds:7.1f} s  {tally.worlds} worlds, {len(tally.broken)} broken\n")
 
 
 def tell(verdict: Verdict, *, whole: bool, seconds: float) -> int:
@@ -82,15 +63,17 @@ def tell(verdict: Verdict, *, whole: bool, seconds: float) -> int:
     return 1
 
 
-def figures(seeds: int, broken: int, interleavings: int, minutes: float, slowest: float) -> list[dict[str, object]]:
+def figures(tally: Tally) -> list[dict[str, object]]:
     """The outcome as figures: value, target, and whether it is met."""
-    target = MINUTES_TARGET * seeds / 10_000
+    target = MINUTES_TARGET * tally.worlds / 10_000
     return [
-        figure("simulation_seeds", seeds, None),
-        figure("simulation_broken_rules", broken, 0),
-        figure("simulation_interleavings", interleavings, None),
-        figure("simulation_minutes", round(minutes, 2), round(target, 2)),
-        figure("simulation_slowest_end_virtual_seconds", round(slowest, 1), None),
+        figure("simulation_seeds", tally.worlds, None),
+        figure("simulation_broken_rules", len(tally.broken), 0),
+        figure("simulation_interleavings", tally.interleavings, None),
+        figure("simulation_distinct_interleavings", len(tally.distinct), None),
+        figure("simulation_minutes", round(tally.wall_seconds / 60, 2), round(target, 2)),
+        figure("simulation_cpu_seconds", round(tally.cpu_seconds, 1), None),
+        figure("simulation_slowest_end_virtual_seconds", round(tally.slowest_end_seconds, 1), None),
     ]
 
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 from uuid import UUID
 
-from chargehand.orchestrator import admission, canvas, recovery, rounds, transitions
+from chargehand.orchestrator import admission, canvas, control, recovery, rounds, transitions
 from chargehand.orchestrator.canvas import Chain, Chord, Link, Pack
 from chargehand.orchestrator.facts import ToolStarted
+from chargehand.orchestrator.plan import step_id
 from chargehand.orchestrator.supervisor import admit
-from simulation import statements, supervision, watching, writers
+from simulation import statements, supervision, unrolling, watching, writers
 from simulation.tables import Signal, StepLine, Tables
 
 
@@ -178,6 +179,139 @@ def _not_waiting_for_all(judge: Any) -> Any:
     return hasty
 
 
+# --- graphs that grow and go back -------------------------------------------------------------------------------------
+
+
+def _held_though_superseded(_held: Any) -> Any:
+    def lax(tables: Tables, _tenant: UUID, given: statements.Parameters) -> StepLine | None:
+        row = tables.steps.get(given["step"])
+        if row is None or row.status not in {"running", "superseded"}:
+            return None
+        return row if row.epoch == given["epoch"] and row.head_seq == given["seq"] else None
+
+    return lax
+
+
+def _superseding_only_what_has_ended(supersede: Any) -> Any:
+    def lax(tables: Tables, row: StepLine) -> None:
+        if row.has_ended:
+            supersede(tables, row)
+
+    return lax
+
+
+def _without_cancelling(decide: Any) -> Any:
+    return lambda *given, **named: replace(decide(*given, **named), to_cancel={})
+
+
+def _cancelling_losers_only(unneeded: Any) -> Any:
+    def lax(places: Any, *given: Any) -> dict[UUID, str]:
+        return unneeded({step: replace(place, parent=None) for step, place in places.items()}, *given)  # type: ignore[no-any-return]
+
+    return lax
+
+
+def _gate_that_stays_open(end_gate: Any) -> Any:
+    def lax(tables: Tables, row: StepLine, *given: Any) -> None:
+        end_gate(tables, row, *given)
+        tables.signals.pop((row.id, row.id))
+        row.status, row.wait_id, row.wait_reason = "waiting", row.id, "gate"
+
+    return lax
+
+
+def _gate_that_opens_by_itself(wake: Any) -> Any:
+    def lax(tables: Tables) -> Any:
+        for row in tables.open_rows():
+            if row.status == "waiting" and row.spec.kind == "gate":
+                watching._end_gate(tables, row, Signal("approve", None, row.run, tables.clock.now))
+                tables.ring(row.run)
+        return wake(tables)
+
+    return lax
+
+
+def _by_completion(end: Any) -> Any:
+    def joined(tables: Tables, row: StepLine, found: Any) -> None:
+        if row.spec.map is not None and isinstance(found.result, list):
+            last = row.spec.map.body[-1].key
+            children = [
+                tables.steps[step_id(row.run, f"{row.key}/{number}/{last}")] for number in range(len(found.result))
+            ]
+            order = sorted(range(len(children)), key=lambda number: children[number].finished_at or 0.0)
+            found = replace(found, result=[found.result[number] for number in order])
+        end(tables, row, found)
+
+    return joined
+
+
+def _of_another_map(**changes: Any) -> Callable[[Any], Any]:
+    def made(act: Any) -> Any:
+        return lambda step, mapping, *given: act(step, mapping.model_copy(update=changes), *given)
+
+    return made
+
+
+def _waiting_for_the_last_only(of_items: Any) -> Any:
+    def lax(step: Any, mapping: Any, items: Any) -> Any:
+        last = mapping.body[-1].key
+        return [
+            child.model_copy(
+                update={
+                    "after": tuple(
+                        key
+                        for key in child.after
+                        if not key.startswith(f"{step.key}/")
+                        or key.endswith(f"/{last}")
+                        or key.split("/")[:-1] == child.key.split("/")[:-1]
+                    )
+                }
+            )
+            for child in of_items(step, mapping, items)
+        ]
+
+    return lax
+
+
+def _sure_of_everything(branch: Any) -> Any:
+    return lambda step, rule, *given, **named: branch(step, rule.model_copy(update={"threshold": 0.0}), *given, **named)
+
+
+def _without_labels(_ways: Any) -> Any:
+    return lambda place, fate, _labels: [fate[predecessor] for predecessor in place.after]
+
+
+def _merged_anyhow(merge: Any) -> Any:
+    def lax(step: Any, rule: Any, children: Any) -> Any:
+        found = merge(step, rule, children)
+        return control.End(outcome="succeeded") if children and children[-1].has_ended else found
+
+    return lax
+
+
+def _always(answer: bool) -> Callable[[Any], Any]:
+    return lambda _act: lambda *_given, **_named: answer
+
+
+def _only_told(signal: Any) -> Any:
+    return lambda tables, row, wait_id, _choice, body: signal(tables, row, wait_id, "answer", body)
+
+
+def _told_too_early(answer: Any) -> Any:
+    def hasty(tables: Tables, run: Any, row: StepLine) -> None:
+        asked = unrolling._question(tables, row)
+        if asked is not None and asked.child is not None and step_id(run.id, asked.child.key) in tables.steps:
+            unrolling._signal(tables, row, asked.wait_id, "answer", None)
+        else:
+            answer(tables, run, row)
+
+    return hasty
+
+
+def _nobody_heard(_statement: Any) -> Any:
+    return lambda *_given: []
+
+
 def _nothing(_act: Any) -> Any:
     return lambda *_given, **_named: None
 
@@ -209,6 +343,26 @@ def _mutations() -> Sequence[Mutation]:
         Mutation("nobody looks for what waits", watching, "wake", lambda _: lambda _tables: []),
         Mutation("lost messages are not sent again", watching, "emit_again", lambda _: lambda *_, **__: 0),
         Mutation("nobody looks at deadlines", watching, "end_overdue", lambda _: lambda _tables: 0),
+        Mutation("what was superseded is written to", statements, "held", _held_though_superseded),
+        Mutation("what is at work is not superseded", writers, "supersede", _superseding_only_what_has_ended),
+        Mutation("the losers of a race go on", rounds, "decide", _without_cancelling),
+        Mutation("children go on without their parent", rounds, "_not_needed", _cancelling_losers_only),
+        Mutation("a gate is answered twice", watching, "_end_gate", _gate_that_stays_open),
+        Mutation("a gate opens by itself", watching, "wake", _gate_that_opens_by_itself),
+        Mutation("a map joins in the order of completion", unrolling, "end", _by_completion),
+        Mutation("a map has as many lanes as items", control, "_of_items", _of_another_map(max_parallel=None)),
+        Mutation("a lane waits for the last step of an item only", control, "_of_items", _waiting_for_the_last_only),
+        Mutation("a map tolerates every failure", control, "_map", _of_another_map(tolerated_failures=99)),
+        Mutation("a map tolerates no failure", control, "_map", _of_another_map(tolerated_failures=0)),
+        Mutation("a branch is always sure", control, "_branch", _sure_of_everything),
+        Mutation("every way of a branch is taken", transitions, "_ways_to", _without_labels),
+        Mutation("a repeat goes on after it has passed", control, "_passed", _always(False)),
+        Mutation("a repeat passes whatever its verdict", control, "_passed", _always(True)),
+        Mutation("a merge takes conflicts for merged", control, "_merge", _merged_anyhow),
+        Mutation("what a colleague gave is no result", unrolling, "_signal", _only_told),
+        Mutation("a colleague is not waited for", unrolling, "_answer_for_colleague", _told_too_early),
+        Mutation("answers are not heard", statements, "signal", _nobody_heard),
+        Mutation("agents do not hear what people say", statements, "told", _nobody_heard),
         Mutation("nobody hears old rings", watching, "old_rings", lambda _: lambda *_: []),
     )  # fmt: skip
 

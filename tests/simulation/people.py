@@ -1,19 +1,23 @@
 """People: they submit twice, answer at the same time, cancel, pause and resume, and in the end answer everything."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from chargehand.orchestrator.facts import StepWaiting
 from chargehand.orchestrator.transitions import RUN_ENDINGS
 from simulation import writers
-from simulation.tables import RunIsLocked, StepLine
+from simulation.tables import RunIsLocked, RunLine, StepLine
 
 if TYPE_CHECKING:
     from simulation.world import World
 
 TAPE = "people"
-DEEDS = ("pause", "resume", "pause", "resume", "tell", "pause", "resume", "pause", "resume", "cancel")
+DEEDS = (
+    "pause", "resume", "pause", "resume", "tell", "pause", "resume", "retry", "answer", "pause", "resume", "cancel",
+)  # fmt: skip
+# These race each other.
+RACING = frozenset({"cancel", "pause", "resume", "answer", "deadline"})
 # Whoever has asked to try again so often gives up.
 MOST_RETRIES = 2
 LOOK_SECONDS = 3.0
@@ -29,6 +33,8 @@ class People:
         """Lay out what they will do, in advance."""
         self._world = world
         self.deeds: Counter[str] = Counter()
+        self.sequences: dict[UUID, list[str]] = defaultdict(list)
+        """run → what was done to it while it was under way, and how it stood then."""
         self._retries: Counter[UUID] = Counter()
         self._is_late = False
         choices = world.choices
@@ -36,7 +42,7 @@ class People:
             # Most of it early, when most is under way.
             when = choices.between(TAPE, 0.0, 1.0) ** 2 * world.conditions.troubled_seconds
             run = choices.number(TAPE, 4)
-            for _ in range(1 + choices.number(TAPE, 4)):
+            for _ in range(2 + choices.number(TAPE, 4)):
                 deed = choices.one_of(TAPE, DEEDS)
                 world.clock.after(when, lambda run=run, deed=deed: self._act(run, deed))  # type: ignore[misc]
                 when += choices.between(TAPE, 0.0, MOST_APART_SECONDS)
@@ -53,7 +59,25 @@ class People:
     def _act(self, number: int, deed: str) -> None:
         runs = list(self._world.tables.runs)
         if runs and not self._is_late:
-            self._do(runs[number % len(runs)], deed)
+            run = runs[number % len(runs)]
+            if deed == "answer":
+                self._answer_something(run)
+            else:
+                self._do(run, deed)
+
+    def _to_do_again(self, run: RunLine) -> str:
+        """A step that was in the plan from the start or grew out of it, and counts."""
+        rows = [
+            row for row in self._world.tables.of_run[run.id] if row.spec.parent is None and row.status != "superseded"
+        ]
+        return rows[self._world.choices.number(TAPE, 16) % len(rows)].key
+
+    def _answer_something(self, run_id: UUID) -> None:
+        """Whatever the run asks just now, several people answer."""
+        for row in list(self._world.tables.of_run[run_id]):
+            asked = self._question(row)
+            if asked is not None and asked.options:
+                self._answer(row, asked)
 
     def _do(self, run_id: UUID, deed: str) -> None:
         tables, run = self._world.tables, self._world.tables.runs[run_id]
@@ -72,6 +96,9 @@ class People:
                 case "raise":
                     did = writers.raise_budget(tables, run, run.cap_microusd + 2_000)
                     expected = before not in RUN_ENDINGS
+                case "retry":
+                    did = writers.retry(tables, run, self._to_do_again(run))
+                    expected = before not in RUN_ENDINGS
                 case _:
                     did = writers.tell(tables, run, "hurry")
                     expected = before not in RUN_ENDINGS
@@ -82,18 +109,30 @@ class People:
             self._world.clock.after(WAIT_FOR_LOCK_SECONDS, lambda: self._do(run_id, deed))
             return
         self.deeds[deed] += 1
+        self.note(run_id, deed, was=before)
         if did:
             self._world.say(f"somebody chose to {deed} run {run.goal}")
         if did != expected:
             self._world.object_(f"{deed} of a run that was {before} said {did}")
         self._world.on_commit()
 
+    def note(self, run_id: UUID, deed: str, *, was: str) -> None:
+        """A person, or a deadline, did something to a run that `was` so; only while there is trouble."""
+        if deed in RACING and not self._is_late and was not in RUN_ENDINGS:
+            standing = Counter(row.status for row in self._world.tables.of_run[run_id])
+            self.sequences[run_id].append(f"{deed} {was} {sorted(standing.items())}")
+
+    @property
+    def interleavings(self) -> list[str]:
+        """One for each run that at least two different deeds raced for: which, and in which states it was then."""
+        return ["; ".join(deeds) for deeds in self.sequences.values() if len({deed.split()[0] for deed in deeds}) > 1]
+
     # --- answers
 
     def _look(self) -> None:
         """Read the questions; not all of them are answered at once while there is trouble."""
         choices = self._world.choices
-        for row in list(self._world.tables.steps.values()):
+        for row in list(self._world.tables.open_rows()):
             asked = self._question(row)
             if asked is None or not asked.options or self._world.tables.signal(row) is not None:
                 continue
@@ -107,7 +146,9 @@ class People:
         if row.status != "waiting":
             return None
         facts = self._world.tables.facts(row.run, row.id)
-        return next(fact for fact in reversed(facts) if isinstance(fact, StepWaiting))
+        asked = next(fact for fact in reversed(facts) if isinstance(fact, StepWaiting))
+        # Children and colleagues answer for themselves.
+        return asked if asked.reason != "children" else None
 
     def _answer(self, row: StepLine, asked: StepWaiting) -> None:
         world = self._world
@@ -116,8 +157,10 @@ class People:
             return
         choice = self._choose(row, asked.options)
         self.deeds["answer"] += 1
+        self.note(row.run, "answer", was=world.tables.runs[row.run].status)
         had_answer = world.tables.signal(row) is not None
-        won = writers.answer(world.tables, row.id, asked.wait_id, choice)
+        body = {"by": "a person"} if choice == "override" else None
+        won = writers.answer(world.tables, row.id, asked.wait_id, choice, body)
         if won == had_answer:
             world.object_(f"an answer to step {row.key!r} was taken twice, or not at all")
         if won:

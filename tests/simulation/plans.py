@@ -1,16 +1,20 @@
-"""Random plans of what simulated steps can do: lines, fans, joins, gates, planners, poison."""
+"""Random plans of all that a plan can say: lines, fans, joins, gates, branches, maps, repeats, merges, planners."""
 
 from collections.abc import Callable
 
 from pydantic import JsonValue
 
-from chargehand.orchestrator.plan import POOLS, Join, Pool, Step
+from chargehand.orchestrator.plan import ITEM, POOLS, RESULT_OF, Branch, Expiry, Join, Map, Merge, Pool, Repeat, Step
 from simulation.choices import Choices
-from simulation.work import EFFECTS
+from simulation.work import ALWAYS, EFFECTS
 
 TAPE = "plan"
 SECONDS = (0.05, 0.5, 2.0, 6.0, 20.0)
 MOST_SIDE_BY_SIDE = 24
+LABELS = ("left", "right", "ahead")
+MOST_ITEMS = 5
+# Bodies stand in bodies, but not deeper: each more multiplies the steps.
+MOST_DEPTH = 2
 
 
 class Planner:
@@ -27,9 +31,12 @@ class Planner:
     def draw(self) -> list[Step]:
         """At least one step, and about as many as there may be."""
         count = 1 + self._choices.number(TAPE, self._most)
-        stages: tuple[Callable[[], None], ...] = (self._single, self._single, self._side_by_side, self._anywhere)
+        stages: tuple[Callable[[], None], ...] = (
+            self._single, self._single, self._single, self._side_by_side, self._anywhere,
+            self._way, self._each, self._rounds, self._merged, self._race,
+        )  # fmt: skip
         if self._choices.happens(TAPE, 0.12):
-            self._many(self._choices.number(TAPE, MOST_SIDE_BY_SIDE))
+            self._many(8 + self._choices.number(TAPE, MOST_SIDE_BY_SIDE))
         while len(self._steps) < count:
             self._choices.one_of(TAPE, stages)()
         return self._steps
@@ -57,22 +64,169 @@ class Planner:
         self._add(tuple(picked[:3]))
 
     def _many(self, width: int) -> None:
-        """More scripts than a small pool has places, and a join of all."""
+        """More scripts than a small pool has places, and a join of all; some of them begin a line."""
         pool = self._pool()
-        keys = [self._key(number) for number in range(1, width + 1)]
-        for key in keys:
+        tails = []
+        for number in range(1, width + 1):
+            key = self._key(number)
             self._steps.append(Step(key=key, kind="script", script="pure", pool=pool, arguments={"seconds": 0.05}))
-        self._add(tuple(keys))
+            tails.append(key)
+        if tails and self._choices.happens(TAPE, 0.5):
+            tails[-1] = self._add((tails[-1],), join="all")
+        self._add(tuple(tails), join="all")
+
+    def _way(self) -> None:
+        """A branch, its ways, and a join of those that are taken."""
+        start, key = self._last(), self._key(len(self._steps) + 1)
+        labels = LABELS[: 2 + self._choices.number(TAPE, 2)]
+        self._steps.append(self._branch(key, labels, after=start))
+        tails = []
+        for label in labels:
+            tail = self._add((key,), when={key: label})
+            if self._choices.happens(TAPE, 0.3):
+                tail = self._add((tail,))
+            tails.append(tail)
+        self._add(tuple(tails), join="any" if self._choices.happens(TAPE, 0.3) else "all")
+
+    def _each(self) -> None:
+        """A map over a list that is written in the plan, or that a step gives."""
+        after = self._last()
+        key = self._key(len(self._steps) + 1)
+        items = self._items()
+        source: JsonValue = items
+        if self._choices.happens(TAPE, 0.5):
+            arguments: dict[str, JsonValue] = {"items": items, "seconds": 0.5}
+            self._steps.append(
+                Step(key=key, kind="script", script="list", pool=self._pool(), after=after, arguments=arguments)
+            )
+            source, after, key = {RESULT_OF: key}, (key,), self._key(len(self._steps) + 1)
+        self._steps.append(self._map(key, source, after=after, depth=0))
+
+    def _rounds(self) -> None:
+        """A body that is done again until its check passes."""
+        after = self._last()
+        self._steps.append(self._repeat(self._key(len(self._steps) + 1), after=after, depth=0))
+
+    def _merged(self) -> None:
+        """Steps side by side, and a merge of what they made."""
+        start = self._last()
+        tails = tuple(self._add(start) for _ in range(2 + self._choices.number(TAPE, 2)))
+        conflicts: list[JsonValue] = ["a.py"] if self._choices.happens(TAPE, 0.4) else []
+        merge = Merge(role="agent" if self._choices.happens(TAPE, 0.6) else None)
+        key = self._key(len(self._steps) + 1)
+        self._steps.append(
+            Step(key=key, kind="merge", merge=merge, pool="coding", after=tails, arguments={"conflicts": conflicts})
+        )
+
+    def _race(self) -> None:
+        """Several who try the same; the first one is enough."""
+        start, tails = self._last(), []
+        for _ in range(2 + self._choices.number(TAPE, 2)):
+            tail = self._add(start)
+            if self._choices.happens(TAPE, 0.4):
+                tail = self._add((tail,))
+            tails.append(tail)
+        self._add(tuple(tails), join="any")
+
+    # --- steps with children
+
+    def _branch(self, key: str, labels: tuple[str, ...], *, after: tuple[str, ...]) -> Step:
+        if not self._agents or self._choices.happens(TAPE, 0.4):
+            # Now and then it says what no way is called.
+            way = self._choices.one_of(TAPE, (*labels, *labels, *labels, "nowhere"))
+            branch = Branch(labels=labels, script="choose")
+            return Step(key=key, kind="branch", branch=branch, pool=self._pool(), after=after, arguments={"way": way})
+        odds: dict[str, JsonValue] = {
+            # Unsure, so that the larger one is asked, and then perhaps a person.
+            tier: {label: 1.0 + self._choices.number(TAPE, 9) for label in labels}
+            for tier in ("small", "large")
+        }
+        if self._choices.happens(TAPE, 0.2):
+            odds["small"] = "cannot say"
+        branch = Branch(
+            labels=labels,
+            role="chooser",
+            choose="sample" if self._choices.happens(TAPE, 0.3) else "argmax",
+            threshold=self._choices.one_of(TAPE, (0.4, 0.6, 0.8)),
+        )
+        return Step(key=key, kind="branch", branch=branch, pool=self._pool(), after=after, arguments={"odds": odds})
+
+    def _map(self, key: str, items: JsonValue, *, after: tuple[str, ...], depth: int) -> Step:
+        mapping = Map(
+            items=items,
+            body=self._body(depth, last=None),
+            max_parallel=self._choices.one_of(TAPE, (None, None, 1, 2)),
+            tolerated_failures=self._choices.number(TAPE, 3),
+        )
+        return Step(key=key, kind="map", map=mapping, pool=self._pool(), after=after)
+
+    def _repeat(self, key: str, *, after: tuple[str, ...], depth: int) -> Step:
+        check = Step(
+            key="check",
+            kind="script",
+            script="check",
+            pool=self._pool(),
+            arguments={"passes_in": 1 + self._choices.number(TAPE, 4), "seconds": 0.5},
+        )
+        repeat = Repeat(body=self._body(depth, last=check), until="check", max_rounds=1 + self._choices.number(TAPE, 3))
+        return Step(key=key, kind="repeat", repeat=repeat, pool=self._pool(), after=after)
+
+    def _items(self) -> list[JsonValue]:
+        # Some take longer than those after them, and some fail.
+        return [
+            {
+                "n": number,
+                "seconds": self._choices.one_of(TAPE, (0.05, 0.5, 3.0, 8.0)),
+                "fails": ALWAYS if self._choices.happens(TAPE, 0.15) else 0,
+            }
+            for number in range(self._choices.number(TAPE, MOST_ITEMS + 1))
+        ]
+
+    def _body(self, depth: int, *, last: Step | None) -> tuple[Step, ...]:
+        """Templates in a line, or two side by side and what joins them; in a map the last one takes the item."""
+        body: list[Step] = []
+        is_wide = self._choices.happens(TAPE, 0.35)
+        for number in range(1 + self._choices.number(TAPE, 2) + is_wide):
+            after = () if not body or is_wide else (body[-1].key,)
+            body.append(self._template(f"s{number + 1}", after, depth))
+        after = tuple(step.key for step in body) if is_wide else (body[-1].key,)
+        if last is not None:
+            return (*body, last.model_copy(update={"after": after}))
+        final = Step(
+            key="last",
+            kind="script",
+            script=self._choices.one_of(TAPE, EFFECTS),
+            pool=self._pool(),
+            after=after,
+            arguments={"item": {ITEM: None}},
+        )
+        return (*body, final) if self._choices.happens(TAPE, 0.6) else (final.model_copy(update={"after": ()}),)
+
+    def _template(self, key: str, after: tuple[str, ...], depth: int) -> Step:
+        if depth + 1 < MOST_DEPTH and self._choices.happens(TAPE, 0.2):
+            if self._choices.happens(TAPE, 0.5):
+                return self._map(key, self._items()[:2], after=after, depth=depth + 1)
+            return self._repeat(key, after=after, depth=depth + 1)
+        if self._choices.happens(TAPE, 0.06):
+            return self._gate(key, after, "all")
+        if self._choices.happens(TAPE, 0.1):
+            # Whatever it chooses, the body goes on.
+            return self._branch(key, LABELS[:2], after=after)
+        if self._agents and self._choices.happens(TAPE, 0.25):
+            return self._agent(key, after, "all", may_patch=False)
+        return self._script(key, after, "all")
 
     # --- steps
 
-    def _add(self, after: tuple[str, ...]) -> str:
+    def _add(self, after: tuple[str, ...], *, when: dict[str, str] | None = None, join: Join | None = None) -> str:
         key = self._key(len(self._steps) + 1)
         kinds = (self._script, self._script, self._agent if self._agents else self._script, self._gate)
         make = self._choices.one_of(TAPE, kinds) if not self._choices.happens(TAPE, 0.3) else self._script
         joins: tuple[Join, ...] = ("all", "all", "all", "settled", "any")
-        join = self._choices.one_of(TAPE, joins) if after else "all"
-        self._steps.append(make(key, after, join))
+        if join is None:
+            join = self._choices.one_of(TAPE, joins) if after and not when else "all"
+        step = make(key, after, join)
+        self._steps.append(step.model_copy(update={"when": when}) if when else step)
         return key
 
     def _script(self, key: str, after: tuple[str, ...], join: Join) -> Step:
@@ -92,14 +246,17 @@ class Planner:
             arguments={"seconds": seconds, "fails": 0 if script == "effectful" else fails},
         )
 
-    def _agent(self, key: str, after: tuple[str, ...], join: Join) -> Step:
-        turns: list[JsonValue] = [
-            [self._choices.one_of(TAPE, ("look", "put", "send")) for _ in range(1 + self._choices.number(TAPE, 2))]
-            for _ in range(self._choices.number(TAPE, 4))
-        ]
-        arguments: dict[str, JsonValue] = {"turns": turns}
-        if self._choices.happens(TAPE, 0.25):
+    def _agent(self, key: str, after: tuple[str, ...], join: Join, *, may_patch: bool = True) -> Step:
+        arguments: dict[str, JsonValue] = {"turns": self._turns()}
+        if self._choices.happens(TAPE, 0.35):
+            # What it tells the colleague that it asks, who may ask another.
+            colleague: dict[str, JsonValue] = {"turns": self._turns(), "colleague": {"turns": self._turns()}}
+            arguments = {"turns": [*self._turns(), [self._choices.one_of(TAPE, ("delegate", "hand_off"))]],
+                         "colleague": colleague}  # fmt: skip
+        if may_patch and self._choices.happens(TAPE, 0.25):
             arguments["patch"] = self._patch(key)
+        elif may_patch and self._steps and self._choices.happens(TAPE, 0.08):
+            arguments["back_to"] = self._choices.one_of(TAPE, self._steps[-4:]).key
         return Step(
             key=key,
             kind="agent",
@@ -112,8 +269,25 @@ class Planner:
             arguments=arguments,
         )
 
+    def _turns(self) -> list[JsonValue]:
+        tools = ("look", "look", "put", "put", "send", "send", "delegate")
+        return [
+            [self._choices.one_of(TAPE, tools) for _ in range(1 + self._choices.number(TAPE, 2))]
+            for _ in range(self._choices.number(TAPE, 4))
+        ]
+
     def _gate(self, key: str, after: tuple[str, ...], join: Join) -> Step:
-        return Step(key=key, kind="gate", after=after, join=join, instruction="Go on?")
+        # Now and then nobody answers in time.
+        then = self._choices.one_of(TAPE, (None, None, None, "fail", "approve"))
+        return Step(
+            key=key,
+            kind="gate",
+            after=after,
+            join=join,
+            instruction="Go on?",
+            deadline_seconds=self._deadline(),
+            expires=None if then is None else Expiry(after_seconds=12.0, then=then),
+        )
 
     def _patch(self, key: str) -> JsonValue:
         """How an agent grows the plan; dropping what others wait for, or what has started, then fails the run."""
@@ -150,9 +324,17 @@ class Planner:
 def random_plan(choices: Choices, *, name: str, most: int, poison: bool, agents: bool) -> list[Step]:
     """About so many steps, not counting what planners add; one of them may take down every worker that runs it."""
     steps = Planner(choices, name=name, most=most, agents=agents).draw()
-    if poison:
-        victim = choices.number(TAPE, len(steps))
+    plain = [place for place, step in enumerate(steps) if step.kind in {"script", "agent", "gate"}]
+    if poison and plain:
+        victim = plain[choices.number(TAPE, len(plain))]
         arguments: dict[str, JsonValue] = {"seconds": 0.2, "poison": True}
-        changes = {"kind": "script", "script": "pure", "role": None, "max_turns": None, "arguments": arguments}
+        changes = {
+            "kind": "script",
+            "script": "pure",
+            "role": None,
+            "max_turns": None,
+            "arguments": arguments,
+            "expires": None,
+        }
         steps[victim] = steps[victim].model_copy(update=changes)
     return steps

@@ -154,7 +154,7 @@ class Process:
         """One transaction of this process, before and after which things go wrong."""
         world = self.world
         fault = world.nemesis.strikes_commit()
-        world.current_fiber().sleep(world.choices.between("delays", 0.0005, 0.02))
+        self.pass_time("delays", world.conditions.slowest_statement_seconds, 0.0005)
         if fault in {"kill before", "freeze before"}:
             self._suffer(fault, name)
         if world.postgres_is_down or fault == "refused":
@@ -182,7 +182,7 @@ class Process:
         """In the middle of a transaction of this process."""
         world = self.world
         fault = world.nemesis.strikes_commit()
-        world.current_fiber().sleep(world.choices.between("delays", 0.0005, 0.02))
+        self.pass_time("delays", world.conditions.slowest_statement_seconds, 0.0005)
         if fault in {"refused", "reply lost"} or world.postgres_is_down:
             raise self.outage()
         if fault:
@@ -352,8 +352,8 @@ class Worker(Process):
 
     # --- what its steps do
 
-    def work(self, step: UUID, effect: str, key: str, seconds: float, fails: int, poison: bool) -> dict[str, int]:
-        """The body of a script."""
+    def work(self, step: UUID, effect: str, key: str, seconds: float, fails: int, poison: bool) -> int:
+        """The body of a script; gives how often it has begun."""
         world = self.world
         epoch = self.heartbeat.epochs[world.current_fiber(), step]
         world.rules.on_body(step, epoch=epoch, in_solo_pool=self.pool == SOLO)
@@ -368,7 +368,7 @@ class Worker(Process):
         self.pass_time("work", seconds / 2, seconds / 4)
         if begun <= fails:
             raise RuntimeError("as planned")
-        return {"n": begun}
+        return begun
 
     def change(self, effect: Effect, kind: str) -> str:
         """The body of a tool."""
@@ -510,7 +510,7 @@ class Supervisor(Process):
         rung = watching.old_rings(tables, settings)
         for run_id in dict.fromkeys([*woken, *rung]):
             self._advance(run_id)
-        if any(row.status == "ready" for row in tables.steps.values()):
+        if any(row.status == "ready" for row in tables.open_rows()):
             self._admit()
 
     def _part(self, name: str, act: Callable[[], T]) -> T | None:
@@ -526,7 +526,7 @@ class Supervisor(Process):
             self._suffer(fault, name)
         if fault in {"refused", "reply lost"}:
             raise Outage
-        self.world.current_fiber().sleep(self.world.choices.between("delays", 0.0005, 0.02))
+        self.pass_time("delays", self.world.conditions.slowest_statement_seconds, 0.0005)
         return found
 
     def on_death(self) -> None:

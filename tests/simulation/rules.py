@@ -1,5 +1,6 @@
 """What must hold, said without production's own words, and looked at with every commit, every second and at the end."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from uuid import UUID
@@ -27,22 +28,25 @@ from chargehand.orchestrator.facts import (
 from chargehand.orchestrator.rounds import Standing
 from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.supervisor.admit import POOL_SILENCE_SECONDS
-from chargehand.orchestrator.transitions import RUN_ENDINGS, STEP_ENDINGS
+from chargehand.orchestrator.transitions import RUN_ENDINGS
+from simulation.graph_rules import GraphRules
 from simulation.ledger import Call, Effect, Ledger
-from simulation.tables import Entry, PoolLine, RunLine, StepLine, Tables
+from simulation.tables import Entry, RunLine, StepLine, Tables
 from simulation.watching import patience_seconds
 
-# Rounds of the watch loop and the hops that a message takes after its time has come.
-SLACK_SECONDS = 3.0
+# What a round of the watch loop may take, and the hops of a message after its time has come.
+ROUND_SECONDS = 3.0
+STATEMENTS_A_ROUND = 30
+# Postgres cuts off what takes longer.
+LONGEST_ADMISSION_SECONDS = 5.0
 # How a step may fail by its plan, or by somebody's wish: a mistake of production's shows as an error of another kind.
-EXPECTED_ERRORS = (
-    "RuntimeError: as planned",
-    "A person ended the step.",
-    "a person chose",
-    "its deadline has passed",
-    "cancelled",
-    "the plan of step",
-    "The model cannot be used",
+EXPECTED_ERRORS = re.compile(
+    r"RuntimeError: as planned|A person ended the step\.|a person chose|its deadline has passed|cancelled"
+    r"|nobody answered in time|the plan of step|The model cannot be used"
+    # A control step says which of its children failed, and why.
+    r"|\d+ of \d+ items failed: |round \d+: \S+ failed: |check did not pass in \d+ rounds"
+    r"|the items of '\S+' are no list but NoneType|nobody chose a way|script 'choose' gave 'nowhere'"
+    r"|the parallel changes conflict in a\.py, "
 )
 
 
@@ -54,15 +58,29 @@ def _is_not_needed(fact: StepFinished) -> bool:
 class Rules:
     """Watches one world; the first objection counts."""
 
-    def __init__(self, tables: Tables, ledger: Ledger, settings: Settings, object_: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        tables: Tables,
+        ledger: Ledger,
+        settings: Settings,
+        object_: Callable[[str], None],
+        *,
+        slowest_statement_seconds: float,
+    ) -> None:
         """`object_` is told what does not hold."""
+        self._slack_seconds = ROUND_SECONDS + STATEMENTS_A_ROUND * slowest_statement_seconds
         self._tables = tables
         self._ledger = ledger
         self._settings = settings
         self._object = object_
+        self._graph = GraphRules(tables, object_)
         self._open_calls: dict[UUID, dict[UUID, int]] = defaultdict(dict)
         self._answers: Counter[UUID] = Counter()
+        self._losses: Counter[UUID] = Counter()
+        """How often a step was recovered since it last got on."""
         self._unclaimed_since: dict[UUID, float] = {}
+        self._there_at: dict[str, float] = {}
+        """When a pool was last known to live."""
         self._overdue_since: dict[UUID, float] = {}
         self._final: dict[UUID, str] = {}
 
@@ -74,7 +92,13 @@ class Rules:
         if step is None:
             self._on_run_fact(run, entry)
         else:
-            self._on_step_fact(run, self._tables.steps[step], entry)
+            row = self._tables.steps[step]
+            self._graph.on_fact(run, row, entry)
+            self._on_step_fact(run, row, entry)
+
+    def on_commit(self) -> None:
+        """A transaction has committed."""
+        self._graph.on_commit()
 
     def _on_run_fact(self, run: RunLine, entry: Entry) -> None:
         fact = entry.fact
@@ -92,14 +116,23 @@ class Rules:
                 if run.status != "running":
                     self._object(f"step {row.key!r} of a run that is {run.status} was claimed")
                 self._unclaimed_since.pop(row.id, None)
+                if fact.crashes > self._losses[row.id]:
+                    self._object(f"step {row.key!r} counts {fact.crashes} crashes of {self._losses[row.id]} losses")
+            case StepRecovered():
+                self._losses[row.id] += 1
+            case ToolStarted(effect="effectful"):
+                self._on_started_again(row, fact)
             case ModelRequested():
                 self._on_request(run, row, fact)
             case ModelResponded() | ModelFailed() | CallAbandoned():
                 if self._open_calls[row.id].pop(fact.call_id, None) is None:
                     self._object(f"step {row.key!r} settled call {fact.call_id}, which was not open")
                 self._answers[row.id] += isinstance(fact, ModelResponded)
+                if not isinstance(fact, CallAbandoned):
+                    # Progress forgives what was before.
+                    self._losses[row.id] = 0
             case StepFinished():
-                if fact.error and not fact.error.startswith(EXPECTED_ERRORS) and not _is_not_needed(fact):
+                if fact.error and not EXPECTED_ERRORS.match(fact.error) and not _is_not_needed(fact):
                     self._object(f"step {row.key!r} ended with an error that nobody planned: {fact.error}")
             case StepWaiting(reason="human"):
                 self._on_question(row, fact)
@@ -115,7 +148,18 @@ class Rules:
             self._object(f"step {row.key!r} asked a model while a call of it was open")
         self._open_calls[row.id][fact.call_id] = fact.reserved_microusd
 
+    def _on_started_again(self, row: StepLine, fact: ToolStarted) -> None:
+        facts = self._tables.facts(row.run, row.id)
+        begun = [place for place, one in enumerate(facts) if getattr(one, "tool_use_id", None) == fact.tool_use_id
+                 and isinstance(one, ToolStarted)]  # fmt: skip
+        if len(begun) > 1 and not any(
+            isinstance(one, SignalReceived) and one.choice == "retry" for one in facts[begun[-2] :]
+        ):
+            self._object(f"{fact.tool} of step {row.key!r} is done again, and nobody has said so")
+
     def _on_question(self, row: StepLine, fact: StepWaiting) -> None:
+        if "worker down" in fact.question and self._losses[row.id] <= self._settings.max_crashes:
+            self._object(f"step {row.key!r} is put before a person after {self._losses[row.id]} losses")
         # Who asks about crashes has crashed alone, or by violence, not by a neighbour; but where no solo pool lives.
         if "worker down" not in fact.question or row.spec.arguments.get("poison"):
             return
@@ -142,14 +186,8 @@ class Rules:
         """The work of a step begins."""
         self._ledger.bodies[step] += 1
         row = self._tables.steps[step]
-        before = [self._tables.steps[one].status for one in self._tables.before[step]]
-        may_start = {
-            "all": all(status == "succeeded" for status in before),
-            "settled": all(status in STEP_ENDINGS for status in before),
-            "any": "succeeded" in before or not before,
-        }[row.spec.join]
-        if not may_start:
-            self._object(f"step {row.key!r} ({row.spec.join}) began while its predecessors were {before}")
+        if row.status != "superseded" and not self._graph.may_start(row):
+            self._object(f"step {row.key!r} ({row.spec.join}) began before its predecessors let it")
         if row.epoch != epoch or row.status != "running":
             # Whoever has been overtaken does not know yet what was decided since.
             return
@@ -193,46 +231,57 @@ class Rules:
         for emission in emissions:
             lines += emission.header if isinstance(emission, Chord) else (emission,)
         heads = {step for line in lines for step in _heads(line)}
-        live = {line.pool for line in self._tables.pools.values() if self._is_heard(line)}
+        self._note_live_pools()
+        now = self._tables.clock.now
         for line in lines:
-            if line.links[0].pool not in live:
+            # Somebody may have left while the admission was under way.
+            if now - self._there_at.get(line.links[0].pool, 0.0) > LONGEST_ADMISSION_SECONDS:
                 self._object(f"a message was sent to pool {line.links[0].pool}, which is down")
             if isinstance(line, Pack):
-                self._check_pack(line)
+                self._check_pack(line, standing)
             else:
                 self._check_chain(line, standing, heads)
-        self._check_chords(run_id, emissions, lines)
+        self._check_chords(run_id, standing, emissions, lines)
 
-    def _is_heard(self, line: PoolLine) -> bool:
-        # Somebody may have fallen silent while the admission was under way.
-        return self._tables.clock.now - line.seen_at < POOL_SILENCE_SECONDS + 1.0
+    def _note_live_pools(self) -> None:
+        for pool in self._tables.live_slots(POOL_SILENCE_SECONDS):
+            self._there_at[pool] = self._tables.clock.now
 
     def _check_chain(self, chain: Chain, standing: Mapping[UUID, Standing], heads: set[UUID]) -> None:
         steps = [link.step_id for link in chain.links]
         for step, following in zip(steps, [*steps[1:], None], strict=True):
-            follower = self._follower(step)
+            follower = self._follower(step, standing)
             if follower is not None:
                 row, stands = self._tables.steps[follower], standing[follower]
-                is_free = stands.status == "pending" and not stands.solo and row.spec.kind != "gate"
+                is_free = stands.status == "pending" and not stands.solo and row.spec.kind in {"script", "agent"}
+                is_free = is_free and not row.spec.when
                 follower = follower if is_free and follower not in heads else None
             if follower != following:
                 self._object(f"the chain after step {self._key(step)!r} is cut or led astray")
 
-    def _check_pack(self, pack: Pack) -> None:
+    def _check_pack(self, pack: Pack, standing: Mapping[UUID, Standing]) -> None:
         for link in pack.links:
             row = self._tables.steps[link.step_id]
-            if row.spec.kind != "script" or row.solo or self._follower(row.id) is not None:
+            if row.spec.kind != "script" or row.solo or self._follower(row.id, standing) is not None:
                 self._object(f"step {row.key!r} is packed and is no lone script")
         if len({(self._tables.steps[link.step_id].run, link.pool) for link in pack.links}) > 1:
             self._object("a pack holds steps of several runs or pools")
 
-    def _check_chords(self, run_id: UUID, emissions: Sequence[Emission], lines: Sequence[Line]) -> None:
+    def _check_chords(
+        self,
+        run_id: UUID,
+        standing: Mapping[UUID, Standing],
+        emissions: Sequence[Emission],
+        lines: Sequence[Line],
+    ) -> None:
         """Whatever is together all that a join waits for is one chord, or one pack; nothing else is a chord."""
         tails = {step for line in lines for step in _tails(line)}
         joins: set[frozenset[UUID]] = set()
         for row in self._tables.of_run[run_id]:
             before = self._tables.before[row.id]
-            if len(before) > 1 and set(before) <= tails and all(self._tables.after[one] == [row.id] for one in before):
+            if row.id not in standing or len(before) < 2 or not set(before) <= tails:
+                continue
+            if all(self._after(one, standing) == [row.id] for one in before):
                 joins.add(frozenset(before))
         chords = {
             frozenset(step for line in (emission.header if isinstance(emission, Chord) else (emission,))
@@ -243,22 +292,28 @@ class Rules:
         if joins != chords:
             self._object(f"{len(joins)} joins were emitted whole, and {len(chords)} of them as chords")
 
-    def _follower(self, step: UUID) -> UUID | None:
+    def _after(self, step: UUID, standing: Mapping[UUID, Standing]) -> list[UUID]:
+        """What waits for it, as far as the admission had read: the graph may have grown since."""
+        return [one for one in self._tables.after[step] if one in standing]
+
+    def _follower(self, step: UUID, standing: Mapping[UUID, Standing]) -> UUID | None:
         """The one that follows in a line."""
-        successors = self._tables.after[step]
+        successors = self._after(step, standing)
         return successors[0] if len(successors) == 1 and len(self._tables.before[successors[0]]) == 1 else None
 
     # --- now and then -------------------------------------------------------------------------------------------------
 
     def on_tick(self, *, somebody_watches: bool, queue_length: Callable[[str], int]) -> None:
         """A second has passed."""
+        self._note_live_pools()
         for run in self._tables.runs.values():
-            self._check_money(run)
-            self._check_deadlines(run, somebody_watches=somebody_watches)
+            if not run.is_anchored:
+                self._check_money(run)
+                self._check_deadlines(run, somebody_watches=somebody_watches)
         live = self._tables.live_slots(POOL_SILENCE_SECONDS)
         there_since = self._tables.there_since(POOL_SILENCE_SECONDS)
         now = self._tables.clock.now
-        for row in self._tables.steps.values():
+        for row in self._tables.open_rows():
             pool = "solo" if row.solo else row.pool
             is_watched = somebody_watches and pool in live and queue_length(pool) <= 2 * live[pool]
             if row.status != "queued" or not is_watched:
@@ -266,19 +321,23 @@ class Rules:
                 continue
             assert row.queued_at is not None
             since = max(self._unclaimed_since.setdefault(row.id, now), row.queued_at, there_since[pool])
-            if now - since > patience_seconds(self._settings, row.emissions) + SLACK_SECONDS:
+            if now - since > patience_seconds(self._settings, row.emissions) + self._slack_seconds:
                 self._object(f"the message of step {row.key!r} was lost {now - since:.0f} s ago and not sent again")
 
     def _check_deadlines(self, run: RunLine, *, somebody_watches: bool) -> None:
         started = {"running", "waiting", "ready", "queued"}
+        now = self._tables.clock.now
         overdue: dict[UUID, float | None] = {run.id: run.deadline_at if run.status not in RUN_ENDINGS else None}
         for row in self._tables.of_run[run.id]:
             overdue[row.id] = row.deadline_at if row.status in started else None
-        now = self._tables.clock.now
+            parent = self._tables.parents.get(row.id)
+            if parent is not None and parent.has_ended and not row.has_ended:
+                # A child without its parent is ended with the next round.
+                overdue[row.id] = now
         for identity, deadline_at in overdue.items():
             if deadline_at is None or deadline_at > now or not somebody_watches:
                 self._overdue_since.pop(identity, None)
-            elif now - self._overdue_since.setdefault(identity, now) > SLACK_SECONDS:
+            elif now - self._overdue_since.setdefault(identity, now) > self._slack_seconds:
                 self._object(f"run {run.goal!r}: a deadline has passed and nobody has ended what it was set for")
 
     def _check_money(self, run: RunLine) -> None:
@@ -298,7 +357,9 @@ class Rules:
         """Faults have stopped and everything has had its time."""
         for run in self._tables.runs.values():
             self._check_end(run)
+            self._check_money(run)
             self._check_bill(run)
+            self._graph.at_the_end(run)
             for row in self._tables.of_run[run.id]:
                 self._check_calls(row)
                 self._check_effects(row)
@@ -344,6 +405,7 @@ class Rules:
         # A worker is lost when its lease expires, or when somebody else ends its step.
         lost = sum(isinstance(fact, StepRecovered) for fact in facts)
         lost += sum(isinstance(fact, StepFinished) and fact.outcome == "cancelled" for fact in facts)
+        lost += row.status == "superseded"
         lost += sum(isinstance(fact, StepFinished) and fact.error == "its deadline has passed" for fact in facts)
         called = {call.call_id for call in self._ledger.calls.values() if call.step == row.id}
         if not called <= requested:

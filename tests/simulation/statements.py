@@ -211,7 +211,7 @@ def standing(tables: Tables, tenant: UUID, given: Parameters) -> Rows:
     """`_STANDING`."""
     del tenant
     rows = tables.of_run[given["run"]]
-    lost = {"succeeded", "failed", "cancelled"}
+    lost = {"succeeded", "failed", "cancelled", "superseded"}
     return [
         {
             "cap": tables.runs[given["run"]].cap_microusd,

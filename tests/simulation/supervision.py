@@ -6,17 +6,26 @@ its end, each row under the guard of its statement.
 
 from collections import defaultdict
 from collections.abc import Sequence
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
 
 from chargehand.orchestrator import admission, canvas, rounds
 from chargehand.orchestrator.admission import Candidate
-from chargehand.orchestrator.approval import Guarded, guarded, stand_together
+from chargehand.orchestrator.approval import (
+    APPROVE_OR_REJECT,
+    REFUSALS,
+    Guarded,
+    guarded,
+    is_approved,
+    not_approved,
+    stand_together,
+)
 from chargehand.orchestrator.canvas import Emission, Pack
 from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.facts import (
     BudgetWarned,
     ReservationsCharged,
     RunFinished,
+    SignalReceived,
     StepAnchor,
     StepsAnchored,
     StepsSkipped,
@@ -24,11 +33,12 @@ from chargehand.orchestrator.facts import (
 )
 from chargehand.orchestrator.plan import POOLS, Step, step_id
 from chargehand.orchestrator.questions import expiring
+from chargehand.orchestrator.rounds import UNATTENDED
 from chargehand.orchestrator.supervisor import admit as production
 from chargehand.orchestrator.supervisor.admit import POOL_SILENCE_SECONDS, SOLO, Admitted
 from chargehand.orchestrator.supervisor.warning import passed
 from chargehand.orchestrator.transitions import RUN_ENDINGS
-from simulation import writers
+from simulation import unrolling, writers
 from simulation.statements import result_of
 from simulation.tables import RunIsLocked, RunLine, StepLine, Tables, Transaction
 
@@ -121,6 +131,11 @@ def _write(tables: Tables, run: RunLine, found: rounds.Round) -> None:
             unwanted.sort(key=lambda row: row.ordinal)
             writers.cancel_steps(tables, run, unwanted, reason=reason)
         tables.ring(run.id)
+    for step in found.opened:
+        if may_begin(tables, tables.steps[step]):
+            unrolling.open_step(tables, run, tables.steps[step])
+    for step in found.to_look_at:
+        unrolling.look_at(tables, run, tables.steps[step])
     for step in found.ready:
         row = tables.steps[step]
         if row.status in {"pending", "chained"}:
@@ -140,6 +155,39 @@ def _open_gate(tables: Tables, row: StepLine) -> None:
     row.started_at = now
     row.expires_at = None if asked.expires_after_seconds is None else now + asked.expires_after_seconds
     row.deadline_at = None if row.spec.deadline_seconds is None else now + row.spec.deadline_seconds
+
+
+def may_begin(tables: Tables, row: StepLine) -> bool:
+    """Whether every gate before a control step has approved what it is given; otherwise a person is asked."""
+    approvals = {}
+    for key in row.spec.after:
+        gate = tables.steps[step_id(row.run, key)]
+        end = result_of(tables, row.run, gate.id)
+        if gate.spec.kind == "gate" and stand_together(key, row.spec) and end is not None and end.approved is not None:
+            approvals[key] = end.approved
+    if not approvals:
+        return True
+    (shown,) = shown_at(tables, row.run, [row.spec])
+    if is_approved(shown, approvals) or _approved_by_itself(tables, row, shown):
+        return True
+    wait_id = uuid5(row.id, f"approve {row.head_seq}")
+    question = not_approved(shown, approvals)
+    asked = StepWaiting(wait_id=wait_id, reason="gate", question=question, options=APPROVE_OR_REJECT, guards=(shown,))
+    asked = expiring(asked, row.spec.expires)
+    tables.append(row, asked)
+    row.status, row.wait_id, row.wait_reason = "waiting", wait_id, "gate"
+    row.expires_at = None if asked.expires_after_seconds is None else tables.clock.now + asked.expires_after_seconds
+    return False
+
+
+def _approved_by_itself(tables: Tables, row: StepLine, shown: Guarded) -> bool:
+    asked: UUID | None = None
+    for fact in tables.facts(row.run, row.id):
+        if isinstance(fact, StepWaiting):
+            asked = fact.wait_id if [one.hash for one in fact.guards] == [shown.hash] else None
+        elif isinstance(fact, SignalReceived) and fact.wait_id == asked and fact.choice not in REFUSALS:
+            return True
+    return False
 
 
 def shown_at(tables: Tables, run_id: UUID, steps: Sequence[Step]) -> tuple[Guarded, ...]:
@@ -217,7 +265,7 @@ def _admit(tables: Tables, pools: Sequence[str], transaction: Transaction) -> li
 
 def _under_way(tables: Tables) -> dict[str, dict[UUID, int]]:
     counted: dict[str, dict[UUID, set[object]]] = defaultdict(lambda: defaultdict(set))
-    for row in tables.steps.values():
+    for row in tables.open_rows():
         if row.status in {"queued", "running"}:
             counted[SOLO if row.solo else row.pool][row.tenant].add(row.chain or row.id)
     places: dict[str, dict[UUID, int]] = defaultdict(dict)
@@ -228,7 +276,7 @@ def _under_way(tables: Tables) -> dict[str, dict[UUID, int]]:
 
 def _candidates(tables: Tables, pool: str) -> list[Candidate]:
     found = []
-    for row in tables.steps.values():
+    for row in tables.open_rows():
         if row.status != "ready" or (SOLO if row.solo else row.pool) != pool:
             continue
         run = tables.runs[row.run]
@@ -269,7 +317,10 @@ def followable(run: production._Run) -> set[UUID]:
     return {
         step
         for step, standing in run.standings.items()
-        if standing.status == "pending" and not standing.solo and run.places[step].kind != "gate"
+        if standing.status == "pending"
+        and not standing.solo
+        and run.places[step].kind not in UNATTENDED
+        and not run.places[step].when
     }
 
 

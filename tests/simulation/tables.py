@@ -14,7 +14,7 @@ from psycopg import errors as pg
 
 from chargehand.orchestrator.canvas import Emission
 from chargehand.orchestrator.facts import AnyFact, Fact, parse_fact
-from chargehand.orchestrator.plan import Step
+from chargehand.orchestrator.plan import Step, step_id
 from chargehand.orchestrator.rounds import ON_THE_WAY, Place, Standing
 from chargehand.orchestrator.transitions import RUN_ENDINGS, STEP_ENDINGS, Recorded, RunState, apply
 
@@ -102,6 +102,7 @@ class StepLine:
     started_at: float | None = None
     finished_at: float | None = None
     deadline_at: float | None = None
+    label: str | None = None
 
     @property
     def has_ended(self) -> bool:
@@ -199,6 +200,8 @@ class Tables:
     of_run: dict[UUID, list[StepLine]] = field(default_factory=dict)
     """The steps of a run by ordinal."""
     before: dict[UUID, tuple[UUID, ...]] = field(default_factory=dict)
+    parents: dict[UUID, StepLine] = field(default_factory=dict)
+    """Of steps that another one appended and stands for."""
     after: dict[UUID, list[UUID]] = field(default_factory=lambda: defaultdict(list))
     rings: dict[UUID, dict[int, float]] = field(default_factory=lambda: defaultdict(dict))
     """run → ring → when it rang."""
@@ -217,6 +220,8 @@ class Tables:
     )
     _ring_ids: Iterator[int] = field(default_factory=itertools.count)
     _touched: list[StepLine] = field(default_factory=list)
+    _places: dict[UUID, tuple[int, dict[UUID, Place]]] = field(default_factory=dict)
+    """As production's `Graphs`: a graph of one version is never stale."""
 
     # --- writing
 
@@ -260,12 +265,25 @@ class Tables:
 
     # --- reading
 
+    def open_rows(self) -> Iterator[StepLine]:
+        """The steps of all runs that have not ended: no other step changes any more."""
+        for run in self.runs.values():
+            if run.status not in RUN_ENDINGS:
+                yield from self.of_run[run.id]
+
     def run_of(self, row: StepLine) -> RunLine:
         """Its run."""
         return self.runs[row.run]
 
     def places(self, run: UUID) -> dict[UUID, Place]:
         """What never changes of the run's steps, in plan order."""
+        version = self.runs[run].plan_version
+        known = self._places.get(run)
+        if known is None or known[0] != version:
+            known = self._places[run] = (version, self._read_places(run))
+        return known[1]
+
+    def _read_places(self, run: UUID) -> dict[UUID, Place]:
         return {
             row.id: Place(
                 step_id=row.id,
@@ -276,6 +294,8 @@ class Tables:
                 name=row.spec.role or row.spec.script,
                 join=row.spec.join,
                 after=self.before[row.id],
+                when={step_id(run, key): label for key, label in row.spec.when.items()},
+                parent=None if row.spec.parent is None else step_id(run, row.spec.parent),
             )
             for row in self.of_run[run]
         }
@@ -283,7 +303,16 @@ class Tables:
     def standings(self, run: UUID) -> dict[UUID, Standing]:
         """Where the run's steps stand now."""
         return {
-            row.id: Standing(row.status, row.head_seq, row.solo, row.anchored, row.patched, row.reserved_microusd)
+            row.id: Standing(
+                row.status,
+                row.head_seq,
+                row.solo,
+                row.anchored,
+                row.patched,
+                row.reserved_microusd,
+                row.label,
+                row.status == "waiting" and row.wait_reason == "children",
+            )
             for row in self.of_run[run]
         }
 
@@ -333,9 +362,9 @@ class Tables:
         if told is None:
             return f"step {row.key!r} is not in the journal's plan"
         status = "open" if row.status in ON_THE_WAY else row.status
-        tables = (status, row.epoch, row.head_seq, row.spent_microusd + row.reserved_microusd)
+        tables = (status, row.epoch, row.head_seq, row.spent_microusd + row.reserved_microusd, row.label)
         money = told.spent_microusd + sum(told.reserved.values()) - run.returned.get(row.id, 0)
-        journal = (told.status, told.epoch, told.seq, money)
+        journal = (told.status, told.epoch, told.seq, money, told.label)
         return "" if tables == journal else f"step {row.key!r}: tables {tables}, journal {journal}"
 
     def drift_of_run(self, run: RunLine) -> list[str]:

@@ -18,6 +18,7 @@ from chargehand.orchestrator.facts import (
     StepClaimed,
     StepFinished,
     StepRecovered,
+    StepReleased,
     StepWaiting,
 )
 from chargehand.orchestrator.questions import EXPIRY, expiring, of_settings, unattended_choice, why_ended
@@ -42,7 +43,7 @@ def recover(tables: Tables, settings: Settings) -> int:
     lease = settings.lease_seconds
     expired = [
         row
-        for row in tables.steps.values()
+        for row in tables.open_rows()
         if row.status == "running" and row.lease_until is not None and row.lease_until < now
     ]
     if not expired:
@@ -105,7 +106,7 @@ def _cut_off(tables: Tables, row: StepLine) -> tuple[int, ...]:
 
 def release_from_solo(tables: Tables) -> int:
     """Let steps that were to run alone go back to their own pools once no solo pool is there any more."""
-    rows = [row for row in tables.steps.values() if row.solo and row.status in {"ready", "queued"}]
+    rows = [row for row in tables.open_rows() if row.solo and row.status in {"ready", "queued"}]
     if not rows or tables.live_slots(POOL_SILENCE_SECONDS).get(SOLO):
         return 0
     before = tables.clock.now - SOLO_PATIENCE_SECONDS
@@ -185,7 +186,7 @@ def wake(tables: Tables) -> list[UUID]:
     """Make waiting steps ready whose time or whose answer has come; an answered gate ends right here."""
     now = tables.clock.now
     woken: list[UUID] = []
-    for row in tables.steps.values():
+    for row in tables.open_rows():
         if row.status != "waiting" or tables.run_of(row).status != "running":
             continue
         signal = tables.signal(row)
@@ -194,7 +195,10 @@ def wake(tables: Tables) -> list[UUID]:
             continue
         if row.spec.kind == "gate" or row.epoch == 0:
             assert signal is not None, f"gate {row.key!r} woke without an answer"
-            _end_gate(tables, row, signal)
+            if row.spec.kind != "gate" and row.wait_reason == "gate":
+                _let_begin(tables, row, signal)
+            else:
+                _end_gate(tables, row, signal)
         else:
             row.status, row.run_after = "ready", None
         tables.ring(row.run)
@@ -233,11 +237,27 @@ def _end_gate(tables: Tables, row: StepLine, signal: Signal) -> None:
     row.finished_at = tables.clock.now
 
 
+def _let_begin(tables: Tables, row: StepLine, signal: Signal) -> None:
+    """A control step behind a gate that had approved something else: it begins with the next round, or fails."""
+    assert row.wait_id is not None
+    heard = SignalReceived.model_validate(
+        {"wait_id": row.wait_id, "choice": signal.choice, "body": signal.body, "by": signal.sent_by}
+    )
+    tables.append(row, heard)
+    if heard.choice in REFUSALS:
+        tables.append(row, StepFinished(outcome="failed", error=why_ended(heard)))
+        row.status, row.finished_at = "failed", tables.clock.now
+    else:
+        tables.append(row, StepReleased(reason="approved"))
+        row.status = "pending"
+    row.wait_id = row.wait_reason = row.expires_at = None
+
+
 def expire(tables: Tables) -> int:
     """Answer what has expired, unless somebody was first."""
     now = tables.clock.now
     expired = 0
-    for row in tables.steps.values():
+    for row in tables.open_rows():
         is_due = row.status == "waiting" and row.expires_at is not None and row.expires_at <= now
         if not is_due or tables.run_of(row).status != "running" or tables.signal(row) is not None:
             continue
@@ -259,7 +279,7 @@ def warn(tables: Tables) -> int:
 
 def emit_again(tables: Tables, settings: Settings, *, queue_length: Callable[[str], int]) -> int:
     """Make steps ready again whose message nobody claimed, each time twice as patiently."""
-    rows = [row for row in tables.steps.values() if row.status == "queued"]
+    rows = [row for row in tables.open_rows() if row.status == "queued"]
     if not rows:
         return 0
     slots, since = tables.live_slots(POOL_SILENCE_SECONDS), tables.there_since(POOL_SILENCE_SECONDS)
@@ -291,7 +311,7 @@ def end_overdue(tables: Tables) -> int:
             continue
         writers.end_run(tables, run, outcome="failed", reason="its deadline has passed")
         ended += 1
-    for row in tables.steps.values():
+    for row in tables.open_rows():
         if row.deadline_at is None or row.deadline_at >= now or row.status not in STARTED:
             continue
         tables.append(row, StepFinished(outcome="failed", error="its deadline has passed"))

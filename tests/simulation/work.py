@@ -3,7 +3,8 @@
 A step's arguments say what it will come to, so that a plan is the whole story of an undisturbed world.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -11,6 +12,8 @@ from uuid import UUID
 from pydantic import JsonValue
 
 from chargehand.memory.procedural import Role
+from chargehand.orchestrator.backtracking import backtrack
+from chargehand.orchestrator.control import MERGE_SCRIPT
 from chargehand.orchestrator.errors import NotFound
 from chargehand.orchestrator.facts import Usage
 from chargehand.orchestrator.plan import Plan, PlanPatch, Step, step_id
@@ -26,7 +29,9 @@ from chargehand.workers.models.interface import (
 from chargehand.workers.scripts.parameters import read_parameters
 from chargehand.workers.scripts.registry import Effect as EffectKind
 from chargehand.workers.scripts.registry import Script, ScriptContext
+from chargehand.workers.tools.colleagues import COLLEAGUE_TOOLS, delegate, hand_off
 from chargehand.workers.tools.registry import Tool, ToolContext, ToolOutput, make_tool
+from simulation import writers
 from simulation.ledger import Call, Effect
 from simulation.statements import result_of
 
@@ -35,19 +40,32 @@ if TYPE_CHECKING:
     from simulation.world import World
 
 RESERVED_MICROUSD = 900
-ROLE = Role(
-    name="agent",
-    description="Does what its step says.",
-    pool="research",
-    tier="small",
-    tools=("look", "put", "send"),
-    max_turns=8,
-    output="submission",
-    instructions="Do the task.",
-    text="",
-    blob_hash="0" * 40,
+# Whom an agent gives work to, and whom that one; the last one knows nobody who is not at work above it.
+COLLEAGUES = {"agent": "helper", "helper": "third", "third": "agent", "chooser": "helper"}
+
+
+def _role(name: str, pool: str, output: str, number: int) -> Role:
+    return Role(
+        name=name,
+        description="Does what its step says.",
+        pool=pool,
+        tier="small",
+        tools=("delegate", "hand_off", "look", "put", "send"),
+        max_turns=8,
+        output=output,
+        instructions="Do the task.",
+        text="",
+        blob_hash=f"{number:040}",
+    )
+
+
+ROLES = (
+    _role("agent", "research", "submission", 0),
+    _role("helper", "coding", "submission", 1),
+    _role("third", "audit", "submission", 2),
+    _role("chooser", "research", "choice", 3),
 )
-ROLE_VERSIONS = {ROLE.name: ROLE.blob_hash}
+ROLE_VERSIONS = {role.name: role.blob_hash for role in ROLES}
 
 
 @dataclass
@@ -69,24 +87,69 @@ STAGE = Stage()
 # --- scripts ----------------------------------------------------------------------------------------------------------
 
 
-def _script(effect: EffectKind) -> Script[..., Any]:
-    def body(context: ScriptContext, seconds: float = 0.0, fails: int = 0, poison: bool = False) -> JsonValue:
-        return STAGE.worker.work(context.step_id, effect, context.idempotency_key, seconds, fails, poison)
+# Fails however often it is tried.
+ALWAYS = 99
 
-    body.__name__ = effect
+
+def _working(effect: EffectKind) -> Callable[..., JsonValue]:
+    def body(
+        context: ScriptContext, seconds: float = 0.0, fails: int = 0, poison: bool = False, item: JsonValue = None
+    ) -> JsonValue:
+        if isinstance(item, dict):
+            seconds, fails = float(str(item["seconds"])), max(fails, int(str(item["fails"])))
+        begun = STAGE.worker.work(context.step_id, effect, context.idempotency_key, seconds, fails, poison)
+        return {"n": begun} if item is None else {"n": begun, "item": item}
+
+    return body
+
+
+def _list(context: ScriptContext, items: JsonValue, seconds: float = 0.0) -> JsonValue:
+    STAGE.worker.work(context.step_id, "pure", "", seconds, 0, False)
+    return items
+
+
+def _choose(context: ScriptContext, way: JsonValue, seconds: float = 0.0) -> JsonValue:
+    STAGE.worker.work(context.step_id, "pure", "", seconds, 0, False)
+    return way
+
+
+def _check(context: ScriptContext, passes_in: int, seconds: float = 0.0) -> JsonValue:
+    STAGE.worker.work(context.step_id, "pure", "", seconds, 0, False)
+    return {"passed": round_of(context.step_key) >= passes_in}
+
+
+def _merge(context: ScriptContext) -> JsonValue:
+    STAGE.worker.work(context.step_id, "pure", "", 0.5, 0, False)
+    assert STAGE.world is not None
+    owner = STAGE.world.tables.steps[step_id(context.run_id, context.step_key.rpartition("/")[0])]
+    return {"conflicts": owner.spec.arguments.get("conflicts", [])}
+
+
+def round_of(key: str) -> int:
+    """The round of a `repeat` in which a step of its body stands."""
+    return int(key.split("/")[-2])
+
+
+def _script(name: str, body: Callable[..., JsonValue], effect: EffectKind = "pure") -> Script[..., Any]:
     return Script(
-        name=effect,
+        name=name,
         function=body,
         effect=effect,
         timeout_seconds=600.0,
         pool="research",
         retries=0,
-        parameters=read_parameters(body, script=effect, context_type=ScriptContext),
+        parameters=read_parameters(body, script=name, context_type=ScriptContext),
     )
 
 
 EFFECTS: tuple[EffectKind, ...] = ("pure", "idempotent", "effectful")
-SCRIPTS = {effect: _script(effect) for effect in EFFECTS}
+SCRIPTS = {
+    **{effect: _script(effect, _working(effect), effect) for effect in EFFECTS},
+    "list": _script("list", _list),
+    "choose": _script("choose", _choose),
+    "check": _script("check", _check),
+    MERGE_SCRIPT: _script(MERGE_SCRIPT, _merge),
+}
 
 
 # --- tools ------------------------------------------------------------------------------------------------------------
@@ -109,18 +172,37 @@ def send(n: int, context: ToolContext, idempotency_key: str) -> str:
     return STAGE.worker.change(Effect(context.step_id, "send", f"send {n}", idempotency_key), "effectful")
 
 
-def submit(context: ToolContext) -> ToolOutput:
-    """Hand in the result."""
+def submit(context: ToolContext, by: str = "", odds: JsonValue = None) -> ToolOutput:
+    """Hand in the result; `by` and `odds` are a colleague's, or a person's."""
+    # By tier; a branch's chooser is called after its own.
+    own_odds = context.arguments.get("odds")
+    if odds is None and isinstance(own_odds, dict):
+        odds = own_odds.get(context.step_key.rpartition("/")[2])
+    result: dict[str, JsonValue] = {"by": by or context.step_key}
+    return ToolOutput(content="{}", result=result if odds is None else {**result, "odds": odds}, patch=_patch(context))
+
+
+def _patch(context: ToolContext) -> PlanPatch | None:
+    """What the step's arguments say of the plan: steps to add and to drop, or one to go back to."""
     patch = context.arguments.get("patch")
-    return ToolOutput(
-        content="{}",
-        result={"by": context.step_key},
-        patch=PlanPatch.model_validate(patch) if patch is not None else None,
-    )
+    if patch is not None:
+        return PlanPatch.model_validate(patch)
+    again = context.arguments.get("back_to")
+    # Whoever comes again does not go back again, or there would be no end.
+    if again is None or context.plan is None or "~" in context.step_key:
+        return None
+    assert STAGE.world is not None
+    tables = STAGE.world.tables
+    counting = writers.counting_plan(tables, tables.runs[context.run_id])
+    if str(again) not in counting.by_key:
+        return None
+    return backtrack(counting, {str(again): None}, taken=context.plan.by_key)
 
 
 # "send" is not offered for a retry before its time-out has passed.
 TOOLS: dict[str, Tool] = {
+    "delegate": delegate,
+    "hand_off": hand_off,
     "look": make_tool(look, effect="pure"),
     "put": make_tool(put, effect="idempotent"),
     "send": make_tool(send, effect="effectful", timeout_seconds=5.0),
@@ -182,14 +264,25 @@ class SimulatedModels:
         )
 
     def _content(self, step: UUID, turn: int, call: ModelCall) -> tuple[dict[str, JsonValue], ...]:
-        turns: Any = self._worker.world.tables.steps[step].spec.arguments.get("turns", [])
+        spec = self._worker.world.tables.steps[step].spec
+        # A colleague is told in words what a step's arguments say.
+        given: Any = json.loads(spec.instruction) if spec.instruction.startswith("{") else spec.arguments
+        turns: Any = given.get("turns", [])
         uses: Sequence[str] = turns[turn - 1] if turn <= len(turns) and call.tool_choice is None else ("submit",)
+        to_colleague: dict[str, JsonValue] = {
+            "to": COLLEAGUES[spec.role or ""],
+            "instruction": json.dumps(given.get("colleague") or {"turns": []}),
+        }
         return tuple(
             {
                 "type": "tool_use",
                 "id": f"{turn}.{position}",
                 "name": name,
-                "input": {} if name == "submit" else {"n": turn * 10 + position},
+                "input": {}
+                if name == "submit"
+                else to_colleague
+                if name in COLLEAGUE_TOOLS
+                else {"n": turn * 10 + position},
             }
             for position, name in enumerate(uses)
         )
@@ -250,9 +343,8 @@ class SimulatedReader:
         return fact.result if fact is not None and fact.outcome == "succeeded" else None
 
     def role(self, role_hash: str) -> Role:
-        """The one there is."""
-        assert role_hash == ROLE.blob_hash
-        return ROLE
+        """The one of that version."""
+        return next(role for role in ROLES if role.blob_hash == role_hash)
 
     def account(self) -> None:
         """Nobody asks."""

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from greenlet import greenlet
 
-from chargehand.orchestrator.plan import POOLS, Plan
+from chargehand.orchestrator.plan import POOLS, Plan, step_id
 from chargehand.orchestrator.requests import RunRequest
 from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.supervisor.admit import SOLO
@@ -22,6 +22,7 @@ from simulation import writers
 from simulation.broker import Broker, Manners
 from simulation.choices import Choices, Tapes
 from simulation.clock import Clock, Fiber
+from simulation.graph_rules import DEADLINE
 from simulation.ledger import Ledger
 from simulation.nemesis import Malice, Nemesis
 from simulation.people import People
@@ -29,12 +30,12 @@ from simulation.plans import random_plan
 from simulation.processes import RESTART_SECONDS, Process, Supervisor, Worker
 from simulation.rules import Rules
 from simulation.story import told_by
-from simulation.tables import Entry, Tables
+from simulation.tables import Entry, StepLine, Tables
 from simulation.work import FINISH, ROLE_VERSIONS, STAGE, ModelManners, SimulatedReader
 
 TAPE = "world"
 # Everything has had its time by then, counted from the end of the trouble.
-PATIENCE_SECONDS = 1_200.0
+PATIENCE_SECONDS = 600.0
 SETTINGS = Settings(home=Path("/nowhere"), roles_dir=Path("/nowhere"))
 TENANTS = (UUID(int=1), UUID(int=2))
 
@@ -52,6 +53,7 @@ class Conditions:
     runs: int
     most_steps: int
     troubled_seconds: float
+    slowest_statement_seconds: float
     manners: Manners
     malice: Malice
     model: ModelManners
@@ -93,6 +95,7 @@ def draw_conditions(choices: Choices) -> Conditions:
         runs=1 + choices.number(TAPE, 3),
         most_steps=3 + choices.number(TAPE, 14),
         troubled_seconds=20.0 + 20.0 * choices.number(TAPE, 4),
+        slowest_statement_seconds=choices.one_of(TAPE, (0.02, 0.02, 0.1, 0.5)),
         manners=Manners(
             lose=0.25 * some if temper == "broker" or everything else 0.0,
             double=0.4 * some if temper == "broker" or everything else 0.05,
@@ -104,11 +107,11 @@ def draw_conditions(choices: Choices) -> Conditions:
             strikes=8 if temper in {"strikes", "all"} else 2 if temper == "people" else 0,
         ),
         model=ModelManners(trouble=0.3 * some if temper in {"money", "all"} else 0.0),
-        flurries={"calm": 0, "people": 8, "all": 4}.get(temper, 2),
+        flurries={"calm": 0, "people": 10, "all": 7}.get(temper, 6),
         poison=temper == "poison" or (everything and choices.happens(TAPE, 0.3)),
         agents=temper != "calm" or bool(choices.number(TAPE, 2)),
         tight_budget=temper == "money" or (everything and choices.happens(TAPE, 0.3)),
-        deadlines=choices.happens(TAPE, 0.15),
+        deadlines=choices.happens(TAPE, 0.25),
     )
 
 
@@ -125,8 +128,12 @@ class Verdict:
     statuses: Counter[str]
     """Of the runs."""
     steps: int
+    kinds: Counter[str]
+    """Steps that began, by their kind; and how many of them were colleagues, or were superseded."""
     deeds: Counter[str]
     """What people did, whether it changed anything or not."""
+    interleavings: tuple[str, ...]
+    """Of what people did and deadlines ended, one for each run that was raced for."""
     lasted_seconds: float
     """Virtual, in all."""
     settled_after_seconds: float
@@ -151,7 +158,13 @@ class World:
         self.conditions = draw_conditions(choices)
         self.ledger = Ledger()
         self.tables = Tables(self.clock)
-        self.rules = Rules(self.tables, self.ledger, self.settings, self.object_)
+        self.rules = Rules(
+            self.tables,
+            self.ledger,
+            self.settings,
+            self.object_,
+            slowest_statement_seconds=self.conditions.slowest_statement_seconds,
+        )
         self.tables.on_fact = self._on_fact
         self.tables.on_emission = self.rules.on_emission
         self.broker = Broker(self.clock, choices, self.conditions.manners)
@@ -258,10 +271,13 @@ class World:
         """A transaction has committed."""
         for line in self.tables.drift():
             self.object_(line)
+        self.rules.on_commit()
 
     def _on_fact(self, run: UUID, step: UUID | None, entry: Entry) -> None:
         if self._story is not None:
             self.say(told_by(entry.fact), step)
+        if DEADLINE in (getattr(entry.fact, "reason", ""), getattr(entry.fact, "error", "")):
+            self.people.note(run, "deadline", was="running")
         self.rules.on_fact(run, step, entry)
 
     def _tick(self) -> None:
@@ -311,10 +327,23 @@ class World:
             conditions=self.conditions,
             statuses=Counter(run.status for run in self.tables.runs.values()),
             steps=len(self.tables.steps),
+            kinds=self._kinds(),
             deeds=self.people.deeds,
+            interleavings=tuple(self.people.interleavings),
             lasted_seconds=self.clock.now - self._began,
             settled_after_seconds=settled_after,
         )
+
+    def _kinds(self) -> Counter[str]:
+        began = [row for row in self.tables.steps.values() if row.head_seq]
+        kinds = Counter(row.spec.kind for row in began)
+        kinds["colleague"] = sum(self._is_colleague(row) for row in began)
+        kinds["superseded"] = sum(row.status == "superseded" for row in began)
+        return kinds
+
+    def _is_colleague(self, row: StepLine) -> bool:
+        parent = row.spec.parent
+        return parent is not None and self.tables.steps[step_id(row.run, parent)].spec.kind == "agent"
 
     def _make_peace(self) -> None:
         self.say("from here on nothing goes wrong, and people answer")

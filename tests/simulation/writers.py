@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from chargehand.orchestrator import runs
+from chargehand.orchestrator.backtracking import backtrack
 from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.facts import (
     BudgetRaised,
@@ -70,6 +71,8 @@ def add_steps(tables: Tables, run: RunLine, added: tuple[Step, ...] | list[Step]
             id=identity, run=run.id, tenant=run.tenant, key=step.key, ordinal=ordinal, pool=step.pool, spec=step
         )
         tables.steps[identity] = row
+        if step.parent is not None:
+            tables.parents[identity] = tables.steps[step_id(run.id, step.parent)]
         rows.append(row)
         tables.before[identity] = tuple(step_id(run.id, key) for key in step.after)
         for before in tables.before[identity]:
@@ -79,21 +82,49 @@ def add_steps(tables: Tables, run: RunLine, added: tuple[Step, ...] | list[Step]
 def patch(tables: Tables, run: RunLine, change: PlanPatch, *, by_step: UUID | None = None) -> None:
     """Grow the graph; raises `InvalidPlan` and then has written nothing."""
     rows = tables.of_run[run.id]
-    known = Plan(steps=tuple(row.spec for row in rows))
+    known = counting_plan(tables, run)
     grown = extend(known, change, roles=run.role_versions.keys())
+    used = {row.key for row in rows} & {step.key for step in change.add}
+    if used:
+        raise InvalidPlan(f"Step key {min(used)!r} was used before in this run; give the new step a new key.")
     dropped = [row for row in rows if row.key in change.drop]
     for row in dropped:
         if row.status not in {"pending", "ready", "chained"}:
             raise InvalidPlan(f"Step {row.key!r} is {row.status} and cannot be dropped; cancel it instead.")
     for row in dropped:
         row.status, row.chain = "cancelled", None
-    return_allotments(tables, dropped)
+    superseded = [row for row in rows if row.key in change.supersede and row.key not in change.drop]
+    for row in superseded:
+        supersede(tables, row)
+    return_allotments(tables, [*dropped, *superseded])
     run.plan_version += 1
     added = {step.key for step in change.add}
     if added:
         add_steps(tables, run, [step for step in grown.steps if step.key in added])
     tables.record(run, PlanPatched(patch=change, plan_version=run.plan_version, by_step=by_step))
     tables.ring(run.id)
+
+
+def supersede(tables: Tables, row: StepLine) -> None:
+    """Let a step not count any more: whoever works on it learns at its next commit that nobody wants it."""
+    row.status, row.chain = "superseded", None
+    row.lease_until = row.holder = row.wait_id = row.halt = None
+    row.finished_at = row.finished_at if row.finished_at is not None else tables.clock.now
+
+
+def counting_plan(tables: Tables, run: RunLine) -> Plan:
+    """The steps that are not superseded."""
+    return Plan(steps=tuple(row.spec for row in tables.of_run[run.id] if row.status != "superseded"))
+
+
+def retry(tables: Tables, run: RunLine, key: str) -> bool:
+    """Do a step once more, with all that was built on it; False when the run has ended. Raises `InvalidPlan`."""
+    with tables.locked(run):
+        if run.status in RUN_ENDINGS:
+            return False
+        taken = [row.key for row in tables.of_run[run.id]]
+        patch(tables, run, backtrack(counting_plan(tables, run), {key: None}, taken=taken))
+        return True
 
 
 def return_allotments(tables: Tables, rows: list[StepLine]) -> None:
