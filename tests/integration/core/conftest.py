@@ -175,6 +175,11 @@ class House:
             {"step": step_id(run_id, key)},
         )
 
+    def lay_to_rest(self) -> None:
+        """Let nothing stay alive that another test could see."""
+        for statement in _LAY_TO_REST:
+            self.execute(statement)
+
     def execute(self, statement: str, parameters: Mapping[str, object] | None = None) -> Sequence[Any]:
         """A statement of the database's owner, who sees everything; its rows."""
         with self.owner.begin() as connection:
@@ -238,8 +243,7 @@ def house(_shared_house: House) -> Iterator[House]:
     """The module's database with a tenant of this test's own; nothing stays alive after it."""
     _shared_house.tenant = uuid4()
     yield _shared_house
-    for statement in _LAY_TO_REST:
-        _shared_house.execute(statement)
+    _shared_house.lay_to_rest()
 
 
 @pytest.fixture

@@ -19,20 +19,24 @@ from chargehand.memory import procedural
 from chargehand.memory.database import tenant_session
 from chargehand.memory.procedural import Role
 from chargehand.orchestrator import runs, steps
+from chargehand.orchestrator.backtracking import backtrack
 from chargehand.orchestrator.connections import Row
 from chargehand.orchestrator.errors import ChargehandError
 from chargehand.orchestrator.facts import (
     CallAbandoned,
+    Fact,
     ModelRequested,
     ModelResponded,
+    PlanPatched,
     StepFinished,
     StepReleased,
+    StepTold,
     StepWaiting,
     ToolFinished,
     ToolStarted,
     Usage,
 )
-from chargehand.orchestrator.plan import POOLS, Plan, PlanPatch, Step
+from chargehand.orchestrator.plan import POOLS, Branch, Map, Merge, Plan, PlanPatch, Repeat, Step
 from chargehand.orchestrator.requests import RunRequest
 from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.steps import HeldStep
@@ -75,14 +79,26 @@ SELECT json_build_object(
     'steps', (SELECT json_agg(json_build_array(id, status, epoch, head_seq, crashes, solo, taken_over, halt, chain,
                 next_in_chain, emissions, wait_id IS NOT NULL, wait_reason, run_after IS NOT NULL, retries, turns,
                 allotment_microusd, reserved_microusd, spent_microusd, anchored, patched, lease_until IS NOT NULL,
-                holder, started_at IS NOT NULL, finished_at IS NOT NULL, deadline_at IS NOT NULL)
+                holder, started_at IS NOT NULL, finished_at IS NOT NULL, deadline_at IS NOT NULL, label)
                 ORDER BY run, ordinal)
               FROM steps WHERE run = ANY(:runs)),
-    'journal', (SELECT json_agg(json_build_array(run, step, kind, epoch) ORDER BY run, step, seq)
+    'journal', (SELECT json_agg(json_build_array(run, step, kind, epoch,
+                CASE kind WHEN 'step.finished' THEN json_build_array(body::json->'outcome', body::json->'result',
+                                                                     body::json->'label')
+                          WHEN 'plan.patched' THEN body::json->'patch' END) ORDER BY run, step, seq)
                 FROM journal WHERE run = ANY(:runs)),
     'signals', (SELECT count(*) FROM signals WHERE run = ANY(:runs)),
     'settled', (SELECT json_agg(booked ORDER BY settled_at) FROM settlements WHERE run = ANY(:runs)))
 """
+
+
+# Every statement that some sequence has run on both sides, and every deed.
+COMPARED: set[str] = set()
+# What a step may give: results of scripts, items of a map, odds of a chooser, verdicts, conflicts of a merge.
+RESULTS: tuple[Any, ...] = (
+    None, "left", "right", [1, 2, 3], [], {"odds": {"left": 3, "right": 1}}, {"odds": {"left": 1, "right": 1}},
+    {"passed": True}, {"passed": False}, {"conflicts": ["a.py"]},
+)  # fmt: skip
 
 
 class Wall:
@@ -105,6 +121,7 @@ class InMemory:
         return rows[0] if rows else None
 
     def rows(self, tenant: UUID, statement: str, parameters: Mapping[str, Any]) -> list[Row]:
+        COMPARED.add(statements.NAMES[statement])
         return statements.run(self._tables, tenant, statement, parameters)
 
 
@@ -187,12 +204,13 @@ class Both:
                  str(row.next_in_chain) if row.next_in_chain else None, row.emissions, row.wait_id is not None,
                  row.wait_reason, row.run_after is not None, row.retries, row.turns, row.allotment_microusd,
                  row.reserved_microusd, row.spent_microusd, row.anchored, row.patched, row.lease_until is not None,
-                 row.holder, row.started_at is not None, row.finished_at is not None, row.deadline_at is not None]
+                 row.holder, row.started_at is not None, row.finished_at is not None, row.deadline_at is not None,
+                 row.label]
                 for run_id in sorted(self.run_ids)
                 for row in self.tables.of_run[run_id]
             ],
             "journal": [
-                [str(run_id), str(step or UUID(int=0)), entry.fact.kind, entry.epoch]
+                [str(run_id), str(step or UUID(int=0)), entry.fact.kind, entry.epoch, _says(entry.fact)]
                 for run_id in sorted(self.run_ids)
                 for step in (None, *sorted(row.id for row in self.tables.of_run[run_id]))
                 for entry in self.tables.journal[run_id, step]
@@ -249,6 +267,31 @@ class Both:
                 lambda r: writers.cancel(self.tables, r),
             )
 
+    def tell(self) -> None:
+        run_id = self.dice.choice(self.run_ids)
+        run = self.tables.runs[run_id]
+        if run.status in {"succeeded", "failed", "cancelled"}:
+            return
+
+        def on_postgres() -> None:
+            with self.house.as_tenant() as session:
+                runs.tell(session, self.house.tenant, run_id, "hurry")
+
+        self.both("tell", on_postgres, lambda: writers.tell(self.tables, run, "hurry") and None)
+
+    def retry(self) -> None:
+        row = self._step()
+        run = self.tables.runs[row.run]
+        if run.status in {"succeeded", "failed", "cancelled"}:
+            return
+
+        def on_postgres() -> bool:
+            with self.house.as_tenant() as session:
+                return bool(runs.retry(session, self.house.tenant, row.run, row.key))
+
+        # Not of children, nor of what does not count any more: both sides refuse.
+        self.both(f"retry {row.key}", on_postgres, lambda: writers.retry(self.tables, run, row.key))
+
     def raise_budget(self) -> None:
         run_id = self.dice.choice(self.run_ids)
         run = self.tables.runs[run_id]
@@ -264,10 +307,13 @@ class Both:
 
     def answer(self) -> None:
         row = self._step({"waiting"})
-        if row.wait_id is None:
-            return
+        if row.wait_id is not None:
+            self._answer(row, self.dice.choice(("retry", "abort", "approve")))
+
+    def _answer(self, row: StepLine, choice: str) -> None:
         seen = self.house.execute("SELECT wait_id FROM steps WHERE id = :step", {"step": row.id})[0][0]
-        mine, choice = row.wait_id, self.dice.choice(("retry", "abort", "approve"))
+        mine = row.wait_id
+        assert mine is not None
 
         def on_postgres() -> bool:
             with self.house.as_tenant() as session:
@@ -336,7 +382,10 @@ class Both:
 
     def claim(self) -> None:
         row = self._step({"queued", "chained", "running", "ready", "succeeded"})
-        solo, holder = self.dice.random() < 0.3, self.dice.choice(("one", "two"))
+        self._claim(row, solo=self.dice.random() < 0.3)
+
+    def _claim(self, row: StepLine, *, solo: bool) -> None:
+        holder = self.dice.choice(("one", "two"))
         held: list[HeldStep] = []
 
         def claim(connections: Any) -> tuple[object, ...]:
@@ -356,7 +405,10 @@ class Both:
             self.holders.append(Holder(row.id, (held[0], held[1])))
 
     def claim_many(self) -> None:
-        wanted = [row.id for row in self.tables.steps.values() if row.status == "queued"][:6] or [self._step().id]
+        # A pack is of one run.
+        run_id = self._step({"queued"}).run
+        queued = [row.id for row in self.tables.of_run[run_id] if row.status == "queued"]
+        wanted = queued[:6] or [self._step().id]
         but_not = self.dice.choice(([], ["odd"]))
         found: list[list[HeldStep]] = []
 
@@ -387,7 +439,8 @@ class Both:
         holder = self._holder()
         outcome = self.dice.choice(("succeeded", "succeeded", "succeeded", "failed"))
         patch = self._patch(holder) if outcome == "succeeded" and self.dice.random() < 0.3 else None
-        fact = StepFinished.model_validate({"outcome": outcome, "patch": patch, "error": ""})
+        result = self.dice.choice(RESULTS) if outcome == "succeeded" else None
+        fact = StepFinished.model_validate({"outcome": outcome, "result": result, "patch": patch, "error": ""})
         self.held(holder, f"finish {outcome} {patch or ''}", lambda held: held.finish(fact).next_queued)
 
     def finish_many(self) -> None:
@@ -397,7 +450,7 @@ class Both:
         alone = [one for one in done if self.tables.steps[one.step].spec.kind == "script"]
         if not alone:
             return
-        fact = StepFinished(outcome="succeeded")
+        fact = StepFinished(outcome="succeeded", result=self.dice.choice(RESULTS))
         self.told.append("finish many")
         sides = [steps.finish_many(one, [(holder.held[side], fact) for holder in alone])
                  for side, one in enumerate(self.connections)]  # fmt: skip
@@ -410,6 +463,22 @@ class Both:
             {"wait_id": uuid4(), "reason": reason, "question": "?", "options": ("retry", "abort")}
         )
         self.held(self._holder(), f"wait for {reason} {after}", lambda held: held.wait(fact, after_seconds=after))
+
+    def ask_colleague(self) -> None:
+        holder = self._holder("agent")
+        row = self.tables.steps[holder.step]
+        number = 1 + sum(one.spec.parent == row.key for one in self.tables.of_run[row.run])
+        # A role that the run did not pin is nobody's to ask.
+        role = self.dice.choice(("agent", "agent", "agent", "stranger"))
+        child = Step(
+            key=f"{row.key}/{role}-{number}", kind="agent", role=role, parent=row.key, after=row.spec.after,
+            join="settled",
+        )  # fmt: skip
+        choice = self.dice.choice(("answer", "override"))
+        fact = StepWaiting(
+            wait_id=uuid4(), reason="children", question="?", options=(choice,), child=child, tool_use_id="u"
+        )
+        self.held(holder, f"ask {child.key} for an {choice}", lambda held: held.wait(fact))
 
     def release(self) -> None:
         reason = self.dice.choice(("drain", "pause", "retry"))
@@ -425,6 +494,27 @@ class Both:
             f"fold in {self._name(holder)}",
             *(lambda held=held: _given(held.fold_signal(held.claim.wait_id)) for held in holder.held),  # type: ignore[misc]
         )
+
+    def question(self) -> None:
+        """A step asks, is answered, and goes on with another worker: what by chance alone seldom comes together."""
+        holder = self._holder()
+        row = self.tables.steps[holder.step]
+        fact = StepWaiting(wait_id=uuid4(), reason="human", question="?", options=("retry", "abort"))
+        self.held(holder, "wait for a person", lambda held: held.wait(fact))
+        self.compare()
+        if row.status != "waiting" or row.wait_id is None:
+            return
+        self._answer(row, "retry")
+        self.pools()
+        self.wake()
+        self.admit()
+        if row.status == "queued":
+            self._claim(row, solo=row.solo)
+            held = next(one for one in reversed(self.holders) if one.step == row.id).held
+            self.both(
+                f"fold in {row.key}",
+                *(lambda one=one: _given(one.fold_signal(one.claim.wait_id or row.id)) for one in held),  # type: ignore[misc]
+            )
 
     def ask_joins(self) -> None:
         self.held(self._holder(), "ask for joins", lambda held: held.a_join_is_open())
@@ -479,6 +569,20 @@ class Both:
     def note(self) -> None:
         started = ToolStarted(tool_use_id="u", tool="t", effect="idempotent", key="k", timeout_seconds=1)
         self.turn(self._holder("agent"), "tool started", lambda recorder: recorder.tool_started(started))
+
+    def hear(self) -> None:
+        self.turn(self._holder("agent"), "hear", lambda recorder: _messages(recorder.hear()))
+
+    def tool_fails(self) -> None:
+        failed = _tool_finished().model_copy(update={"outcome": "error", "error_type": "Boom"})
+        self.turn(self._holder("agent"), "tool failed", lambda recorder: recorder.tool_finished(failed))
+
+    def recall_failures(self) -> None:
+        self.turn(
+            self._holder("agent"),
+            "recent failures",
+            lambda recorder: sorted((seen.step, seen.seq) for seen in recorder.recent_failures()),
+        )
 
     def turn(self, holder: Holder, what: str, act: Callable[[StepRecorder], object]) -> Any:
         recorders = holder.record(self.connections)
@@ -565,8 +669,29 @@ class Both:
             one.key for one in self.tables.of_run[row.run] if one.status in {"pending", "ready", "chained", "queued"}
         ]
         drop = (self.dice.choice(others),) if others and self.dice.random() < 0.5 else ()
+        if self.dice.random() < 0.3:
+            run = self.tables.runs[row.run]
+            counting = writers.counting_plan(self.tables, run)
+            own = [step.key for step in counting.steps if step.parent is None]
+            taken = [one.key for one in self.tables.of_run[run.id]]
+            return backtrack(counting, {self.dice.choice(own): None}, taken=taken)
         key = f"{row.key}+{row.epoch}"
         return PlanPatch(add=(Step(key=key, kind="script", script="work", after=(row.key,)),), drop=drop)
+
+
+def _says(fact: Fact) -> Any:
+    """What is compared of a fact beside its kind."""
+    match fact:
+        case StepFinished():
+            return [fact.outcome, fact.result, fact.label]
+        case PlanPatched():
+            return fact.patch.model_dump(mode="json")
+        case _:
+            return None
+
+
+def _messages(told: StepTold | None) -> object:
+    return None if told is None else (told.messages, told.run_seq)
 
 
 class NobodyThere(Exception):
@@ -600,12 +725,37 @@ def _tool_finished() -> ToolFinished:
     return ToolFinished(tool_use_id="u", tool="t", arguments={}, outcome="ok", content="")
 
 
+_CONTROL = ("branch", "map", "repeat", "merge")
+
+
+def _controlled(dice: random.Random, kind: str, after: tuple[str, ...]) -> dict[str, Any]:
+    """The field of a step of this kind."""
+    work = Step(key="work", kind="script", script="work", arguments={"item": {"$item": None}} if kind == "map" else {})
+    body = (work, Step(key="last", kind="script", script="work", after=("work",)))[: dice.choice((1, 2))]
+    match kind:
+        case "branch":
+            chooser = {"script": "work"} if dice.random() < 0.3 else {"role": "agent"}
+            choose = dice.choice(("argmax", "argmax", "sample")) if "role" in chooser else "argmax"
+            return {"branch": Branch.model_validate({"labels": ("left", "right"), "choose": choose, **chooser})}
+        case "map":
+            items: Any = {"$result_of": after[0]} if after and dice.random() < 0.5 else [1, 2, 3][: dice.randint(0, 3)]
+            lanes, tolerated = dice.choice((None, 1, 2)), dice.choice((0, 1))
+            return {"map": Map(items=items, body=body, max_parallel=lanes, tolerated_failures=tolerated)}
+        case "repeat":
+            return {"repeat": Repeat(body=body, until=body[-1].key, max_rounds=dice.choice((1, 2, 3)))}
+        case "merge":
+            return {"merge": Merge(role=dice.choice((None, "agent")))}
+        case _:
+            return {}
+
+
 def _plan(dice: random.Random, name: str) -> list[Step]:
     planned: list[Step] = []
     for number in range(dice.randint(3, 8)):
         key = f"{name}.{number}"
         near = [step.key for step in planned[-3:]]
-        kind = dice.choice(("script", "script", "agent", "agent", "gate"))
+        kind = dice.choice(("script", "script", "script", "agent", "agent", "agent", "gate", *_CONTROL))
+        after = tuple(dice.sample(near, min(len(near), dice.choice((0, 1, 1, 1, 2)))))
         planned.append(
             Step(
                 key=key,
@@ -613,9 +763,15 @@ def _plan(dice: random.Random, name: str) -> list[Step]:
                 script=dice.choice(("work", "work", "odd")) if kind == "script" else None,
                 role="agent" if kind == "agent" else None,
                 pool=dice.choice(POOLS),  # type: ignore[arg-type]
-                after=tuple(dice.sample(near, min(len(near), dice.choice((0, 1, 1, 1, 2))))),
+                after=after,
+                when={
+                    before.key: dice.choice(before.branch.labels)
+                    for before in planned
+                    if before.key in after and before.branch is not None and dice.random() < 0.7
+                },
                 join=dice.choice(("all", "all", "settled", "any")),  # type: ignore[arg-type]
-                deadline_seconds=1e5 if kind != "gate" and dice.random() < 0.2 else None,
+                deadline_seconds=1e5 if kind in {"script", "agent"} and dice.random() < 0.2 else None,
+                **_controlled(dice, kind, after),
             )
         )
     if dice.random() < 0.2:
@@ -623,26 +779,22 @@ def _plan(dice: random.Random, name: str) -> list[Step]:
     return planned
 
 
-@pytest.mark.parametrize("seed", range(SEQUENCES))
-def test_postgres_and_the_tables_of_the_simulation_cannot_be_told_apart(
-    house: "House", seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Rows of the journal cannot be made older.
-    monkeypatch.setattr(watch, "SOLO_PATIENCE_SECONDS", -1.0)
-    monkeypatch.setattr(watching, "SOLO_PATIENCE_SECONDS", -1.0)
+def compare(house: "House", seed: int) -> None:
+    """One sequence of deeds on both sides."""
     dice = random.Random(seed)
     both = Both(house, dice)
     both.pools()
     for _ in range(dice.choice((1, 2))):
         both.submit()
     both.compare()
-    often = [both.advance, both.admit, both.claim, both.finish, both.wake]
+    often = [both.advance, both.advance, both.admit, both.claim, both.finish, both.wake]
     seldom = [
         both.pause, both.resume, both.cancel, both.answer, both.raise_budget, both.recover, both.release_from_solo,
         both.settle_late_answers, both.emit_again, both.end_overdue, both.old_rings, both.claim_many, both.give_back,
         both.finish_many, both.wait, both.release, both.fold_signal, both.ask_joins, both.renew, both.request,
         both.request, both.respond, both.abandon, both.note, both.expire, both.expire, both.unclaimed, both.overdue,
-        both.pools,
+        both.pools, both.tell, both.retry, both.ask_colleague, both.ask_colleague, both.hear, both.tool_fails,
+        both.recall_failures, both.question, both.question,
     ]  # fmt: skip
     for _ in range(DEEDS):
         deed = dice.choice(often) if dice.random() < 0.55 else dice.choice(seldom)
@@ -651,3 +803,24 @@ def test_postgres_and_the_tables_of_the_simulation_cannot_be_told_apart(
         except NobodyThere:
             continue
         both.compare()
+
+
+@pytest.fixture(autouse=True)
+def _rows_are_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Rows of the journal cannot be made older.
+    monkeypatch.setattr(watch, "SOLO_PATIENCE_SECONDS", -1.0)
+    monkeypatch.setattr(watching, "SOLO_PATIENCE_SECONDS", -1.0)
+
+
+@pytest.mark.parametrize("seed", range(SEQUENCES))
+def test_postgres_and_the_tables_of_the_simulation_cannot_be_told_apart(house: "House", seed: int) -> None:
+    compare(house, seed)
+
+
+def test_every_statement_that_the_simulation_has_was_compared(house: "House") -> None:
+    wanted = {statements.NAMES[statement] for statement in statements.HANDLERS}
+    more = iter(range(SEQUENCES, 2 * SEQUENCES))
+    while not wanted <= COMPARED and (seed := next(more, None)) is not None:
+        house.lay_to_rest()
+        compare(house, seed)
+    assert wanted - COMPARED == set()
