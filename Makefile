@@ -7,8 +7,9 @@ STAMP := $(VENV)/.set-up
 # Of its own: one of the peers brings a pytest plugin, and nobody needs fifty megabytes of them to run the tests.
 BENCH_VENV := build/bench
 BENCH_STAMP := $(BENCH_VENV)/.set-up
-# Two cores are what a laptop or a CI runner surely has; a file's tests share services, so a file stays on one.
-TEST_WORKERS ?= 2
+# Two cores are what a laptop or a CI runner surely has, and a third of the tests wait: for a lease to expire, for
+# processes to come back. A file's tests share services, so a file stays on one.
+TEST_WORKERS ?= 3
 SEED ?= 1
 STEPS ?= 200
 FAULTS ?= 20
@@ -47,8 +48,8 @@ demo: setup ## Run the main job on the demo workspace, or on yours: WORKSPACE=pa
 up: setup ## Start databases, supervisor, pools and Flower until Ctrl-C
 	@$(BIN)/chargehand up
 
-test: setup ## Run all tests (TEST_WORKERS=2 processes; ARGS="-k words" for some)
-	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(ARGS)
+test: setup ## Run all tests (TEST_WORKERS=3 processes; ARGS="-k words" for some)
+	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: lint types imports ## Lint, formatting, strict types, import layers
 

@@ -20,6 +20,7 @@ TARGET_MB = 700.0
 MEASURED = ("supervisor", "research", "coding", "audit")
 GOAL = "Audit this repository, fix what is safe to fix, prove it by its tests, and report"
 RUN_TIMEOUT_SECONDS = 300.0
+LOOK_SECONDS = 1.0
 # The rules model: the figure must not depend on anybody's key.
 OFFLINE_MODEL = "offline-rules-1"
 
@@ -64,8 +65,11 @@ def measure() -> Iterator[Figure]:
         yield Figure(name=f"idle_rss_{one.name}_mb", value=one.rss_mb, unit="MB", durability="memory")
 
 
-def after_a_demo_run() -> Afterwards:
-    """Start a laptop, run the main job on the demo's repository, wait until the pools idle, and weigh them."""
+def after_a_demo_run(*, until_mb: float = 0.0) -> Afterwards:
+    """Start a laptop, run the main job on the demo's repository, wait until the pools idle, and weigh them.
+
+    `until_mb`: they are waited for no longer than until they weigh less.
+    """
     with ExitStack() as stack:
         home = Path(tempfile.mkdtemp(prefix="chi-", dir="/tmp"))
         stack.callback(shutil.rmtree, home, ignore_errors=True)
@@ -81,10 +85,11 @@ def after_a_demo_run() -> Afterwards:
         pids = laptop.processes.pids()
         at_once = tuple(weigh(name, pids[name]) for name in MEASURED)
         # Nothing tells when a process has dropped its model: it does so this long after the last use.
-        time.sleep(IDLE_SECONDS + 2)
-        return Afterwards(
-            run_seconds=run_seconds, at_once=at_once, idle=tuple(weigh(name, pids[name]) for name in MEASURED)
-        )
+        deadline, idle = time.monotonic() + IDLE_SECONDS + 2, at_once
+        while time.monotonic() < deadline and sum(one.rss_mb for one in idle) >= until_mb:
+            time.sleep(LOOK_SECONDS)
+            idle = tuple(weigh(name, pids[name]) for name in MEASURED)
+        return Afterwards(run_seconds=run_seconds, at_once=at_once, idle=idle)
 
 
 def weigh(name: str, pid: int) -> Weight:

@@ -265,7 +265,7 @@ def machine(home: Path, fleet: Fleet | None = None, **changes: Any) -> Iterator[
         )
         endpoints = laptop.services.endpoints
         client = stack.enter_context(Client(endpoints.database_url, endpoints.redis_url, settings=settings))
-        yield Machine(
+        running = Machine(
             settings=settings,
             laptop=laptop,
             client=client,
@@ -275,6 +275,11 @@ def machine(home: Path, fleet: Fleet | None = None, **changes: Any) -> Iterator[
             wires=wires[0] if wires else None,
             disk=disk,
         )
+        try:
+            yield running
+        finally:
+            # The test has seen what it wanted to see; how a laptop stops in peace is for others to show.
+            laptop.processes.hurry()
 
 
 def environment(ledger: Ledger) -> dict[str, str]:

@@ -8,7 +8,7 @@ from chaos.story import Scale, play
 
 pytestmark = pytest.mark.system
 
-SCALE = Scale(steps=50, faults=8, pause_seconds=0.5, seconds_a_step=0.5, drain_seconds=120)
+SCALE = Scale(steps=36, faults=7, pause_seconds=0.4, seconds_a_step=0.4, drain_seconds=120)
 
 
 def test_a_storm_of_every_kind_loses_nothing_and_pays_nothing_twice(home):
