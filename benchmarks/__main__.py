@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 
-from benchmarks import agents, breaker, core, fleet, idle, linear, peers, recovery, turn
+from benchmarks import agents, breaker, core, fleet, idle, linear, peers, recovery, replay, turn
 from benchmarks.figures import Figure, NotMeasured
 from benchmarks.ground import Ground, open_ground
 
@@ -27,6 +27,7 @@ SUITES: dict[str, Suite] = {
     "linear": grounded(linear.measure),
     "agents": grounded(agents.measure),
     "peers": grounded(peers.measure),
+    "replay": grounded(replay.measure),
     "breaker": breaker.measure,
     "fleet": fleet.measure,
     "recovery": recovery.measure,

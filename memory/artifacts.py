@@ -141,6 +141,33 @@ class Artifacts:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
+    def fork_repository(self, source: UUID, *, run_id: UUID) -> bool:
+        """Give a run a bare repository with all that another one's holds; False when that has none.
+
+        Objects are shared by hard links: they never change, and neither repository needs the other one. A run at work
+        may commit meanwhile: refs are copied first, and what they name is there before them.
+        """
+        origin, target = self.repository(source), self.repository(run_id)
+        if not origin.is_dir():
+            return False
+        temporary = target.with_name(f".importing-{uuid4()}.git")
+        try:
+            temporary.mkdir(parents=True)
+            for entry in sorted(origin.iterdir(), key=lambda path: path.name == "objects"):
+                if entry.is_dir():
+                    copy = _link if entry.name == "objects" else shutil.copy2
+                    shutil.copytree(entry, temporary / entry.name, copy_function=copy, ignore=_unfinished)
+                elif not entry.name.endswith(".lock"):
+                    shutil.copy2(entry, temporary / entry.name)
+            _publish(temporary, target)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StorageFull(self.root) from error
+            raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return True
+
     def _blob(self, digest: str) -> Path:
         if not _HASH.match(digest):
             raise ArtifactMissing(f"'{shown(digest[:80])}' is not an artifact hash; expected 64 hexadecimal digits.")
@@ -155,6 +182,22 @@ def _publish(temporary: Path, target: Path) -> None:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
     _fsync_folder(target.parent)
+
+
+def _link(source: str, target: str) -> str:
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
+            raise
+        shutil.copy2(source, target)
+    return target
+
+
+def _unfinished(folder: str, names: list[str]) -> set[str]:
+    """What git has not given its name yet, and may rename while it is copied."""
+    del folder
+    return {name for name in names if name.startswith("tmp_") or name.endswith(".lock")}
 
 
 def _described(repository: Path, *, top_level: str, local: Source | None = None) -> Imported:

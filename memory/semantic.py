@@ -220,6 +220,12 @@ def forget_source(
     return tuple(sorted(forgotten))
 
 
+def is_known(session: Session, *, tenant: UUID, scope: str) -> bool:
+    """Whether anything is remembered under `scope`."""
+    found = select(Memory.id).where(Memory.tenant == tenant, Memory.scope == scope, Memory.superseded_by.is_(None))
+    return session.scalar(select(found.exists())) is True
+
+
 def forget_scope(session: Session, *, tenant: UUID, scope: str, guard: Guard | None = None) -> int:
     """Delete every memory of `scope` (a run that was erased) and give their number."""
     if guard is not None:

@@ -9,7 +9,7 @@ import getpass
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -28,7 +28,7 @@ from chargehand.memory.database import APP_ROLE, open_engine
 from chargehand.memory.git import StorageFull
 from chargehand.memory.procedural import Role
 from chargehand.memory.tables import RUN_STREAM
-from chargehand.orchestrator import answering, broker, endpoints, runs, views
+from chargehand.orchestrator import answering, broker, endpoints, forks, runs, views
 from chargehand.orchestrator.answering import Answered
 from chargehand.orchestrator.building import Plan as WrittenPlan
 from chargehand.orchestrator.completion import Completion, as_result, complete
@@ -43,10 +43,19 @@ from chargehand.orchestrator.errors import (
     WaitTimeout,
 )
 from chargehand.orchestrator.facts import SCHEMA_VERSION, OnConflict, WorkspaceRef
+from chargehand.orchestrator.forking import Change
+from chargehand.orchestrator.forks import ForkRequest
 from chargehand.orchestrator.hints import Follower, Hints
 from chargehand.orchestrator.plan import Plan, step_id, validate
 from chargehand.orchestrator.progress import Progress
-from chargehand.orchestrator.requests import RunRequest, check_concurrency, check_goal, goal_plan, microusd
+from chargehand.orchestrator.requests import (
+    RunRequest,
+    check_concurrency,
+    check_conversation,
+    check_goal,
+    goal_plan,
+    microusd,
+)
 from chargehand.orchestrator.scheduling import Schedules
 from chargehand.orchestrator.sessions import open_session
 from chargehand.orchestrator.settings import Settings, load_settings
@@ -113,6 +122,7 @@ class Client:
         idempotency_key: str | None = None,
         priority: int = 0,
         deadline_seconds: float | None = None,
+        conversation_id: str | None = None,
         connection: CallersConnection | None = None,
         roles: Iterable[Role] = (),
         concurrency_key: str | None = None,
@@ -124,8 +134,9 @@ class Client:
         HEAD. With `connection` (psycopg, SQLAlchemy) the run exists if and only if the caller's transaction commits.
         A second submit with the same `idempotency_key` gives the first one's run. At most one run with the same
         `concurrency_key` is under way; `on_conflict`: a second one waits for its turn (`queue`), is refused (`reject`),
-        or ends the others (`cancel_older`). Raises `ConcurrencyConflict`, `UserError` for a request
-        that is wrong, `Unavailable` when Postgres does not answer; in both cases nothing is left behind, unless
+        or ends the others (`cancel_older`). Agents of a run with a `conversation_id` are shown what its earlier runs,
+        as far as they have ended, were told and answered. Raises `ConcurrencyConflict`, `UserError` for a request that
+        is wrong, `Unavailable` when Postgres does not answer; in both cases nothing is left behind, unless
         Postgres broke off at the commit itself: then only a second submit with the same key tells.
         """
         goal = check_goal(goal) if plan is None else goal.strip()
@@ -146,6 +157,7 @@ class Client:
                 priority=priority,
                 idempotency_key=idempotency_key,
                 deadline_seconds=deadline_seconds,
+                conversation_id=check_conversation(conversation_id),
                 role_texts={role.name: role.text for role in brought.values()},
                 concurrency_key=key,
                 on_conflict=on_conflict,
@@ -163,6 +175,42 @@ class Client:
     def schedules(self) -> Schedules:
         """Runs that are asked for by the clock: add, list, remove, pause, resume."""
         return Schedules(self.session, self.tenant, self.settings)
+
+    def fork(
+        self,
+        run: UUID | str,
+        at: str,
+        *,
+        roles: Iterable[Role] = (),
+        instruction: str | None = None,
+        arguments: Mapping[str, JsonValue] | None = None,
+        tier: str | None = None,
+        model: str | None = None,
+        budget_usd: str | Decimal | None = None,
+        idempotency_key: str | None = None,
+    ) -> "RunHandle":
+        """A new run from where this one stood: the step `at`, and all that was built on it, is done anew.
+
+        `at`: `STEP`, or `STEP:TURN` to take over what an agent said and heard before that turn. All other steps that
+        have ended are taken over and cost nothing; those that have not are done. `roles`: other versions of the run's;
+        `instruction`, `arguments` (set or replaced by name), `tier` and `model` are those of the step. The budget is
+        the old one's unless given. Raises `NotFound`, `UserError`, `Unavailable`.
+        """
+        source = self.run(run)
+        step, turn = forks.place_of(at, {one.key for one in source.steps()})
+        request = ForkRequest(
+            run_id=runs.new_run_id(),
+            source=source.run_id,
+            at=step,
+            turn=turn,
+            change=Change(instruction=instruction, arguments=arguments, tier=tier, model=model),
+            roles=tuple(roles),
+            budget_microusd=None if budget_usd is None else microusd(budget_usd),
+            idempotency_key=idempotency_key,
+        )
+        made = forks.fork(self._engine, self.tenant, self._artifacts, request)
+        self.ring(made)
+        return RunHandle(self, made)
 
     def run(self, run: UUID | str) -> "RunHandle":
         """A run by its id, or by a unique beginning or end of it; raises `NotFound`."""
@@ -491,6 +539,17 @@ class RunHandle:
             done = runs.raise_budget(session, self._client.tenant, self.run_id, to_microusd=to_microusd)
         self._client.ring(self.run_id)
         return done
+
+    def retry(self, step: str) -> tuple[str, ...]:
+        """Do a step once more, with all that was built on it; gives the keys of the new steps.
+
+        What they gave before is superseded. Raises `NotFound`, `InvalidPlan`, and `UserError` when the run has ended:
+        fork it then.
+        """
+        with self._client.session() as session:
+            added = runs.retry(session, self._client.tenant, self.run_id, step)
+        self._client.ring(self.run_id)
+        return added
 
     def tell(self, message: str) -> None:
         """Leave a message for its agents."""

@@ -54,6 +54,30 @@ class WorkspaceRef(BaseModel):
     submodules: tuple[str, ...] = ()
 
 
+class Origin(BaseModel):
+    """A row of another run's journal, from which something was taken over."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: UUID
+    step: UUID
+    seq: int
+    hash: str
+    """Of that row, so that it can be told whether it still says the same."""
+
+
+class ForkedFrom(BaseModel):
+    """Where a run left another one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: UUID
+    at: str
+    """Key of the step that is done anew, with all that was built on it."""
+    turn: int | None = None
+    """Of an agent: the first turn that is done anew."""
+
+
 class RunSubmitted(Fact):
     """The run was accepted."""
 
@@ -69,7 +93,10 @@ class RunSubmitted(Fact):
     """role → blob hash, pinned for the whole run."""
     deadline_seconds: float | None = None
     conversation_id: str | None = None
+    continues: tuple[UUID, ...] = ()
+    """Runs of its conversation that had ended, oldest first: its agents are shown what they were told and answered."""
     concurrency_key: str | None = None
+    forked_from: ForkedFrom | None = None
 
 
 class RunQueued(Fact):
@@ -198,6 +225,17 @@ class RunFinished(Fact):
 
 
 # --- a step's stream --------------------------------------------------------------------------------------------------
+
+
+class StepForked(Fact):
+    """An agent of a fork goes on from a turn of another run: what was said before is taken over, and not paid again."""
+
+    stream = "step"
+    kind: Literal["step.forked"] = "step.forked"
+    origin: Origin
+    """The last row that was taken over."""
+    facts: tuple["Said", ...]
+    """What was said there, in order."""
 
 
 class StepClaimed(Fact):
@@ -452,7 +490,16 @@ class StepFinished(Fact):
     """The way that a branch takes."""
     approved: dict[str, str] | None = None
     """gate that was approved: step → hash of its arguments; what runs after a refusal (`settled`) needs no approval."""
+    copied_from: Origin | None = None
+    """A fork has taken it over: here nobody worked for it, and nothing was paid."""
 
+
+# What is part of an agent's conversation, whoever held the step.
+Said = Annotated[
+    ModelResponded | ToolStarted | ToolFinished | StepTold | StepWaiting | SignalReceived | BreakerTripped,
+    Field(discriminator="kind"),
+]
+StepForked.model_rebuild()
 
 RunFact = Annotated[
     RunSubmitted
@@ -472,7 +519,8 @@ RunFact = Annotated[
     Field(discriminator="kind"),
 ]
 StepFact = Annotated[
-    StepClaimed
+    StepForked
+    | StepClaimed
     | StepReleased
     | StepRecovered
     | StepWaiting

@@ -158,6 +158,8 @@ class Step(BaseModel):
     """gate: the answers a person may give."""
     tier: Tier | None = None
     """agent: the model to begin with, where it is not the role's own."""
+    model: str | None = None
+    """agent: a model by its name, whatever its tier's is."""
     when: dict[StepKey, str] = Field(default_factory=dict)
     """Of branches that it waits for: the label under which this way is taken."""
     parent: StepKey | None = None

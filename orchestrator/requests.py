@@ -89,6 +89,19 @@ def check_concurrency(key: str | None, on_conflict: OnConflict) -> str | None:
     return key
 
 
+def check_conversation(name: str | None) -> str | None:
+    """The name of a conversation as it is kept; raises `UserError` for one that cannot be one."""
+    if name is None:
+        return None
+    name = name.strip()
+    if not name or len(name) > MAX_KEY_CHARACTERS or not name.isprintable():
+        raise UserError(
+            f"Conversation {name[:80]!r} cannot be used; give 1 to {MAX_KEY_CHARACTERS} printable characters, "
+            "for example release-notes."
+        )
+    return name
+
+
 def goal_plan(*, with_workspace: bool) -> Plan:
     """What every goal starts with: look at the workspace, then let the planner decompose the goal."""
     look = Step(key="inventory", kind="script", script="inventory", pool="research", title="Look at the repository")

@@ -18,7 +18,7 @@ from chargehand.memory import journal, procedural
 from chargehand.memory.journal import NewEntry
 from chargehand.memory.procedural import Role
 from chargehand.memory.tables import RUN_STREAM
-from chargehand.orchestrator import concurrency
+from chargehand.orchestrator import concurrency, episodes
 from chargehand.orchestrator.backtracking import backtrack
 from chargehand.orchestrator.errors import InvalidPlan, NotFound, UserError
 from chargehand.orchestrator.facts import (
@@ -102,6 +102,7 @@ def accept(session: Session, tenant: UUID, request: RunRequest, installed: Itera
             tenant=tenant,
             status="running" if request.concurrency_key is None else "queued",
             concurrency_key=request.concurrency_key,
+            conversation_id=request.conversation_id,
             goal=request.goal,
             priority=request.priority,
             idempotency_key=request.idempotency_key,
@@ -114,7 +115,7 @@ def accept(session: Session, tenant: UUID, request: RunRequest, installed: Itera
         .returning(RunRow.id)
     ).scalar_one_or_none()
     if made is None:
-        return _same_request(session, tenant, request)
+        return same_request(session, tenant, request.run_id, request.idempotency_key)
     pinned = procedural.pin_roles(session, tenant=tenant, roles=roles.values())
     session.execute(update(RunRow).where(RunRow.id == request.run_id).values(role_versions=pinned))
     session.execute(insert(BudgetRow).values(run=request.run_id, tenant=tenant, cap_microusd=request.budget_microusd))
@@ -134,6 +135,7 @@ def accept(session: Session, tenant: UUID, request: RunRequest, installed: Itera
                 role_versions=pinned,
                 deadline_seconds=request.deadline_seconds,
                 conversation_id=request.conversation_id,
+                continues=episodes.earlier(session, tenant, request.conversation_id),
                 concurrency_key=request.concurrency_key,
             )
         ],
@@ -158,16 +160,17 @@ def _take_key(session: Session, request: RunRequest) -> None:
     session.flush()
 
 
-def _same_request(session: Session, tenant: UUID, request: RunRequest) -> UUID:
-    same = RunRow.id == request.run_id
-    if request.idempotency_key is not None:
+def same_request(session: Session, tenant: UUID, run_id: UUID, idempotency_key: str | None) -> UUID:
+    """The run that was made before under this id or key."""
+    same = RunRow.id == run_id
+    if idempotency_key is not None:
         # Compared with no key, every run without one would be the same.
-        same = or_(same, RunRow.idempotency_key == request.idempotency_key)
+        same = or_(same, RunRow.idempotency_key == idempotency_key)
     query = select(RunRow.id).where(RunRow.tenant == tenant, same).order_by(RunRow.created_at).limit(1)
     existing = session.execute(query).scalar_one_or_none()
     if existing is None:
         # The other transaction that holds the key has rolled back meanwhile, or another tenant has this id.
-        raise UserError(f"Run {request.run_id} could not be made; submit it again.")
+        raise UserError(f"Run {run_id} could not be made; submit it again.")
     return existing
 
 
@@ -310,7 +313,7 @@ def retry(session: Session, tenant: UUID, run_id: UUID, key: str) -> tuple[str, 
     """
     run = lock(session, tenant, run_id)
     if run.status in RUN_ENDINGS:
-        raise UserError(f"Run {run_id} has {run.status}; submit it again.")
+        raise UserError(f"Run {run_id} has {run.status}; do it again with: chargehand fork {run_id} --at {key}")
     rows = session.scalars(select(StepRow).where(StepRow.run == run_id).order_by(StepRow.ordinal)).all()
     counting = Plan(steps=tuple(Step.model_validate(row.spec) for row in rows if row.status != "superseded"))
     change = backtrack(counting, {key: None}, taken=[row.key for row in rows])

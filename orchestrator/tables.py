@@ -63,6 +63,13 @@ class RunRow(Base):
             postgresql_where=sql("status IN ('running', 'paused')"),
         ),
         Index("ix_runs_queued", "tenant", "concurrency_key", "created_at", postgresql_where=sql("status = 'queued'")),
+        Index(
+            "ix_runs_conversation_id",
+            "tenant",
+            "conversation_id",
+            "finished_at",
+            postgresql_where=sql("conversation_id IS NOT NULL"),
+        ),
         HOT,
     )
 
@@ -81,6 +88,10 @@ class RunRow(Base):
     workspace: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     """A `WorkspaceRef`."""
     role_versions: Mapped[dict[str, str]] = mapped_column(JSONB, server_default=sql("'{}'::jsonb"))
+    forked_from: Mapped[UUID | None] = mapped_column(PG_UUID(as_uuid=True))
+    """The run that it left."""
+    conversation_id: Mapped[str | None] = mapped_column(Text)
+    """The conversation that it is part of."""
     reason: Mapped[str] = mapped_column(Text, server_default="")
     """Why it ended as it did."""
     schema_version: Mapped[int] = mapped_column(SmallInteger, server_default="1")

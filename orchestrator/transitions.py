@@ -35,6 +35,7 @@ from chargehand.orchestrator.facts import (
     SignalReceived,
     StepClaimed,
     StepFinished,
+    StepForked,
     StepRecovered,
     StepReleased,
     StepsAnchored,
@@ -232,38 +233,41 @@ def _apply_to_step(step: StepState, recorded: Recorded) -> tuple[StepState, tupl
         ), ()
     if recorded.epoch != step.epoch:
         raise IllegalFact(f"Step {step.key!r} is at epoch {step.epoch}; a row of epoch {recorded.epoch} is a zombie's.")
-    step = replace(step, seq=recorded.seq)
+    seq = recorded.seq
+    # A copy is most of what a fact costs: one each.
     match fact:
         case StepReleased():
-            return replace(step, status="open"), ("unchain", "ring")
+            return replace(step, seq=seq, status="open"), ("unchain", "ring")
         case StepRecovered():
-            return replace(step, status="open", crashes=fact.crashes), ("unchain", "ring")
+            return replace(step, seq=seq, status="open", crashes=fact.crashes), ("unchain", "ring")
         case StepWaiting():
-            return replace(step, status="waiting", wait_id=fact.wait_id, wait_reason=fact.reason), ("unchain", "ring")
+            waiting = replace(step, seq=seq, status="waiting", wait_id=fact.wait_id, wait_reason=fact.reason)
+            return waiting, ("unchain", "ring")
         case ModelRequested():
             reserved = {**step.reserved, fact.call_id: fact.reserved_microusd}
-            return replace(step, reserved=reserved, turns=step.turns + 1), ()
+            return replace(step, seq=seq, reserved=reserved, turns=step.turns + 1), ()
         case ModelResponded() | ModelFailed():
-            return replace(_settled(step, fact.call_id, fact.cost_microusd), crashes=0), ()
+            return _settled(step, seq, fact.call_id, fact.cost_microusd, crashes=0), ()
         case CallAbandoned():
-            return _settled(step, fact.call_id, fact.charged_microusd), ()
+            return _settled(step, seq, fact.call_id, fact.charged_microusd, crashes=step.crashes), ()
         case StepFinished():
             effects: tuple[Effect, ...] = (
                 ("ring", "anchor") if fact.patch is None else ("apply_patch", "ring", "anchor")
             )
-            return replace(step, status=fact.outcome, error=fact.error, label=fact.label), effects
-        case ToolStarted() | ToolFinished() | SignalReceived() | StepTold() | BreakerTripped():
-            return step, ()
+            return replace(step, seq=seq, status=fact.outcome, error=fact.error, label=fact.label), effects
+        case ToolStarted() | ToolFinished() | SignalReceived() | StepTold() | BreakerTripped() | StepForked():
+            return replace(step, seq=seq), ()
         case TaskRequested() | TaskSent() | TaskReturned():
             # Whatever the user's own app does, the step waits until it is told.
-            return step, ()
+            return replace(step, seq=seq), ()
         case _:
             raise IllegalFact(f"A {fact.kind} has no place in the stream of step {step.key!r}.")
 
 
-def _settled(step: StepState, call_id: UUID, cost_microusd: int) -> StepState:
+def _settled(step: StepState, seq: int, call_id: UUID, cost_microusd: int, *, crashes: int) -> StepState:
     open_calls = {call: amount for call, amount in step.reserved.items() if call != call_id}
-    return replace(step, reserved=open_calls, spent_microusd=step.spent_microusd + cost_microusd)
+    spent = step.spent_microusd + cost_microusd
+    return replace(step, seq=seq, reserved=open_calls, spent_microusd=spent, crashes=crashes)
 
 
 # --- what follows from a state ----------------------------------------------------------------------------------------

@@ -53,6 +53,8 @@ class RunView:
     created_at: datetime
     finished_at: datetime | None
     reason: str
+    forked_from: UUID | None = None
+    conversation_id: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,6 +181,8 @@ def view_run(session: Session, run_id: UUID) -> RunView:
         created_at=row.created_at,
         finished_at=row.finished_at,
         reason=row.reason,
+        forked_from=row.forked_from,
+        conversation_id=row.conversation_id,
     )
 
 

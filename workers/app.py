@@ -16,7 +16,9 @@ from chargehand.memory import keyspace
 from chargehand.memory.artifacts import Artifacts
 from chargehand.memory.database import APP_ROLE, open_engine
 from chargehand.memory.embedder import load_embedder
-from chargehand.orchestrator import broker, circuits, endpoints, switches
+from chargehand.memory.keyspace import Keyspace
+from chargehand.memory.semantic import is_known
+from chargehand.orchestrator import broker, circuits, endpoints, forks, switches
 from chargehand.orchestrator.circuits import Circuits
 from chargehand.orchestrator.connections import Connections
 from chargehand.orchestrator.heartbeat import Heartbeat, new_holder
@@ -29,6 +31,7 @@ from chargehand.orchestrator.supervisor.admit import SOLO
 from chargehand.orchestrator.switches import Switch, Switches
 from chargehand.workers.holds import Holds
 from chargehand.workers.models.client import open_models
+from chargehand.workers.recollection import Recollection
 from chargehand.workers.scripts.catalogue import registered_scripts
 from chargehand.workers.scripts.index import run_scope
 from chargehand.workers.shop import Shop
@@ -59,9 +62,10 @@ def shop() -> Shop:
 
 def recall_from_run(session: Session, tenant: UUID, run_id: UUID, query: str, limit: int) -> ToolOutput:
     """Passages of the run's index that answer the query, and which memories they were."""
-    found = recall_passages(
-        session, tenant=tenant, scope=run_scope(run_id), query=query, embedder=load_embedder(), limit=limit
-    )
+    # A fork that took its index over reads it where it was made.
+    scopes = [run_scope(run) for run in forks.lineage(session, run_id)]
+    scope = next((scope for scope in scopes if is_known(session, tenant=tenant, scope=scope)), run_scope(run_id))
+    found = recall_passages(session, tenant=tenant, scope=scope, query=query, embedder=load_embedder(), limit=limit)
     return ToolOutput(content=found.text, reads=tuple(f"memory:{memory}@1" for memory in found.memory_ids))
 
 
@@ -103,6 +107,7 @@ def compose(pool: str, slots: int) -> Shop:
         hints=Hints(client, key_prefix=settings.key_prefix),
         ring=lambda run_id: broker.ring_bell(app, settings, run_id),
         stopping=stopping,
+        recollection=Recollection(client, Keyspace(settings.key_prefix)),
     )
 
 

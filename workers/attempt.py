@@ -3,7 +3,7 @@
 import logging
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -20,8 +20,10 @@ from chargehand.orchestrator.approval import APPROVE_OR_REJECT, REFUSALS, guarde
 from chargehand.orchestrator.errors import ChargehandError, Fenced, LeaseLost, NewerVersion, StepPaused, Unavailable
 from chargehand.orchestrator.facts import (
     SCHEMA_VERSION,
+    ModelRequested,
     SignalReceived,
     StepClaimed,
+    StepFact,
     StepFinished,
     StepRecovered,
     StepReleased,
@@ -34,6 +36,7 @@ from chargehand.orchestrator.steps import Claim, Ended, HeldStep, new_wait_id
 from chargehand.orchestrator.turns import StepRecorder
 from chargehand.workers.agent import AgentTask, Drained, Failed, Finished, Outcome, Wait, run_agent
 from chargehand.workers.bounded import CANCELLED
+from chargehand.workers.context import READS_REPOSITORY
 from chargehand.workers.conversation import last_commit
 from chargehand.workers.holds import Held
 from chargehand.workers.inputs import Gathered, RunReader
@@ -227,11 +230,15 @@ class Attempt:
                 "that registers it in CHARGEHAND_MODULES."
             )
         recorder = self._recorder()
+        gathered = _as_read_before(recorder.history, gathered)
+        continued = gathered.continued
         task = AgentTask(
             goal=gathered.goal,
             role=role,
             instruction=step.instruction,
             repository=gathered.repository,
+            conversation_id=continued.conversation_id if continued is not None else "",
+            episodes=reader.recall(continued, self.shop.recollection) if continued is not None else (),
             finish=finish,
             context=ToolContext(
                 run_id=self.claim.run_id,
@@ -248,6 +255,7 @@ class Attempt:
                 colleagues=_colleagues(reader, gathered) if COLLEAGUE_TOOLS.intersection(role.tools) else {},
             ),
             max_turns=step.max_turns or role.max_turns or self.shop.settings.max_turns,
+            model=step.model,
         )
         return run_agent(
             task,
@@ -440,6 +448,18 @@ class Attempt:
 def _colleagues(reader: RunReader, gathered: Gathered) -> dict[str, Colleague]:
     roles = {name: reader.role(version) for name, version in gathered.role_versions.items()}
     return {name: Colleague(pool=role.pool, output=role.output) for name, role in roles.items() if role.pool in POOLS}  # type: ignore[arg-type]
+
+
+def _as_read_before(history: Sequence[StepFact], gathered: Gathered) -> Gathered:
+    """What an agent was given when it was first asked: other steps may have ended since, its prompt stays the same."""
+    asked = next((fact for fact in history if isinstance(fact, ModelRequested)), None)
+    if asked is None:
+        return gathered
+    return replace(
+        gathered,
+        inputs={key: value for key, value in gathered.inputs.items() if f"result:{key}" in asked.reads},
+        repository=gathered.repository if READS_REPOSITORY in asked.reads else None,
+    )
 
 
 def _obey(signal: SignalReceived) -> Outcome | None:

@@ -6,12 +6,13 @@ a clock, a random number or the order of a set.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from pydantic import JsonValue
 
+from chargehand.orchestrator.episodes import Episode
 from chargehand.workers.conversation import Conversation, Exchange
 from chargehand.workers.models.interface import Block
 from chargehand.workers.shards import assigned_findings, only_findings
@@ -40,7 +41,10 @@ matters to your task, report it as an observation.
 - End by calling your submit tool. Prose without a tool call reaches nobody.\
 """
 
-_RUN_TAGS = ("run", "goal", "repository")
+# Of what a request has read: the inventory that all agents of the run share.
+READS_REPOSITORY = "repository:inventory"
+
+_RUN_TAGS = ("run", "conversation", "goal", "repository")
 _TASK_TAGS = ("task", "arguments", "inputs")
 _ALL_TAGS = (*_RUN_TAGS, *_TASK_TAGS, "person")
 _EPHEMERAL: JsonValue = {"type": "ephemeral"}
@@ -101,6 +105,11 @@ class AgentTask:
     max_turns: int
     """Model calls in all; the executor picks the step's, the role's or the settings' number."""
     max_tokens: int = DEFAULT_MAX_TOKENS
+    conversation_id: str = ""
+    episodes: Sequence[Episode] = ()
+    """What earlier runs of the conversation were told and answered, oldest first."""
+    model: str | None = None
+    """A model by its name; None: the router chooses."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,13 +133,8 @@ def build(task: AgentTask, tools: Sequence[Tool], conversation: Conversation) ->
     """
     turn = conversation.turns + 1
     final = turn >= task.max_turns
-    offered = [task.finish] if final else sorted([*tools, task.finish], key=lambda tool: tool.name)
-    system: tuple[Block, ...] = (
-        {"type": "text", "text": PREAMBLE},
-        {"type": "text", "text": task.role.instructions, "cache_control": _EPHEMERAL},
-    )
+    system, offered, tool_choice = _frame(task, tools, final=final)
     definitions = tuple(tool.definition for tool in offered)
-    tool_choice: Block | None = {"type": "tool", "name": task.finish.name} if final else None
     messages = _messages(task, conversation)
     cut_off = sum(exchange.cut_off for exchange in conversation.exchanges)
     return Request(
@@ -141,7 +145,7 @@ def build(task: AgentTask, tools: Sequence[Tool], conversation: Conversation) ->
         tool_choice=tool_choice,
         max_tokens=task.max_tokens * 2 ** min(cut_off, MAX_DOUBLINGS),
         prompt_hash=prompt_hash(system, definitions, messages, tool_choice),
-        reads=_reads(task, conversation),
+        reads=reads_of(task, (read for fact in conversation.tool_facts for read in fact.reads)),
     )
 
 
@@ -150,8 +154,93 @@ def prompt_hash(
 ) -> str:
     """SHA-256 of what the model is sent, in a canonical form."""
     sent = {"system": list(system), "tools": list(tools), "messages": list(messages), "tool_choice": tool_choice}
-    canonical = json.dumps(sent, ensure_ascii=True, separators=(",", ":"), sort_keys=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hashlib.sha256(_canonical(sent).encode()).hexdigest()
+
+
+class GrowingPrompt:
+    """The hash of each next request of one conversation, as `build` gives it, at the cost of what is new in it."""
+
+    def __init__(self, task: AgentTask, tools: Sequence[Tool], endings: dict[tuple[str, bool], bytes]) -> None:
+        """`endings`: what follows the messages of all requests of a role; filled in here, shared by its steps."""
+        self._task, self._tools, self._endings = task, tools, endings
+        self._settled = 0
+        """How many messages of the user are in `_hash`: those that no later request marks for the cache."""
+        self._hash = hashlib.sha256(b'{"messages":[')
+        self._turns: dict[int, _Turn] = {}
+
+    def next_hash(self, conversation: Conversation) -> str:
+        """The hash of the request that follows; the conversation may only have grown since the last call."""
+        count = len(conversation.exchanges) + 1
+        while self._settled < count - 2:
+            self._hash.update(self._turn(conversation, self._settled).plain())
+            del self._turns[self._settled]
+            self._settled += 1
+        hashed = self._hash.copy()
+        for index in range(self._settled, count):
+            hashed.update(self._turn(conversation, index).marked)
+        hashed.update(self._ending(final=count >= self._task.max_turns))
+        return hashed.hexdigest()
+
+    def _turn(self, conversation: Conversation, index: int) -> "_Turn":
+        """The user's message of this number, behind the answer before it."""
+        exchange = conversation.exchanges[index - 1] if index else None
+        known = self._turns.get(index)
+        # The newest may still change: a person says something, and the model is asked once more.
+        if known is not None and exchange is not None and known.exchange is exchange:
+            return known
+        if exchange is None:
+            notes = _notes(conversation.opening_notes)
+            content = [*_opening(self._task), *notes, *_turns_left(self._task, 1)]
+            content[0] = {**content[0], "cache_control": _EPHEMERAL}
+            before = ""
+        else:
+            content = [*_answers(self._task, exchange), *_turns_left(self._task, index + 1)]
+            before = f",{_canonical({'role': 'assistant', 'content': _said(exchange)})},"
+        self._turns[index] = turn = _Turn(exchange, before, content)
+        return turn
+
+    def _ending(self, *, final: bool) -> bytes:
+        key = (self._task.role.blob_hash, final)
+        if key not in self._endings:
+            system, offered, tool_choice = _frame(self._task, self._tools, final=final)
+            rest = {"system": [*system], "tool_choice": tool_choice, "tools": [tool.definition for tool in offered]}
+            self._endings[key] = f"],{_canonical(rest)[1:]}".encode()
+        return self._endings[key]
+
+
+class _Turn:
+    """One message of the user with the answer before it, as bytes."""
+
+    def __init__(self, exchange: Exchange | None, before: str, content: list[Block]) -> None:
+        self.exchange, self._before, self._content = exchange, before, content
+        self.marked = self._bytes([*content[:-1], {**content[-1], "cache_control": _EPHEMERAL}])
+
+    def plain(self) -> bytes:
+        """Without the mark for the cache."""
+        return self._bytes(self._content)
+
+    def _bytes(self, content: list[Block]) -> bytes:
+        return f"{self._before}{_canonical({'role': 'user', 'content': content})}".encode()
+
+
+# Made once: `json.dumps` makes one for each call.
+_ENCODER = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), sort_keys=True)
+
+
+def _canonical(value: object) -> str:
+    return _ENCODER.encode(value)
+
+
+def _frame(
+    task: AgentTask, tools: Sequence[Tool], *, final: bool
+) -> tuple[tuple[Block, ...], Sequence[Tool], Block | None]:
+    """What stands around the messages: system, tools, and which of them is asked for."""
+    offered = [task.finish] if final else sorted([*tools, task.finish], key=lambda tool: tool.name)
+    system: tuple[Block, ...] = (
+        {"type": "text", "text": PREAMBLE},
+        {"type": "text", "text": task.role.instructions, "cache_control": _EPHEMERAL},
+    )
+    return system, offered, {"type": "tool", "name": task.finish.name} if final else None
 
 
 def _messages(task: AgentTask, conversation: Conversation) -> tuple[Block, ...]:
@@ -171,7 +260,7 @@ def _messages(task: AgentTask, conversation: Conversation) -> tuple[Block, ...]:
 
 def _opening(task: AgentTask) -> list[Block]:
     shared = (
-        f"<run>\n<goal>\n{inert(task.goal, _ALL_TAGS)}\n</goal>\n"
+        f"<run>\n{_earlier(task)}<goal>\n{inert(task.goal, _ALL_TAGS)}\n</goal>\n"
         f"<repository>\n{to_json(task.repository)}\n</repository>\n</run>"
     )
     arguments: dict[str, JsonValue] = dict(task.context.arguments)
@@ -185,6 +274,16 @@ def _opening(task: AgentTask) -> list[Block]:
         f"<inputs>\n{to_json(inputs)}\n</inputs>"
     )
     return [{"type": "text", "text": shared}, {"type": "text", "text": own}]
+
+
+def _earlier(task: AgentTask) -> str:
+    """Earlier runs of the conversation, which are data as any result is; empty without one."""
+    if not task.episodes:
+        return ""
+    told: list[JsonValue] = [
+        {"said": list(one.said), "outcome": one.outcome, "answered": one.answered} for one in task.episodes
+    ]
+    return f"<conversation>\nEarlier runs, oldest first: {to_json(told)}\n</conversation>\n"
 
 
 def _said(exchange: Exchange) -> list[Block]:
@@ -233,7 +332,10 @@ def _turns_left(task: AgentTask, next_turn: int) -> list[Block]:
     return []
 
 
-def _reads(task: AgentTask, conversation: Conversation) -> tuple[str, ...]:
-    read = {read for fact in conversation.tool_facts for read in fact.reads}
-    read |= {f"result:{key}" for key in task.context.inputs}
+def reads_of(task: AgentTask, by_tools: Iterable[str]) -> tuple[str, ...]:
+    """What a request rests on beside its own step; `by_tools`: what its tool results rest on."""
+    read = {*by_tools, *(f"result:{key}" for key in task.context.inputs)}
+    read |= {f"episode:{task.conversation_id}@{one.run_id}" for one in task.episodes}
+    if task.repository is not None:
+        read.add(READS_REPOSITORY)
     return (f"role:{task.role.blob_hash}", *sorted(read))

@@ -13,6 +13,7 @@ from chargehand.orchestrator.facts import (
     ModelResponded,
     SignalReceived,
     StepFact,
+    StepForked,
     StepTold,
     StepWaiting,
     ToolFinished,
@@ -103,9 +104,14 @@ class Conversation:
         return next((fact.commit for fact in reversed(self.tool_facts) if fact.commit), None)
 
 
+def as_said(history: Sequence[StepFact]) -> list[StepFact]:
+    """The facts of a step; what a fork took over from another run stands in its place."""
+    return [one for fact in history for one in (fact.facts if isinstance(fact, StepForked) else (fact,))]
+
+
 def last_commit(history: Sequence[StepFact]) -> str | None:
     """The commit that a resumed attempt starts from, or None when no tool of the step has edited anything."""
-    return fold(history).commit
+    return fold(as_said(history)).commit
 
 
 def fold(facts: Iterable[StepFact], *, onto: Conversation | None = None, from_position: int = 0) -> Conversation:

@@ -1,6 +1,7 @@
 """What a step may read of its run: results of other steps, the pinned role, the commit to start from."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -12,12 +13,14 @@ from chargehand.memory import procedural
 from chargehand.memory.procedural import Role
 from chargehand.orchestrator import views
 from chargehand.orchestrator.approval import stand_together
+from chargehand.orchestrator.episodes import Continued, Episode, continued_by, episodes
 from chargehand.orchestrator.errors import NotFound
 from chargehand.orchestrator.facts import StepFinished, WorkspaceRef
 from chargehand.orchestrator.plan import Plan, Step
 from chargehand.orchestrator.sessions import open_session
 from chargehand.orchestrator.tables import RunRow, StepRow
 from chargehand.orchestrator.views import Account
+from chargehand.workers.recollection import Recollection, newest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +42,8 @@ class Gathered:
     """Where the predecessors left the workspace, by key, in the order the step names them."""
     approvals: dict[str, dict[str, str]] = field(default_factory=dict)
     """What gates before it have approved: gate → step → hash of its arguments."""
+    continued: Continued | None = None
+    """agents: the conversation that the run goes on with."""
 
 
 class RunReader:
@@ -62,7 +67,11 @@ class RunReader:
             ended = views.results(session, self._run_id, [*needed, "inventory"])
             workspace = WorkspaceRef.model_validate(run.workspace) if run.workspace else None
             inventory = ended.get("inventory")
-            plan = _plan(session, self._run_id) if any(step.kind == "agent" for step in steps) else None
+            has_agents = any(step.kind == "agent" for step in steps)
+            plan = _plan(session, self._run_id) if has_agents else None
+            # A fork is shown what the run that it left was shown, and is no part of the conversation itself.
+            may_continue = has_agents and (run.conversation_id is not None or run.forked_from is not None)
+            continued = continued_by(session, self._run_id) if may_continue else None
             return [
                 Gathered(
                     goal=run.goal,
@@ -74,6 +83,7 @@ class RunReader:
                     role_versions=dict(run.role_versions),
                     commits=_commits(step, ended),
                     approvals=_approvals(step, ended),
+                    continued=continued,
                 )
                 for step in steps
             ]
@@ -88,6 +98,16 @@ class RunReader:
         """A role as the run pinned it."""
         with open_session(self._engine, self._tenant) as session:
             return procedural.role_at(session, tenant=self._tenant, role_hash=role_hash)
+
+    def recall(self, continued: Continued, recollection: Recollection | None) -> tuple[Episode, ...]:
+        """What the agents of this run are shown of the conversation that it goes on with."""
+        if recollection is not None:
+            return recollection.recall(self._session, self._tenant, continued)
+        with self._session() as session:
+            return newest(episodes(session, continued.runs))
+
+    def _session(self) -> AbstractContextManager[Session]:
+        return open_session(self._engine, self._tenant)
 
     def account(self) -> Account:
         """What the run has cost so far."""

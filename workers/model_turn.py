@@ -106,6 +106,7 @@ class ModelTurn:
             tool_choice=request.tool_choice,
             max_tokens=request.max_tokens,
             on_delta=self._on_delta,
+            model=self._task.model,
         )
         try:
             quote, call_id = self._reserve(call, request.turn, request.prompt_hash, request.reads)

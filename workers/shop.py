@@ -19,6 +19,7 @@ from chargehand.orchestrator.progress import Progress
 from chargehand.orchestrator.settings import Settings
 from chargehand.workers.holds import NOTHING_HELD, Holds
 from chargehand.workers.models.interface import Models
+from chargehand.workers.recollection import Recollection
 from chargehand.workers.scripts.registry import Script
 from chargehand.workers.tools.registry import Tool, ToolOutput
 
@@ -52,5 +53,7 @@ class Shop:
     """Set on SIGTERM: finish the turn, hand back."""
     holds: Holds = NOTHING_HELD
     """What is paused, and which circuits are open."""
+    recollection: Recollection | None = None
+    """Conversations in Redis; None: each is read from its journal."""
     long_sessions: threading.Semaphore = field(default_factory=lambda: threading.BoundedSemaphore(LONG_SESSIONS))
     """Taken by whoever may work for seconds between the statements of a session."""

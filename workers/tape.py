@@ -12,11 +12,12 @@ from chargehand.orchestrator.facts import (
     ModelRequested,
     ModelResponded,
     StepFact,
+    StepForked,
     StepTold,
     ToolFinished,
     ToolStarted,
 )
-from chargehand.workers.conversation import Conversation, fold
+from chargehand.workers.conversation import Conversation, as_said, fold
 
 # The journal numbers the rows of a step from here.
 FIRST_SEQ = 1
@@ -75,7 +76,8 @@ class Tape:
     def __init__(self, recorder: Recorder, step_id: UUID) -> None:
         self.recorder = recorder
         self._step_id = step_id
-        self._recorded: list[StepFact] = list(recorder.history)
+        self._recorded: list[StepFact] = as_said(recorder.history)
+        self._taken_over = sum(len(fact.facts) for fact in recorder.history if isinstance(fact, StepForked))
         self._pending: list[ToolFinished] = []
         self._committed: tuple[int, Conversation] = (0, Conversation())
         self._folded: tuple[int, Conversation] = (0, Conversation())
@@ -104,7 +106,9 @@ class Tape:
 
     def place(self, position: int) -> str:
         """`step:seq` of a fact, as evidence names it."""
-        return f"{self._step_id}:{position + FIRST_SEQ}"
+        # What a fork took over from another run stands in one row, the first.
+        own = position - self._taken_over + bool(self._taken_over)
+        return f"{self._step_id}:{max(own, 0) + FIRST_SEQ}"
 
     def commit(self, fact: F, write: Callable[[F], None]) -> None:
         """Write the fact; it counts from here on."""

@@ -14,7 +14,7 @@ from chargehand.workers.conversation import Conversation, Exchange
 from chargehand.workers.holds import Held, Holds
 from chargehand.workers.models.interface import Block
 from chargehand.workers.outcomes import CALL_OPTIONS, GO_ON_OPTIONS, Finished, Wait, backoff_seconds
-from chargehand.workers.tape import FIRST_SEQ, Tape
+from chargehand.workers.tape import Tape
 from chargehand.workers.tools.registry import Suspended, Tool, ToolOutput, ToolResult, run_tool
 
 # A result that took this long is not put at risk until the next request commits it.
@@ -223,7 +223,7 @@ class ToolTurn:
         conversation = self._tape.conversation
         current = next(e for e in conversation.exchanges if e.answer.call_id == exchange.answer.call_id)
         since = conversation.decisions[-1].position if conversation.decisions else -1
-        own = [item for item in self._observed(conversation) if item.seq - FIRST_SEQ > since]
+        own = self._observed(conversation, since)
         new = [
             item
             for item in own
@@ -259,8 +259,8 @@ class ToolTurn:
             cause=fact.cause,
         )
 
-    def _observed(self, conversation: Conversation) -> list[Observed]:
-        """This step's results in the order of the calls.
+    def _observed(self, conversation: Conversation, since: int) -> list[Observed]:
+        """This step's results behind that position, in the order of the calls.
 
         A result that is not committed yet has the number that the next flush gives it.
         """
@@ -269,7 +269,7 @@ class ToolTurn:
             for use in exchange.tool_uses:
                 tool_use_id = str(use.get("id"))
                 fact = exchange.results.get(tool_use_id)
-                if fact is not None:
+                if fact is not None and exchange.positions[tool_use_id] > since:
                     seen.append(self._observe(fact, exchange.positions[tool_use_id], turn))
         return seen
 
@@ -278,8 +278,8 @@ class ToolTurn:
         known = self._seen.get(place)
         # Before its commit a result may still move.
         if known is None or known.fact is not fact:
-            step, role = str(self._task.context.step_id), self._task.role.name
-            known = Observed(step=step, seq=position + FIRST_SEQ, fact=fact, role=role, turn=turn)
+            step, _, seq = place.rpartition(":")
+            known = Observed(step=step, seq=int(seq), fact=fact, role=self._task.role.name, turn=turn)
             self._seen[place] = known
         return known
 

@@ -30,6 +30,7 @@ from chargehand.orchestrator.facts import (
     SignalReceived,
     StepClaimed,
     StepFinished,
+    StepForked,
     StepRecovered,
     StepReleased,
     StepsAnchored,
@@ -139,6 +140,8 @@ def gist(fact: AnyFact) -> str:
             return fact.message
         case RunFinished():
             return f"{fact.outcome} {fact.reason}"
+        case StepForked():
+            return f"{len(fact.facts)} facts taken over from {fact.origin.run}, {fact.origin.step}:{fact.origin.seq}"
         case StepClaimed():
             return f"by {fact.holder}{', whose predecessor was lost' if fact.takeover else ''}"
         case StepReleased():
@@ -178,6 +181,7 @@ def gist(fact: AnyFact) -> str:
         case BreakerTripped():
             return f"{fact.rule}: {fact.detail}"
         case StepFinished():
-            return f"{fact.outcome} {fact.error}"
+            origin = f" (taken over from run {fact.copied_from.run})" if fact.copied_from is not None else ""
+            return f"{fact.outcome} {fact.error}{origin}"
         case _:
             return ""

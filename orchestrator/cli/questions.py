@@ -1,4 +1,4 @@
-"""`escalations`, `resolve` and `retry`: what agents ask people, and the answers."""
+"""`escalations`, `resolve` and `retry`: what agents ask people, the answers, and work that is done once more."""
 
 import json
 from typing import Annotated
@@ -20,6 +20,7 @@ from chargehand.orchestrator.cli.terminal import (
     print_json,
     short,
 )
+from chargehand.orchestrator.cli.values import parse_json
 from chargehand.orchestrator.client import Client
 from chargehand.orchestrator.errors import NotFound, UserError
 from chargehand.orchestrator.views import Escalation
@@ -93,25 +94,25 @@ def resolve(
 
 @app.command()
 def retry(run: RunName, step: StepName, by: By = None, only: Only = False, as_json: AsJson = False) -> None:
-    """Let a step that asks for help try again."""
-    _answer(run, step, RETRY, None, digest=None, by=by, only=only, as_json=as_json)
+    """Do a step once more, with all that was built on it; or let one that asks for help try again.
+
+    What they gave before is superseded; other finished work is kept. A run that has ended is forked instead.
+    """
+    with Client() as client:
+        handle = client.run(run)
+        asked = any(one.step_key == step and RETRY in one.options for one in client.escalations(handle.run_id))
+        added = () if asked else handle.retry(step)
+    if asked:
+        _answer(run, step, RETRY, None, digest=None, by=by, only=only, as_json=as_json)
+    elif as_json:
+        print_json({"run_id": handle.run_id, "step": step, "steps": added})
+    else:
+        answers().print(Text(plain(f"Step {step} is done once more: {', '.join(added)}.")), soft_wrap=True)
 
 
 def parse_body(body: str | None) -> JsonValue:
     """The JSON that was typed; raises `UserError`."""
-    if body is None:
-        return None
-    try:
-        value: JsonValue = json.loads(body, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        shown = one_line(body, 80)
-        raise UserError(f"--body {shown!r} is not JSON ({error}); quote it, for example --body '\"text\"'.") from error
-    return value
-
-
-def _refuse(constant: str) -> JsonValue:
-    # Python reads NaN and Infinity, Postgres does not keep them.
-    raise ValueError(f"{constant} is not JSON")
+    return None if body is None else parse_json(body, option="--body")
 
 
 def choose(asked: list[Escalation], step: str, choice: str, *, run: str) -> Escalation:

@@ -61,6 +61,8 @@ def status(
             return
         console = answers()
         console.print(Text(one_line(look.run.goal, 200)), soft_wrap=True)
+        if look.run.forked_from is not None:
+            console.print(Text(f"forked from run {short(look.run.forked_from)}", style="dim"))
         console.print(draw(look))
         if look.run.reason:
             console.print(Text(plain(look.run.reason)), soft_wrap=True)

@@ -29,7 +29,7 @@ from chargehand.orchestrator.errors import InvalidWorkspace, Unavailable
 from chargehand.orchestrator.facts import OnConflict
 from chargehand.orchestrator.plan import Plan
 from chargehand.orchestrator.plan_files import load_plan
-from chargehand.orchestrator.requests import MAX_GOAL_BYTES, check_concurrency, check_goal, microusd
+from chargehand.orchestrator.requests import MAX_GOAL_BYTES, check_concurrency, check_conversation, check_goal, microusd
 from chargehand.orchestrator.settings import Settings, load_settings
 
 app = typer.Typer()
@@ -63,6 +63,10 @@ def run(
     on_conflict: Annotated[
         OnConflict, typer.Option(help="What becomes of this run when another one has the key.")
     ] = "queue",
+    conversation: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Go on with a conversation: agents see its earlier runs."),
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Print the run's id and do not wait.")] = False,
     timeout: Annotated[
         float | None, typer.Option(metavar="SECONDS", min=0, help="Stop watching after this; the run goes on.")
@@ -82,6 +86,7 @@ def run(
         goal = sys.stdin.buffer.read(MAX_GOAL_BYTES * 2).decode("utf-8", "surrogateescape")
     chosen = checked_plan(plan, settings) if plan is not None else None
     check_concurrency(concurrency_key, on_conflict)
+    check_conversation(conversation)
     check_request(goal, chosen, workspace=workspace, budget=budget, settings=settings)
     if out is not None:
         check_folder(out)
@@ -94,6 +99,7 @@ def run(
             idempotency_key=idempotency_key,
             priority=priority,
             deadline_seconds=deadline,
+            conversation_id=conversation,
             concurrency_key=concurrency_key,
             on_conflict=on_conflict,
         )

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from sqlalchemy.orm import Session
 
-from benchmarks import agents, core, linear, peers, recovery, turn
+from benchmarks import agents, core, linear, peers, recovery, replay, turn
 from benchmarks.ground import Ground, make_floor_table
 from chargehand.memory import journal
 from chargehand.orchestrator import verification, views
@@ -58,6 +58,13 @@ def test_claims_rounds_and_messages_are_measured(ground: Ground, redis_url: str)
         "publish_chord_per_second",
     }
     assert all(figure.value > 0 for figure in figures.values())
+
+
+def test_a_journal_is_written_and_replayed_without_a_divergence(ground: Ground) -> None:
+    figures = {figure.name: figure for figure in replay.measure(ground, steps=3)}
+    assert figures["replay_rows"].value == 1 + 3 * 61
+    assert figures["replay_requests"].value == 3 * 20
+    assert figures["replay_rows_per_second"].target == 20_000
 
 
 def test_turns_of_a_long_step_are_all_found_when_it_is_opened_again(ground: Ground) -> None:

@@ -388,7 +388,7 @@ def test_a_repeat_that_is_done_again_begins_with_its_first_round(house: "House")
 def test_nothing_of_a_run_that_has_ended_is_done_again(house: "House") -> None:
     run_id = house.start(script("a"))
     end(house, run_id, "a")
-    with pytest.raises(UserError, match="submit it again"):
+    with pytest.raises(UserError, match="chargehand fork"):
         retry(house, run_id, "a")
 
 

@@ -888,7 +888,7 @@ def test_the_journal_keeps_what_the_context_read() -> None:
     run(journal, Script([[done()]]))
 
     requested = journal.of(ModelRequested)[0]
-    assert requested.reads == ("role:abc", "result:index")
+    assert requested.reads == ("role:abc", "repository:inventory", "result:index")
     assert (requested.turn, requested.model, requested.routed_because) == (1, "fake", "test")
 
 
