@@ -24,11 +24,14 @@ def built_on(plan: Plan, roots: Iterable[str]) -> list[str]:
     return [step.key for step in plan.steps if step.key in reached]
 
 
-def backtrack(plan: Plan, roots: Mapping[str, Step | None], *, taken: Iterable[str] = ()) -> PlanPatch:
+def backtrack(
+    plan: Plan, roots: Mapping[str, Step | None], *, taken: Iterable[str] = (), beside: Iterable[Step] = ()
+) -> PlanPatch:
     """The patch that does these steps again, and all that was built on them; raises `InvalidPlan`.
 
     `plan`: the steps that count now. `roots`: for each key a step to take its place, or None for the same once more.
-    `taken`: keys of the run that are used up. Children come again when their parent does.
+    `taken`: keys of the run that are used up. `beside`: steps to add that may wait for any of them. Children come again
+    when their parent does.
     """
     steps = plan.by_key
     unknown = next((key for key in roots if key not in steps), None)
@@ -43,9 +46,11 @@ def backtrack(plan: Plan, roots: Mapping[str, Step | None], *, taken: Iterable[s
     for key in gone:
         if steps[key].parent is None:
             replacement = roots.get(key)
-            renamed[key] = replacement.key if replacement is not None else _next_key(key, used)
+            is_named = replacement is not None and replacement.key != key
+            renamed[key] = replacement.key if replacement is not None and is_named else _next_key(key, used)
             used.add(renamed[key])
-    again = [roots.get(key) or _moved(steps[key], renamed) for key in renamed]
+    again = [_moved(roots.get(key) or steps[key], renamed, key=renamed[key]) for key in renamed]
+    again += [_moved(step, renamed, key=step.key) for step in beside]
     return PlanPatch(supersede=tuple(gone), add=tuple(again))
 
 
@@ -59,11 +64,27 @@ def _next_key(key: str, used: set[str]) -> str:
             return f"{base}~{number}"
 
 
-def _moved(step: Step, renamed: Mapping[str, str]) -> Step:
-    return referring(step, lambda key: renamed.get(key, key)).model_copy(
+def _moved(step: Step, renamed: Mapping[str, str], *, key: str) -> Step:
+    return referring(step, lambda source: renamed.get(source, source)).model_copy(
         update={
-            "key": renamed[step.key],
-            "after": tuple(renamed.get(key, key) for key in step.after),
-            "when": {renamed.get(key, key): label for key, label in step.when.items()},
+            "key": key,
+            "after": tuple(renamed.get(before, before) for before in step.after),
+            "when": {renamed.get(before, before): label for before, label in step.when.items()},
         }
     )
+
+
+def newest_of(key: str, statuses: Mapping[str, str]) -> str:
+    """The step that counts for this key: itself, or the newest one that came again for it.
+
+    `statuses`: of all steps of the run, by key.
+    """
+    newest, at = key, key
+    used = {key}
+    while statuses.get(newest) == "superseded":
+        at = _next_key(at, used)
+        if at not in statuses:
+            break
+        used.add(at)
+        newest = at
+    return newest

@@ -46,9 +46,11 @@ from chargehand.orchestrator.facts import SCHEMA_VERSION, OnConflict, WorkspaceR
 from chargehand.orchestrator.forking import Change
 from chargehand.orchestrator.forks import ForkRequest
 from chargehand.orchestrator.hints import Follower, Hints
+from chargehand.orchestrator.line_fixes import parse_fix
 from chargehand.orchestrator.plan import Plan, step_id, validate
 from chargehand.orchestrator.progress import Progress
 from chargehand.orchestrator.requests import (
+    MAX_REPLANS,
     RunRequest,
     check_concurrency,
     check_conversation,
@@ -127,11 +129,14 @@ class Client:
         roles: Iterable[Role] = (),
         concurrency_key: str | None = None,
         on_conflict: OnConflict = "queue",
+        replans: int | None = None,
     ) -> "RunHandle":
         """Ask for a run: accepted means committed, whether the broker is up or not.
 
         A goal without a plan is decomposed by the planner. `workspace`: path or URL of a git repository, audited at its
         HEAD. With `connection` (psycopg, SQLAlchemy) the run exists if and only if the caller's transaction commits.
+        `replans`: how often the planner may change the plan of a run in which a step has failed; by default three times
+        for a goal (`CHARGEHAND_REPLANS`) and never for a plan of yours, which then fails with its step.
         A second submit with the same `idempotency_key` gives the first one's run. At most one run with the same
         `concurrency_key` is under way; `on_conflict`: a second one waits for its turn (`queue`), is refused (`reject`),
         or ends the others (`cancel_older`). Agents of a run with a `conversation_id` are shown what its earlier runs,
@@ -161,6 +166,7 @@ class Client:
                 role_texts={role.name: role.text for role in brought.values()},
                 concurrency_key=key,
                 on_conflict=on_conflict,
+                replans=_replans(replans, self.settings, has_plan=plan is not None),
             )
             if connection is not None:
                 _enqueue(connection, self.tenant, request)
@@ -246,7 +252,7 @@ class Client:
 
         Taken for the steps that are attached to it too, unless `only`; a result by hand (`override`) is one step's.
         `by`: who answers, for the journal; the client's name otherwise. Raises `UserError` for a choice that was not
-        offered: a gate takes whatever does not refuse for an approval.
+        offered (a gate takes whatever does not refuse for an approval), and where a repair is wanted for what is none.
         """
         return self.resolve(escalation, choice, body, by=by, only=only).first
 
@@ -263,6 +269,8 @@ class Client:
         if escalation.options and choice not in escalation.options:
             offered = ", ".join(escalation.options)
             raise UserError(f"{choice!r} is no answer to step {escalation.step_key!r}; choose one of: {offered}.")
+        if escalation.wants_fix and choice == "answer":
+            parse_fix(body if isinstance(body, str) else "")
         with self.session() as session:
             answered = answering.answer(
                 session,
@@ -425,6 +433,14 @@ def user_name() -> str:
     except (OSError, KeyError):
         # A container may run under a number that has no name.
         return f"user {os.getuid()}"
+
+
+def _replans(wanted: int | None, settings: Settings, *, has_plan: bool) -> int:
+    if wanted is None:
+        return 0 if has_plan else settings.replans
+    if not 0 <= wanted <= MAX_REPLANS:
+        raise UserError(f"replans is {wanted}; give 0 to {MAX_REPLANS}.")
+    return wanted
 
 
 class _ReplyLost(Unavailable):

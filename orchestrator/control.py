@@ -23,6 +23,8 @@ from chargehand.orchestrator.transitions import STEP_ENDINGS
 TIERS_OF_BRANCH: tuple[Tier, ...] = ("small", "large")
 ASK_PERSON = "person"
 MERGE_SCRIPT = "merge_commits"
+# The child that resolves what git could not merge.
+RESOLVE = "resolve"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -311,22 +313,30 @@ def _merge(step: Step, merge: Merge, children: Sequence[Child]) -> Grow | End | 
     conflicts = newest.result.get("conflicts") if isinstance(newest.result, dict) else None
     if not conflicts:
         return End(outcome="succeeded", result=newest.result, commit=newest.commit)
+    names = ", ".join(str(name) for name in conflicts) if isinstance(conflicts, list) else str(conflicts)
+    if newest.name == RESOLVE:
+        return End(outcome="failed", error=f"the parallel changes conflict in {names}: {_reasons(newest.result)}")
     if merge.role is None:
-        names = ", ".join(str(name) for name in conflicts) if isinstance(conflicts, list) else str(conflicts)
         return End(outcome="failed", error=f"the parallel changes conflict in {names}, and no role resolves that")
     resolve = _child(
         step,
-        "resolve",
+        RESOLVE,
         kind="agent",
         role=merge.role,
         pool="coding",
         instruction=step.instruction or "Resolve the conflict markers so that both changes keep their meaning.",
-        arguments={"conflicts": conflicts},
+        # Nothing else is its to change.
+        arguments={"conflicts": conflicts, "may_edit": conflicts},
         after=(newest.step.key,),
         max_turns=step.max_turns,
         deadline_seconds=step.deadline_seconds,
     )
     return Grow(add=(resolve,))
+
+
+def _reasons(result: JsonValue) -> str:
+    told = result.get("reasons") if isinstance(result, dict) else None
+    return "; ".join(str(reason) for reason in told.values()) if isinstance(told, dict) else "they were not resolved"
 
 
 # --- children ---------------------------------------------------------------------------------------------------------

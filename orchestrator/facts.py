@@ -38,6 +38,10 @@ class Fact(BaseModel):
     stream: ClassVar[Literal["run", "step"]]
 
 
+# Error type of a call that a person, or nobody in time, has let be left out.
+SKIPPED = "Skipped"
+
+
 # --- the run's stream -------------------------------------------------------------------------------------------------
 
 
@@ -97,6 +101,8 @@ class RunSubmitted(Fact):
     """Runs of its conversation that had ended, oldest first: its agents are shown what they were told and answered."""
     concurrency_key: str | None = None
     forked_from: ForkedFrom | None = None
+    replans: int = 0
+    """How often the planner may be asked for another plan when a step has failed, or when an agent asks for it."""
 
 
 class RunQueued(Fact):
@@ -123,6 +129,8 @@ class PlanPatched(Fact):
     patch: PlanPatch
     plan_version: int
     by_step: UUID | None = None
+    reason: str = ""
+    """Why, where the planner is asked for another plan or has given one."""
 
 
 class RunPaused(Fact):
@@ -297,6 +305,8 @@ class StepWaiting(Fact):
     """When nobody has answered by then, it is as if `expires_then` had been; None: it waits for ever."""
     expires_then: str = ""
     """`fail`, or one of the options."""
+    wants_fix: bool = False
+    """The answer has to be a repair of one line, see `line_fixes`."""
 
 
 class SignalReceived(Fact):

@@ -211,6 +211,11 @@ class PlanPatch(BaseModel):
     """Steps that have not started and are not wanted any more."""
     supersede: tuple[StepKey, ...] = ()
     """Steps whose result is not wanted any more, finished or not, with everything that was built on them."""
+    again: dict[StepKey, Step | None] = Field(default_factory=dict)
+    """A planner's wish: steps to do once more, or as the step that is given does it, with all that was built on them.
+
+    What it comes to is found when it is applied; no patch in the journal of a run has any.
+    """
 
 
 def step_id(run_id: UUID, key: str) -> UUID:

@@ -16,6 +16,8 @@ MAX_GOAL_BYTES = 100_000
 MICROUSD = 1_000_000
 # A name that people choose, and an index holds.
 MAX_KEY_CHARACTERS = 200
+# Who is wrong so often does not know the way.
+MAX_REPLANS = 10
 # Surrogates other than those by which Python carries the bytes of a broken argument (U+DC80 to U+DCFF).
 _LONE_SURROGATE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
@@ -37,6 +39,8 @@ class RunRequest(BaseModel):
     concurrency_key: str | None = None
     """At most one run of the tenant with this key is under way."""
     on_conflict: OnConflict = "queue"
+    replans: int = Field(default=0, ge=0, le=MAX_REPLANS)
+    """How often the planner may be asked for another plan."""
     role_texts: dict[str, str] = Field(default_factory=dict)
     """name → text of roles that the caller brings; all others are the installation's."""
 

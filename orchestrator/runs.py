@@ -36,6 +36,7 @@ from chargehand.orchestrator.facts import (
     StepsSkipped,
 )
 from chargehand.orchestrator.plan import Plan, PlanPatch, Step, extend, step_id, validate
+from chargehand.orchestrator.replanning import effective
 from chargehand.orchestrator.requests import RunRequest
 from chargehand.orchestrator.tables import (
     BudgetRow,
@@ -137,6 +138,7 @@ def accept(session: Session, tenant: UUID, request: RunRequest, installed: Itera
                 conversation_id=request.conversation_id,
                 continues=episodes.earlier(session, tenant, request.conversation_id),
                 concurrency_key=request.concurrency_key,
+                replans=request.replans,
             )
         ],
     )
@@ -264,23 +266,40 @@ def _topological(steps: Sequence[Step]) -> list[Step]:
     return ordered
 
 
-def patch(session: Session, run: RunRow, change: PlanPatch, *, by_step: UUID | None = None) -> None:
+def patch(
+    session: Session,
+    run: RunRow,
+    change: PlanPatch,
+    *,
+    by_step: UUID | None = None,
+    reason: str = "",
+    as_they_stand: bool = False,
+) -> None:
     """Grow the graph of a run whose row the caller has locked; raises `InvalidPlan`.
 
     Each dropped step is checked against its status now, not against the plan's version: one that has started is not
-    dropped.
+    dropped. `as_they_stand`: the change is an intent (see `replanning.effective`) of which is done what still makes
+    sense; to drop a step that has started is then to cancel it.
     """
     rows = session.scalars(
         select(StepRow).where(StepRow.run == run.id).order_by(StepRow.ordinal).with_for_update(key_share=True)
     ).all()
+    if as_they_stand:
+        whole = Plan(steps=tuple(Step.model_validate(row.spec) for row in rows))
+        change = effective(whole, {row.key: row.status for row in rows}, change)
     known = Plan(steps=tuple(Step.model_validate(row.spec) for row in rows if row.status != "superseded"))
-    grown = extend(known, change, roles=run.role_versions.keys())
+    # What is cancelled stays in the graph: those who take what there is still wait for it.
+    validated = change.model_copy(update={"drop": ()}) if as_they_stand else change
+    grown = extend(known, validated, roles=run.role_versions.keys())
     used = {row.key for row in rows} & {step.key for step in change.add}
     if used:
         raise InvalidPlan(f"Step key {min(used)!r} was used before in this run; give the new step a new key.")
     for row in rows:
         if row.key in change.drop:
             # A chained step's message, if it comes all the same, finds nothing to claim.
+            if as_they_stand and row.status in {"running", "waiting", "queued"}:
+                _cancel_started(session, row)
+                continue
             if row.status not in {"pending", "ready", "chained"}:
                 raise InvalidPlan(f"Step {row.key!r} is {row.status} and cannot be dropped; cancel it instead.")
             row.status, row.chain = "cancelled", None
@@ -301,9 +320,18 @@ def patch(session: Session, run: RunRow, change: PlanPatch, *, by_step: UUID | N
         session,
         run.tenant,
         run.id,
-        [PlanPatched(patch=change, plan_version=run.plan_version, by_step=by_step)],
+        [PlanPatched(patch=change, plan_version=run.plan_version, by_step=by_step, reason=reason)],
     )
     ring(session, run.tenant, run.id)
+
+
+def _cancel_started(session: Session, row: StepRow) -> None:
+    """End a dropped step whatever it does; its worker learns so at its next commit."""
+    if row.status != "queued":
+        record_in_step(session, row, [StepFinished(outcome="cancelled", error="the plan goes on without it")])
+    row.status, row.chain = "cancelled", None
+    row.lease_until = row.holder = row.wait_id = row.halt = None
+    row.finished_at = func.clock_timestamp()
 
 
 def retry(session: Session, tenant: UUID, run_id: UUID, key: str) -> tuple[str, ...]:

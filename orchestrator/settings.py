@@ -70,6 +70,10 @@ class Settings(BaseSettings):
     """Take-overs without progress before a step runs alone, and again before it goes to a human."""
     model_timeout_seconds: float = Field(default=600.0, gt=0)
     """A model call that takes longer is given up and charged as reserved; the lease is renewed meanwhile."""
+    replans: int = Field(default=3, ge=0, le=10)
+    """How often the planner of a goal may be asked for another plan; a plan of your own asks for it when submitted."""
+    ask_seconds: float = Field(default=60.0, gt=0)
+    """How long what an agent asks with `ask_person` waits for an answer, before it goes on without one."""
     default_budget_usd: str = "0.50"
     """Cap of a run that names none."""
 

@@ -25,11 +25,13 @@ from chargehand.orchestrator.facts import (
     ModelResponded,
     ReservationsCharged,
     ReservationsReturned,
+    RunSubmitted,
     StepFinished,
     StepWaiting,
     parse_fact,
 )
 from chargehand.orchestrator.plan import CeleryTask, Step, step_id
+from chargehand.orchestrator.replanning import REPLANNER
 from chargehand.orchestrator.supervisor.admit import SOLO, live_slots
 from chargehand.orchestrator.switches import Switch
 from chargehand.orchestrator.tables import BudgetRow, PoolRow, RunRow, SignalRow, StepRow
@@ -117,6 +119,8 @@ class Escalation:
     expires_at: datetime | None = None
     expires_then: str = ""
     """What it comes to when nobody has answered by then."""
+    wants_fix: bool = False
+    """The answer has to be a repair of one line, see `line_fixes`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -277,13 +281,22 @@ def results(session: Session, run_id: UUID, keys: Sequence[str] | None = None) -
 
 
 def artifacts(session: Session, run_id: UUID) -> dict[str, str]:
-    """name → content hash of everything the run's steps kept; a later step's wins."""
+    """name → content hash of everything the run's steps kept; a later step's wins, a superseded one's is none."""
     named: dict[str, str] = {}
     ended = results(session, run_id)
     for view in view_steps(session, run_id):
-        if view.key in ended:
+        if view.key in ended and view.status != "superseded":
             named.update(ended[view.key].artifacts)
     return named
+
+
+def replans(session: Session, run_id: UUID) -> int:
+    """How often the plan of the run may be changed when a step has failed, all in all."""
+    for entry in journal.read(session, run_id, step=RUN_STREAM, kinds=["run.submitted"]):
+        fact = parse_fact(entry.body or "", schema_version=entry.schema_version)
+        if isinstance(fact, RunSubmitted):
+            return fact.replans
+    return 0
 
 
 def escalations(session: Session, run_id: UUID | None = None, *, each: bool = False) -> list[Escalation]:
@@ -332,6 +345,7 @@ def _question(session: Session, row: StepRow) -> Escalation | None:
                 guards=fact.guards,
                 expires_at=row.expires_at,
                 expires_then=fact.expires_then,
+                wants_fix=fact.wants_fix,
             )
     return None
 
@@ -493,11 +507,15 @@ def _waits_of_tasks(session: Session, run_id: UUID) -> dict[str, str]:
 def result_of(session: Session, run_id: UUID) -> JsonValue:
     """What the run's final steps gave: one result, or a mapping by key when there are several.
 
-    For children their parent stands, and what was superseded does not count.
+    For children their parent stands, and what was superseded does not count; neither does a change of the plan.
     """
     ended = results(session, run_id)
     graph = view_graph(session, run_id)
-    counting = [step for step in graph.steps if step.parent is None and graph.statuses[step.key] != "superseded"]
+    counting = [
+        step
+        for step in graph.steps
+        if step.parent is None and step.role != REPLANNER and graph.statuses[step.key] != "superseded"
+    ]
     depended_on = {key for step in counting for key in step.after}
     final = {step.key: ended[step.key].result for step in counting if step.key in ended.keys() - depended_on}
     return next(iter(final.values())) if len(final) == 1 else dict(final)

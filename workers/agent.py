@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from uuid import UUID, uuid4
 
 from chargehand.orchestrator.facts import (
+    SKIPPED,
     CallAbandoned,
     ModelResponded,
     StepClaimed,
@@ -176,7 +177,7 @@ class _Attempt:
             arguments=arguments_of(use),
             outcome="ok" if answered else "error",
             content=body if answered else _WITHOUT[decision.choice],
-            error_type="" if answered else "Rejected" if decision.choice == "reject" else "Skipped",
+            error_type="" if answered else "Rejected" if decision.choice == "reject" else SKIPPED,
         )
         self.tape.commit(fact, self.tape.recorder.tool_finished)
 

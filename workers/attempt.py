@@ -46,6 +46,7 @@ from chargehand.workers.shop import Shop
 from chargehand.workers.tools.colleagues import COLLEAGUE_TOOLS
 from chargehand.workers.tools.finish import finish_tool
 from chargehand.workers.tools.registry import Colleague, ToolContext, ToolOutput
+from chargehand.workers.tools.request_replan import request_replan
 from chargehand.workers.workspace import Clone, open_workspace
 
 log = logging.getLogger(__name__)
@@ -253,6 +254,9 @@ class Attempt:
                 roles=frozenset(gathered.role_versions),
                 scripts=frozenset(self.shop.scripts),
                 colleagues=_colleagues(reader, gathered) if COLLEAGUE_TOOLS.intersection(role.tools) else {},
+                ask_seconds=self.shop.settings.ask_seconds,
+                statuses=gathered.statuses,
+                replans=reader.replans() if request_replan.name in role.tools else 0,
             ),
             max_turns=step.max_turns or role.max_turns or self.shop.settings.max_turns,
             model=step.model,
@@ -365,8 +369,14 @@ class Attempt:
                     tool_use_id=outcome.tool_use_id,
                     guards=outcome.guards,
                     cause=outcome.cause,
+                    wants_fix=outcome.wants_fix,
                 )
-                policies = (self.claim.step.expires, of_role(self.role), of_settings(self.shop.settings))
+                policies = (
+                    self.claim.step.expires,
+                    of_role(self.role),
+                    outcome.expires,
+                    of_settings(self.shop.settings),
+                )
                 self.held.wait(expiring(asked, *policies), after_seconds=outcome.run_after_seconds)
                 log.info("step waits", extra={**self._fields(), "reason": outcome.reason})
                 return "stop"

@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field
 Severity = Literal["critical", "high", "medium", "low"]
 VerdictKind = Literal["confirmed", "dismissed", "needs_person"]
 
+# The rule of a fix that no rule made.
+BY_HAND = "by hand"
+
 
 class Frozen(BaseModel):
     """A value that is not changed after it was made and refuses unknown fields."""
@@ -94,9 +97,10 @@ class CheckedAnswer(Frozen):
 
 
 class FixAttempt(Frozen):
-    """One automatic fix: one rule in one file."""
+    """One fix: one rule in one file, or one edit that a person answered with."""
 
     rule: str
+    """The analyser's, or `BY_HAND`; a second edit of a file is `by hand 2`."""
     path: str
     description: str
     commit: str
@@ -141,3 +145,5 @@ class HumanTask(Frozen):
 
     subject: str
     evidence: str
+    asked: str = ""
+    """What became of the question, where somebody was asked during the run."""

@@ -14,9 +14,10 @@ from chargehand.memory.procedural import Role
 from chargehand.orchestrator import views
 from chargehand.orchestrator.approval import stand_together
 from chargehand.orchestrator.episodes import Continued, Episode, continued_by, episodes
+from chargehand.orchestrator.backtracking import newest_of
 from chargehand.orchestrator.errors import NotFound
 from chargehand.orchestrator.facts import StepFinished, WorkspaceRef
-from chargehand.orchestrator.plan import Plan, Step
+from chargehand.orchestrator.plan import Plan, Step, step_id
 from chargehand.orchestrator.sessions import open_session
 from chargehand.orchestrator.tables import RunRow, StepRow
 from chargehand.orchestrator.views import Account
@@ -44,6 +45,8 @@ class Gathered:
     """What gates before it have approved: gate → step → hash of its arguments."""
     continued: Continued | None = None
     """agents: the conversation that the run goes on with."""
+    statuses: dict[str, str] = field(default_factory=dict)
+    """Where the steps of the graph stand, for an agent that extends it."""
 
 
 class RunReader:
@@ -68,7 +71,7 @@ class RunReader:
             workspace = WorkspaceRef.model_validate(run.workspace) if run.workspace else None
             inventory = ended.get("inventory")
             has_agents = any(step.kind == "agent" for step in steps)
-            plan = _plan(session, self._run_id) if has_agents else None
+            plan, statuses = _plan(session, self._run_id) if has_agents else (None, {})
             # A fork is shown what the run that it left was shown, and is no part of the conversation itself.
             may_continue = has_agents and (run.conversation_id is not None or run.forked_from is not None)
             continued = continued_by(session, self._run_id) if may_continue else None
@@ -84,15 +87,22 @@ class RunReader:
                     commits=_commits(step, ended),
                     approvals=_approvals(step, ended),
                     continued=continued,
+                    statuses=statuses if step.kind == "agent" else {},
                 )
                 for step in steps
             ]
 
     def result(self, key: str) -> JsonValue | None:
-        """The result of any step of the run that succeeded, or None."""
+        """The result of any step of the run that succeeded, or None; of one that came again, that of the new one."""
         with open_session(self._engine, self._tenant) as session:
-            ended = views.results(session, self._run_id, [key]).get(key)
+            counting = _counting(session, self._run_id, key)
+            ended = views.results(session, self._run_id, [counting]).get(counting) if counting is not None else None
         return ended.result if ended is not None and _succeeded(ended) else None
+
+    def replans(self) -> int:
+        """How often the plan may be changed, all in all."""
+        with open_session(self._engine, self._tenant) as session:
+            return views.replans(session, self._run_id)
 
     def role(self, role_hash: str) -> Role:
         """A role as the run pinned it."""
@@ -120,9 +130,23 @@ class RunReader:
             return [view.key for view in views.view_steps(session, self._run_id)]
 
 
-def _plan(session: Session, run_id: UUID) -> Plan:
-    specs = session.scalars(select(StepRow.spec).where(StepRow.run == run_id).order_by(StepRow.ordinal))
-    return Plan(steps=tuple(Step.model_validate(spec) for spec in specs))
+def _plan(session: Session, run_id: UUID) -> tuple[Plan, dict[str, str]]:
+    rows = session.execute(
+        select(StepRow.key, StepRow.spec, StepRow.status).where(StepRow.run == run_id).order_by(StepRow.ordinal)
+    ).all()
+    plan = Plan(steps=tuple(Step.model_validate(spec) for _, spec, _ in rows))
+    return plan, {key: status for key, _, status in rows}
+
+
+def _counting(session: Session, run_id: UUID, key: str) -> str | None:
+    """The step that counts for this key: a result that was superseded is nobody's input."""
+    status = session.scalar(select(StepRow.status).where(StepRow.id == step_id(run_id, key)))
+    if status != "superseded":
+        return key
+    rows = session.execute(select(StepRow.key, StepRow.status).where(StepRow.run == run_id)).all()
+    statuses = {name: status for name, status in rows}  # noqa: C416 - typed rows
+    newest = newest_of(key, statuses)
+    return None if statuses[newest] == "superseded" else newest
 
 
 def _succeeded(fact: StepFinished | None) -> bool:

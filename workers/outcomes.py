@@ -7,7 +7,7 @@ from pydantic import JsonValue
 from chargehand.orchestrator.approval import Guarded
 from chargehand.orchestrator.errors import ChargehandError
 from chargehand.orchestrator.facts import WaitReason
-from chargehand.orchestrator.plan import PlanPatch, Step
+from chargehand.orchestrator.plan import Expiry, PlanPatch, Step
 
 # What a person may do with a step that waits for one.
 GO_ON_OPTIONS = ("retry", "answer", "override", "skip", "abort")
@@ -55,11 +55,15 @@ class Wait:
     child: Step | None = None
     """The colleague that it waits for."""
     tool_use_id: str | None = None
-    """The call that the colleague answers."""
+    """The call that the colleague, or the person, answers."""
     guards: tuple[Guarded, ...] = ()
     """What a person approves by letting it go on."""
     cause: str = ""
     """Equal for questions of one run that one answer settles."""
+    wants_fix: bool = False
+    """The answer has to be a repair of one line."""
+    expires: Expiry | None = None
+    """What becomes of it when nobody answers, where neither the step nor its role says so."""
 
 
 Outcome = Finished | Failed | Wait

@@ -9,13 +9,14 @@ from chargehand.orchestrator.approval import digest_of, tool_call
 from chargehand.orchestrator.breaker import Observed, Trip, watch
 from chargehand.orchestrator.errors import Unavailable
 from chargehand.orchestrator.facts import BreakerTripped, ToolFinished, ToolStarted
+from chargehand.orchestrator.plan import Expiry
 from chargehand.workers.context import AgentTask
 from chargehand.workers.conversation import Conversation, Exchange
 from chargehand.workers.holds import Held, Holds
 from chargehand.workers.models.interface import Block
 from chargehand.workers.outcomes import CALL_OPTIONS, GO_ON_OPTIONS, Finished, Wait, backoff_seconds
 from chargehand.workers.tape import Tape
-from chargehand.workers.tools.registry import Suspended, Tool, ToolOutput, ToolResult, run_tool
+from chargehand.workers.tools.registry import Question, Suspended, Tool, ToolOutput, ToolResult, run_tool
 
 # A result that took this long is not put at risk until the next request commits it.
 COMMIT_AT_ONCE_MS = 5_000
@@ -115,6 +116,18 @@ class ToolTurn:
                 options=(suspended.choice,),
                 child=suspended.child,
                 tool_use_id=str(use.get("id")),
+            )
+        except Question as question:
+            self._tape.flush()
+            expires = Expiry(after_seconds=self._task.context.ask_seconds, then=question.unanswered)
+            return Wait(
+                reason="human",
+                question=question.text,
+                options=question.options,
+                evidence=(self._tape.place(self._tape.newest),),
+                expires=expires,
+                tool_use_id=str(use.get("id")),
+                wants_fix=question.wants_fix,
             )
         if given.outside:
             self._holds.tool_failed(name, given.error_type)

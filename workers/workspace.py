@@ -122,7 +122,19 @@ class Clone:
 
 def merged_tree(repository: Path, ours: str, theirs: str) -> tuple[str, tuple[str, ...]]:
     """The tree of both commits joined, and the files in which they conflict; raises `WorkspaceBroken`."""
-    command = (*_DURABLE, "merge-tree", "--write-tree", "-z", "--name-only", "--no-messages", ours, theirs)
+    # With what stood there before, it shows whether a side added, changed or removed something.
+    command = (
+        *_DURABLE,
+        "-c",
+        "merge.conflictStyle=diff3",
+        "merge-tree",
+        "--write-tree",
+        "-z",
+        "--name-only",
+        "--no-messages",
+        ours,
+        theirs,
+    )
     try:
         output = run_git(*command, git_dir=repository, accept=(0, 1))
     except GitFailed as error:

@@ -147,6 +147,12 @@ def list_files(context: ScriptContext) -> list[str]:
     return sorted(path.name for path in context.open_workspace().path.iterdir() if path.name != ".git")
 
 
+@script(pool="coding")
+def read_lines(context: ScriptContext, name: str) -> list[str]:
+    """The lines of a file of the workspace."""
+    return (context.open_workspace().path / name).read_text().splitlines()
+
+
 # --- any join ---------------------------------------------------------------------------------------------------------
 
 

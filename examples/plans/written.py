@@ -16,6 +16,7 @@ from steps import (
     load_order,
     quote_price,
     read_complaint,
+    read_lines,
     refund,
     send_offer,
     size_of,
@@ -90,6 +91,15 @@ def merge_plan() -> Plan:
     return Plan(merge(changes) >> list_files.step().set(key="files"))
 
 
+def merge_conflict_plan() -> Plan:
+    """Two steps write the same file side by side, and a role resolves the conflict."""
+    entries = [
+        add_file.step(name="LOG", text="09:00 opened\n").set(key="morning"),
+        add_file.step(name="LOG", text="18:00 closed\n").set(key="evening"),
+    ]
+    return Plan(merge(entries, role="resolver") >> read_lines.step(name="LOG").set(key="log"))
+
+
 def any_join_plan() -> Plan:
     """What follows goes on with the first."""
     racers = [ask_near.step().set(key="near"), ask_far.step().set(key="far")]
@@ -104,5 +114,6 @@ PLANS: dict[str, Callable[[], Plan]] = {
     "gate": gate_plan,
     "celery_task": celery_task_plan,
     "merge": merge_plan,
+    "merge_conflict": merge_conflict_plan,
     "any_join": any_join_plan,
 }

@@ -120,8 +120,13 @@ def gist(fact: AnyFact) -> str:
         case RunSubmitted():
             return fact.goal or f"a plan of {len(fact.plan.steps)} steps"
         case PlanPatched():
-            dropped = f", dropped: {', '.join(fact.patch.drop)}" if fact.patch.drop else ""
-            return f"version {fact.plan_version}, added: {', '.join(step.key for step in fact.patch.add)}{dropped}"
+            lists = {
+                "added": [step.key for step in fact.patch.add],
+                "dropped": fact.patch.drop,
+                "superseded": fact.patch.supersede,
+            }
+            changed = "".join(f", {verb}: {', '.join(keys)}" for verb, keys in lists.items() if keys)
+            return f"version {fact.plan_version}{changed}" + (f" ({fact.reason})" if fact.reason else "")
         case RunPaused():
             return fact.reason
         case BudgetRaised():

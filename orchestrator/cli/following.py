@@ -64,6 +64,7 @@ def take_look(client: Client, handle: RunHandle) -> Look:
         notes += [
             f"{question.step_key} asks: {one_line(question.question, 200)}  Answer with: "
             f"chargehand resolve {short(run.run_id)} {question.step_key} {'|'.join(question.options) or 'TEXT'}"
+            + (" --text '…'" if "answer" in question.options else "")
             for question in client.escalations(run.run_id)
         ]
     progress = handle.progress() if run.status not in RUN_ENDINGS else {}

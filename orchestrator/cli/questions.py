@@ -66,6 +66,8 @@ def escalations(
             table.add_row(Text("evidence", style="dim"), Text(one_line(", ".join(question.evidence), 500)))
         choices = "|".join(question.options) or "TEXT"
         command = f"chargehand resolve {short(question.run_id)} {question.step_key} {choices}"
+        if "answer" in question.options:
+            command += " --text '…'"
         table.add_row(Text("answer", style="dim"), Text(one_line(command), style="cyan"))
         console.print(table)
         console.print()
@@ -82,6 +84,7 @@ def resolve(
     ] = None,
     by: By = None,
     only: Only = False,
+    text: Annotated[str | None, typer.Option(metavar="TEXT", help="What goes with it, as plain text.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer the question that a step waits for.
@@ -89,7 +92,10 @@ def resolve(
     The first answer counts; a later one is told so (exit code 1). It is taken for other steps of the run that wait for
     the same cause too, but for `override`, which is one step's result.
     """
-    _answer(run, step, choice, parse_body(body), digest=digest, by=by, only=only, as_json=as_json)
+    if text is not None and body is not None:
+        raise UserError("--body and --text are both given; give one of them.")
+    value = text if text is not None else parse_body(body)
+    _answer(run, step, choice, value, digest=digest, by=by, only=only, as_json=as_json)
 
 
 @app.command()

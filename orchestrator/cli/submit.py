@@ -29,7 +29,14 @@ from chargehand.orchestrator.errors import InvalidWorkspace, Unavailable
 from chargehand.orchestrator.facts import OnConflict
 from chargehand.orchestrator.plan import Plan
 from chargehand.orchestrator.plan_files import load_plan
-from chargehand.orchestrator.requests import MAX_GOAL_BYTES, check_concurrency, check_conversation, check_goal, microusd
+from chargehand.orchestrator.requests import (
+    MAX_GOAL_BYTES,
+    MAX_REPLANS,
+    check_concurrency,
+    check_conversation,
+    check_goal,
+    microusd,
+)
 from chargehand.orchestrator.settings import Settings, load_settings
 
 app = typer.Typer()
@@ -67,6 +74,15 @@ def run(
         str | None,
         typer.Option(metavar="NAME", help="Go on with a conversation: agents see its earlier runs."),
     ] = None,
+    replans: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=MAX_REPLANS,
+            help="How often the plan may be changed when a step has failed; default 3 for a goal, 0 for a plan.",
+        ),
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Print the run's id and do not wait.")] = False,
     timeout: Annotated[
         float | None, typer.Option(metavar="SECONDS", min=0, help="Stop watching after this; the run goes on.")
@@ -102,6 +118,7 @@ def run(
             conversation_id=conversation,
             concurrency_key=concurrency_key,
             on_conflict=on_conflict,
+            replans=replans,
         )
         if not broker_answers(settings):
             notes().print(Text("Accepted; the broker does not answer, and the run starts when it is back."))

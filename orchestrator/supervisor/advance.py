@@ -5,7 +5,7 @@ It runs for every step that ends, so its common path is five statements of the d
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -26,8 +26,9 @@ from chargehand.orchestrator.facts import (
     StepsSkipped,
     parse_fact,
 )
+from chargehand.orchestrator.replanning import REPLANNER
 from chargehand.orchestrator.rounds import Place, Standing
-from chargehand.orchestrator.supervisor import dispatch, gates, unrolling
+from chargehand.orchestrator.supervisor import dispatch, gates, replans, unrolling
 from chargehand.orchestrator.supervisor.graphs import Graphs, read_places, standings
 from chargehand.orchestrator.supervisor.warning import record_passed
 from chargehand.orchestrator.tables import RunRow, StepRow
@@ -108,10 +109,19 @@ def advance(engine: Engine, graphs: Graphs, run_id: UUID, *, audit_key: bytes) -
             dispatch.take_answers(session, run_id)
         standing = standings(run.connection, run_id, places)
         planners = _with_patches(places, standing)
+        refused: dict[str, str] = {}
         if planners:
-            run = _apply_patches(run, planners)
+            run = _apply_patches(run, planners, refused)
             # Not kept: this transaction may still fail, and the next one number the plan anew.
             places = read_places(run.connection, run_id)
+            standing = standings(run.connection, run_id, places)
+        failed = replans.failed(places, standing)
+        if (failed or refused) and run.status not in RUN_ENDINGS:
+            row_of_run = session.get_one(RunRow, run_id)
+            if replans.ask(session, row_of_run, failed, refused):
+                session.flush()
+                run = replace(run, plan_version=row_of_run.plan_version)
+                places = read_places(run.connection, run_id)
             standing = standings(run.connection, run_id, places)
         found = rounds.decide(places, standing, run_status=run.status)
         _write(run, places, standing, found)
@@ -242,14 +252,22 @@ def _with_patches(places: Mapping[UUID, Place], standing: Mapping[UUID, Standing
     ]
 
 
-def _apply_patches(run: _Run, planners: Sequence[UUID]) -> _Run:
-    """Append what finished planners decided; a patch that does not fit fails the run. Gives the run as it is then."""
+def _apply_patches(run: _Run, planners: Sequence[UUID], refused: dict[str, str]) -> _Run:
+    """Append what finished planners decided; a patch that does not fit fails the run. Gives the run as it is then.
+
+    A change of the plan that does not fit any more is `refused`, by the step that wanted it: the planner is asked anew.
+    """
     session = run.session
     row = session.get_one(RunRow, run.run_id)
     for step in session.scalars(select(StepRow).where(StepRow.id.in_(planners)).order_by(StepRow.ordinal)).all():
         fact = _end_of(session, run.run_id, step.id)
         step.patched = True
         if fact is None or fact.patch is None or row.status in RUN_ENDINGS:
+            continue
+        if step.spec.get("role") == REPLANNER:
+            session.flush()
+            if why := replans.apply(session, row, step, fact):
+                refused[step.key] = why
             continue
         savepoint = session.begin_nested()
         try:

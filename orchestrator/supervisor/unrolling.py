@@ -9,12 +9,13 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from chargehand.memory import journal
-from chargehand.orchestrator import control, runs
+from chargehand.orchestrator import control, runs, views
 from chargehand.orchestrator.control import Child, End, Grow
 from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.facts import StepFinished, StepWaiting, parse_fact
 from chargehand.orchestrator.plan import PlanPatch, Step, step_id
 from chargehand.orchestrator.questions import COLLEAGUE, deadline_after
+from chargehand.orchestrator.replanning import REPLANNER
 from chargehand.orchestrator.tables import RunRow, SignalRow, StepRow
 from chargehand.orchestrator.transitions import STEP_ENDINGS
 
@@ -72,7 +73,8 @@ def _answer_for_colleague(session: Session, run: RunRow, row: StepRow) -> None:
         return
     colleague = session.get(StepRow, step_id(run.id, asked.child.key), populate_existing=True)
     if colleague is None:
-        refused = _grow(session, run, row, Grow(add=(asked.child,)))
+        reason = asked.question if asked.child.role == REPLANNER else ""
+        refused = _grow(session, run, row, Grow(add=(asked.child,)), reason=reason)
         if refused is not None:
             _signal(session, row, asked.wait_id, "answer", {"error": refused.error})
         return
@@ -135,15 +137,25 @@ def _child(row: StepRow, end: StepFinished | None) -> Child:
     return Child(step=step, status=row.status, result=end.result, error=end.error, commit=end.commit)
 
 
-def _grow(session: Session, run: RunRow, row: StepRow, found: Grow) -> End | None:
+def _grow(session: Session, run: RunRow, row: StepRow, found: Grow, *, reason: str = "") -> End | None:
+    if any(step.role == REPLANNER for step in found.add) and (why := _too_many(session, run)):
+        return End(outcome="failed", error=why)
     savepoint = session.begin_nested()
     try:
-        runs.patch(session, run, PlanPatch(add=found.add), by_step=row.id)
+        runs.patch(session, run, PlanPatch(add=found.add), by_step=row.id, reason=reason)
         savepoint.commit()
     except InvalidPlan as error:
         savepoint.rollback()
         return End(outcome="failed", error=f"its children do not fit the plan: {error}")
     return None
+
+
+def _too_many(session: Session, run: RunRow) -> str:
+    """Why the planner is not asked once more; two agents may have asked at the same time."""
+    limit = views.replans(session, run.id)
+    specs = session.scalars(select(StepRow.spec).where(StepRow.run == run.id)).all()
+    done = sum(spec.get("role") == REPLANNER for spec in specs)
+    return f"the plan may be changed {limit} times, and has been {done} times" if done >= limit else ""
 
 
 def _end(session: Session, row: StepRow, found: End) -> None:

@@ -35,6 +35,7 @@ from chargehand.orchestrator.plan import POOLS, Step, step_id
 from chargehand.orchestrator.questions import expiring
 from chargehand.orchestrator.rounds import UNATTENDED
 from chargehand.orchestrator.supervisor import admit as production
+from chargehand.orchestrator.supervisor import replans
 from chargehand.orchestrator.supervisor.admit import POOL_SILENCE_SECONDS, SOLO, Admitted
 from chargehand.orchestrator.supervisor.warning import passed
 from chargehand.orchestrator.transitions import RUN_ENDINGS
@@ -85,6 +86,11 @@ def _advance(tables: Tables, run: RunLine, transaction: Transaction) -> bool:
         standing = tables.standings(run.id)
         transaction.point("advance: standings read")
     places = tables.places(run.id)
+    failed = replans.failed(places, standing)
+    if failed and run.status not in RUN_ENDINGS:
+        # No run of these worlds may ask its planner for another plan: the failure is only looked at.
+        for step in failed:
+            tables.steps[step].patched = True
     found = rounds.decide(places, standing, run_status=run.status)
     _write(tables, run, found)
     if found.outcome is not None or run.status in RUN_ENDINGS:

@@ -20,6 +20,7 @@ from chargehand.orchestrator import verification
 from chargehand.orchestrator.cli import invoke
 from chargehand.orchestrator.client import RunHandle
 from chargehand.orchestrator.errors import RunFailed
+from chargehand.orchestrator.facts import ToolFinished
 from chargehand.orchestrator.plan import Plan, step_id
 from chargehand.orchestrator.plan_files import load_plan
 from chargehand.orchestrator.settings import load_settings
@@ -115,6 +116,20 @@ def test_a_gate_that_is_refused_keeps_what_it_guards_from_running(laptop: Machin
 def test_a_merge_makes_one_commit_of_what_two_steps_changed(laptop: Machine, workspace: Path) -> None:
     run = submitted(laptop, "merge", workspace=workspace)
     assert result_of(laptop, run) == ["CHANGES", "LICENSE", "login.py"]
+
+
+def test_a_conflict_of_parallel_changes_becomes_a_step_that_keeps_both(laptop: Machine, workspace: Path) -> None:
+    run = submitted(laptop, "merge_conflict", workspace=workspace)
+    assert result_of(laptop, run) == ["09:00 opened", "18:00 closed"]
+    edits = [
+        event.fact
+        for event in run.events(follow=False)
+        if isinstance(event.fact, ToolFinished) and event.fact.tool == "edit_file"
+    ]
+    # It ends in a commit whose sha is in the journal: what follows starts from there.
+    assert [edit.outcome for edit in edits] == ["ok"]
+    assert edits[0].commit
+    assert statuses(run)["merge/resolve"] == "succeeded"
 
 
 def test_an_any_join_goes_on_with_the_first_and_cancels_the_other(laptop: Machine) -> None:

@@ -81,8 +81,9 @@ class Conversation:
 
     @cached_property
     def inputs(self) -> dict[str, Any]:
-        """Results of the predecessors by step key."""
-        return _as_object(_parsed(_section(self._opening[1:] or self._opening, "inputs", last=True)))
+        """Results of the predecessors by step key; of one that came again (`scan~2`) by its first key too."""
+        given = _as_object(_parsed(_section(self._opening[1:] or self._opening, "inputs", last=True)))
+        return {_AGAIN.sub("", key): result for key, result in given.items()} | given
 
     @cached_property
     def calls(self) -> tuple[ToolCall, ...]:
@@ -159,6 +160,7 @@ def numbered_lines(text: str) -> dict[int, str]:
 
 
 _NUMBERED = re.compile(r"\s*(\d+)( ?[:|│]|\t|→)(.*)\Z", re.DOTALL)
+_AGAIN = re.compile(r"~\d+\Z")
 # How a tool's plain text is framed for a model.
 _FRAME = re.compile(r"\A<tool_output tool=\"[^\"\n]*\">\n(.*)\n</tool_output>\Z", re.DOTALL)
 

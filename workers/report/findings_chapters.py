@@ -112,6 +112,9 @@ def handed_to_a_person(report: ReportInput) -> Iterator[str]:
         yield ""
         evidence = task.evidence.strip()
         yield listing(evidence, "") if "\n" in evidence else remark(evidence) or "No evidence was kept."
+        if task.asked:
+            yield ""
+            yield f"Open question: {remark(task.asked, limit=600)}"
     for finding in undecided[:LIST_ITEMS]:
         verdict = report.verdict_of(finding)
         yield ""

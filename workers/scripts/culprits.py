@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from chargehand.memory.git import run_git
-from chargehand.workers.findings import FixAttempt, HumanTask, TestRun
+from chargehand.workers.findings import BY_HAND, FixAttempt, HumanTask, TestRun
 from chargehand.workers.scripts.fixes import FixRefused, apply_fix
 from chargehand.workers.scripts.registry import Workspace
 from chargehand.workers.workspace import apply_patch, diff_between
@@ -90,6 +90,8 @@ class FixLine:
         if not apply_patch(self.workspace.path, patch):
             commit = self.workspace.commit(f"Fix {attempt.rule} in {attempt.path}\n\n{attempt.description}\n")
             return attempt.model_copy(update={"commit": commit})
+        if attempt.rule.startswith(BY_HAND):
+            return "its lines are not there without that"
         try:
             return apply_fix(self.workspace, attempt.rule, attempt.path)
         except FixRefused as refusal:

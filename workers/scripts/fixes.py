@@ -93,7 +93,7 @@ def apply_fix(workspace: Workspace, rule: str, path: str) -> FixAttempt:
     if after == before:
         said = result.stderr.decode("utf-8", "backslashreplace").strip().splitlines()
         raise FixRefused(f"ruff has no safe fix of {shown(rule)} in {path}{': ' + said[0] if said else ''}.")
-    problem = _syntax_problem(after, workspace.path)
+    problem = syntax_problem(after, workspace.path)
     if problem:
         target.write_bytes(before)
         raise FixRefused(f"The fix of {rule} in {path} would not parse ({problem}); it was undone.")
@@ -158,7 +158,7 @@ def _described(messages: Sequence[str]) -> str:
     return "; ".join(parts) + (f"; {more} more" if more > 0 else "")
 
 
-def _syntax_problem(source: bytes, folder: Path) -> str:
+def syntax_problem(source: bytes, folder: Path) -> str:
     """Why Python cannot parse the text, or the empty string; asked of another process, for parsing can take long."""
     argv = [sys.executable, "-I", "-c", "import ast, sys; ast.parse(sys.stdin.buffer.read())"]
     result = limited(argv, folder=folder, timeout_seconds=30.0, stdin=source)

@@ -271,6 +271,7 @@ def _tasks(
         HumanTask(
             subject=f"{test} fails, before the fixes and after them",
             evidence=after.messages.get(test, "").strip() or "pytest gave no message",
+            asked=next((task.asked for task in given if test in task.subject), ""),
         )
         for test in delta.still_failing[:MAX_HUMAN_TASKS]
     ]
@@ -278,7 +279,7 @@ def _tasks(
     if more > 0:
         rest = ", ".join(delta.still_failing[MAX_HUMAN_TASKS : MAX_HUMAN_TASKS + 20])
         failing.append(HumanTask(subject=f"{more} further tests fail, before and after", evidence=rest))
-    # An agent that saw the same test fail has nothing to add to what pytest said of it.
+    # An agent that saw the same test fail has nothing to add to what pytest said of it, but whom it asked.
     asked = [task for task in given if not any(test in task.subject for test in delta.still_failing)]
     return (*asked, *unexplained, *failing)
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated
 
 from pydantic import BaseModel, Field, JsonValue, ValidationError
@@ -10,8 +10,10 @@ from pydantic import BaseModel, Field, JsonValue, ValidationError
 from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.outputs import OUTPUTS
 from chargehand.orchestrator.plan import Plan, PlanPatch, Step, extend
-from chargehand.workers.findings import Answer, FixAttempt, Frozen, HumanTask, Verdict
+from chargehand.orchestrator.replanning import effective
+from chargehand.workers.findings import BY_HAND, Answer, FixAttempt, Frozen, HumanTask, Verdict
 from chargehand.workers.shards import assigned_findings
+from chargehand.workers.tools.edit_file import EDITING_TOOLS, Edited, conflicts_left
 from chargehand.workers.tools.registry import Tool, ToolContext, ToolOutput, ToolRetry, make_tool
 
 # A finish tool of a role with an output model of its own.
@@ -26,6 +28,25 @@ class PlanProposal(Frozen):
     rationale: str = Field(min_length=1)
     """Why these steps, in two or three sentences."""
     steps: tuple[Step, ...] = Field(min_length=1)
+
+
+class Again(Frozen):
+    """A step that is to be done again."""
+
+    step: str
+    by: Step | None = None
+    """The step that takes its place; left out: the same once more."""
+
+
+class PlanChange(Frozen):
+    """What a replanner hands in; all empty: the plan stays, and the run ends with the failure."""
+
+    rationale: str = Field(min_length=1)
+    """Why this change, and what the result will lack."""
+    again: tuple[Again, ...] = ()
+    drop: tuple[str, ...] = ()
+    """Steps that are not wanted any more."""
+    add: tuple[Step, ...] = ()
 
 
 class Verdicts(Frozen):
@@ -71,13 +92,25 @@ class ReportText(Frozen):
     notes: str
 
 
+class Unresolved(Frozen):
+    """A file whose conflicts stay."""
+
+    path: str
+    reason: str = Field(min_length=1)
+
+
+class Resolution(Frozen):
+    """What a resolver hands in."""
+
+    resolved: tuple[str, ...]
+    """Files that hold no conflict any more."""
+    unresolved: tuple[Unresolved, ...]
+
+
 def submit_plan(plan: PlanProposal, context: ToolContext) -> ToolOutput:
     """Finish: hand in the steps that are added to the run. An error says what to change."""
     patch = PlanPatch(add=plan.steps)
-    for step in plan.steps:
-        if step.kind == "script" and context.scripts is not None and step.script not in context.scripts:
-            known = ", ".join(sorted(context.scripts))
-            raise ToolRetry(f"Step {step.key!r} names unknown script {step.script!r}; known: {known}.")
+    _check_scripts(plan.steps, context)
     try:
         if context.plan is not None:
             extend(context.plan, patch, roles=context.roles)
@@ -86,6 +119,39 @@ def submit_plan(plan: PlanProposal, context: ToolContext) -> ToolOutput:
     except InvalidPlan as error:
         raise ToolRetry(f"The plan is not valid. {error}") from error
     return _finished({"rationale": plan.rationale, "steps": [step.key for step in plan.steps]}, patch=patch)
+
+
+def submit_replan(change: PlanChange, context: ToolContext) -> ToolOutput:
+    """Finish: hand in how the plan changes. An error says what to correct."""
+    named = [one.step for one in change.again]
+    if twice := next((step for step, count in Counter(named).items() if count > 1), None):
+        raise ToolRetry(f"Step {twice!r} is to be done again twice; name it once.")
+    given = (*(one.by for one in change.again if one.by is not None), *change.add)
+    if child := next((step for step in given if step.parent is not None), None):
+        raise ToolRetry(f"Step {child.key!r} has a parent; leave `parent` out.")
+    _check_scripts(given, context)
+    patch = PlanPatch(again={one.step: one.by for one in change.again}, drop=change.drop, add=change.add)
+    plan = context.plan or Plan(steps=())
+    try:
+        found = effective(plan, context.statuses, patch)
+        counting = [step for step in plan.steps if context.statuses.get(step.key) != "superseded"]
+        extend(Plan(steps=tuple(counting)), found.model_copy(update={"drop": ()}), roles=context.roles)
+    except InvalidPlan as error:
+        raise ToolRetry(f"The plan would not be valid. {error}") from error
+    result: dict[str, JsonValue] = {
+        "rationale": change.rationale,
+        "again": [*named],
+        "dropped": [*change.drop],
+        "added": [step.key for step in change.add],
+    }
+    return _finished(result, patch=patch if named or change.drop or change.add else None)
+
+
+def _check_scripts(steps: Iterable[Step], context: ToolContext) -> None:
+    for step in steps:
+        if step.kind == "script" and context.scripts is not None and step.script not in context.scripts:
+            known = ", ".join(sorted(context.scripts))
+            raise ToolRetry(f"Step {step.key!r} names unknown script {step.script!r}; known: {known}.")
 
 
 def submit_answer(answer: Answer) -> ToolOutput:
@@ -120,7 +186,7 @@ def submit_fixes(fixes: ChosenFixes, context: ToolContext) -> ToolOutput:
     missing = [fix for fix in fixes.fixes if (fix.rule, fix.path) not in applied]
     if missing:
         names = ", ".join(f"{fix.rule} in {fix.path}" for fix in missing)
-        raise ToolRetry(f"Not applied: {names}. Apply them first with apply_fix, or leave them out.")
+        raise ToolRetry(f"Not applied: {names}. Apply them first, or leave them out.")
     left_out = applied.keys() - {(fix.rule, fix.path) for fix in fixes.fixes}
     if left_out:
         # An applied fix is a commit; leaving it unsaid would hide a change from the verification.
@@ -157,18 +223,63 @@ def submit_choice(choice: Choice, context: ToolContext) -> ToolOutput:
     return _finished({"odds": {one.label: one.probability for one in choice.odds}, "reason": choice.reason})
 
 
+def submit_resolution(resolution: Resolution, context: ToolContext) -> ToolOutput:
+    """Finish: hand in which of the files in your argument `conflicts` are resolved, and which are not and why."""
+    given = context.arguments.get("conflicts")
+    conflicts = [str(name) for name in given] if isinstance(given, list) else []
+    counted = Counter([*resolution.resolved, *(one.path for one in resolution.unresolved)])
+    problems = [f"{path!r} is not named" for path in conflicts if path not in counted]
+    problems += [f"{path!r} had no conflict" for path in counted if path not in conflicts]
+    problems += [f"{path!r} is named {count} times" for path, count in counted.items() if count > 1]
+    workspace = context.open_workspace()
+    for path in set(resolution.resolved).intersection(conflicts):
+        left = conflicts_left(workspace, path)
+        problems += [f"{path!r} still holds {left} of git's conflicts"] if left else []
+    if problems:
+        raise ToolRetry(f"Name each file once, as it is: {'; '.join(sorted(problems)[:30])}.")
+    return _finished(
+        {
+            "resolved": list(resolution.resolved),
+            "conflicts": [one.path for one in resolution.unresolved],
+            "reasons": {one.path: one.reason for one in resolution.unresolved},
+        }
+    )
+
+
 def applied_fixes(context: ToolContext) -> list[FixAttempt]:
-    """The fixes that this step has applied, in order, read back from its recorded tool results."""
+    """The fixes that this step has applied, in order, read back from its recorded tool results.
+
+    What it edited as a person answered is one too, by the rule `by hand`.
+    """
     attempts: dict[tuple[str, str], FixAttempt] = {}
+    answered = ""
     for fact in context.finished:
-        if fact.tool != "apply_fix" or fact.outcome != "ok":
+        if fact.outcome != "ok":
             continue
+        if fact.tool == "ask_person":
+            answered = fact.content
         try:
-            attempt = FixAttempt.model_validate_json(fact.content)
+            if fact.tool == "apply_fix":
+                attempt = FixAttempt.model_validate_json(fact.content)
+            elif fact.tool in EDITING_TOOLS:
+                attempt = _by_hand(Edited.model_validate_json(fact.content), answered, taken=attempts)
+            else:
+                continue
         except ValidationError:
             continue
         attempts[attempt.rule, attempt.path] = attempt
     return list(attempts.values())
+
+
+def _by_hand(edited: Edited, answered: str, *, taken: Iterable[tuple[str, str]]) -> FixAttempt:
+    count = sum(path == edited.path and rule.startswith(BY_HAND) for rule, path in taken)
+    return FixAttempt(
+        rule=BY_HAND if not count else f"{BY_HAND} {count + 1}",
+        path=edited.path,
+        description=f"as a person answered: {answered}" if answered else "edited",
+        commit=edited.commit,
+        status="applied",
+    )
 
 
 def _finished(result: Mapping[str, JsonValue], *, patch: PlanPatch | None = None) -> ToolOutput:
@@ -183,11 +294,13 @@ def _finish_tool(function: Callable[..., object], model: type[BaseModel]) -> Too
 # By the role's name: the finish tool also tells the offline server which rules to use.
 _OF_ROLE: Mapping[str, Tool] = {
     "planner": _finish_tool(submit_plan, PlanProposal),
+    "replanner": _finish_tool(submit_replan, PlanChange),
     "researcher": _finish_tool(submit_answer, Answer),
     "triager": _finish_tool(submit_verdicts, Verdicts),
     "coder": _finish_tool(submit_fixes, ChosenFixes),
     "writer": _finish_tool(submit_report, ReportText),
     "chooser": _finish_tool(submit_choice, Choice),
+    "resolver": _finish_tool(submit_resolution, Resolution),
 }
 FINISH_TOOLS: Mapping[str, Tool] = {tool.name: tool for tool in _OF_ROLE.values()}
 

@@ -48,6 +48,18 @@ class Suspended(Exception):
         self.child, self.choice = child, choice
 
 
+class Question(Exception):
+    """Raised by a tool that leaves its answer to a person: the step waits, and holds no worker."""
+
+    def __init__(self, text: str, *, options: tuple[str, ...], unanswered: str, wants_fix: bool = False) -> None:
+        """`unanswered`: the option that is taken when nobody answers.
+
+        `wants_fix`: the answer has to be a repair of one line, see `orchestrator.line_fixes`.
+        """
+        super().__init__(text)
+        self.text, self.options, self.unanswered, self.wants_fix = text, options, unanswered, wants_fix
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Colleague:
     """A role that may be asked."""
@@ -76,6 +88,10 @@ class ToolContext:
     """`recall(query, limit)`: passages of the run's index near the query; an output also says what memories it read."""
     plan: Plan | None = None
     """The run's graph, for a tool that extends it."""
+    statuses: Mapping[str, str] = field(default_factory=dict)
+    """Where the steps of the graph stood when this attempt began, by key."""
+    replans: int = 0
+    """How often the plan of this run may be changed, all in all."""
     roles: frozenset[str] | None = None
     """Roles a new agent step may have; None: not checked."""
     scripts: frozenset[str] | None = None
@@ -86,6 +102,8 @@ class ToolContext:
     """Roles that a step of this role may ask, its own among them."""
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
     """Of the tool that is called."""
+    ask_seconds: float = 60.0
+    """How long a question that the agent asks waits for a person."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -249,8 +267,8 @@ def _model_of(tool_name: str, fields: Mapping[str, tuple[object, object]]) -> ty
 def run_tool(chosen: Tool, arguments: JsonValue, *, context: ToolContext, idempotency_key: str) -> ToolResult:
     """Validate the arguments, call the function, cap its output; whatever goes wrong becomes text for the model.
 
-    `Fenced`, `Unavailable`, `NewerVersion`, `StorageFull` and `Suspended` come through: they stop the step, and no
-    model can help.
+    `Fenced`, `Unavailable`, `NewerVersion`, `StorageFull`, `Suspended` and `Question` come through: they stop the step,
+    and no model can help.
     """
     started = time.monotonic()
 
@@ -268,7 +286,7 @@ def run_tool(chosen: Tool, arguments: JsonValue, *, context: ToolContext, idempo
         given = chosen.function(**_call_arguments(chosen, values, context, idempotency_key))
     except ToolRetry as retry:
         return failed("ToolRetry", str(retry))
-    except (Fenced, Unavailable, NewerVersion, StorageFull, Suspended):
+    except (Fenced, Unavailable, NewerVersion, StorageFull, Suspended, Question):
         raise
     except Exception as error:  # whatever a tool raises, the model can go on without it
         # The message may hold a path or a secret of this machine: it goes to the log, the model sees the type.

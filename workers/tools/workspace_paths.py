@@ -1,4 +1,4 @@
-"""Opens files below a workspace without leaving it, whatever the path says and whoever made the links.
+"""Opens and replaces files below a workspace without leaving it, whatever the path says and whoever made the links.
 
 Every component is opened relative to its parent's descriptor with `O_NOFOLLOW`, so neither `..`, an absolute path nor
 a symbolic link leaves the work tree, also when a link is swapped in while we walk. Not covered: hard links to files
@@ -6,7 +6,9 @@ outside, which git cannot check out.
 """
 
 import os
+import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from chargehand.memory.git import run_git, split_z
@@ -26,6 +28,48 @@ def open_inside(workspace: Path, path: str) -> int:
         if real is None:
             raise
         return _open_below(workspace, path, _components(real))
+
+
+def replace_inside(workspace: Path, path: str, content: bytes) -> None:
+    """Put a regular file of the work tree in place, whole or not at all; raises `ToolRetry` with what is wrong.
+
+    A file that is there keeps its permissions; folders on the way to a new one are made.
+    """
+    components = _components(path)
+    if any(component.lower() == ".git" for component in components):
+        raise ToolRetry("Git's own files are not written; name a file of the work tree.")
+    directory = os.open(workspace, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for component in components[:-1]:
+            with suppress(FileExistsError):
+                os.mkdir(component, dir_fd=directory)
+            inner = _open(component, path, directory, os.O_DIRECTORY)
+            os.close(directory)
+            directory = inner
+        _replace(directory, components[-1], path, content)
+    finally:
+        os.close(directory)
+
+
+def _replace(directory: int, name: str, path: str, content: bytes) -> None:
+    mode = stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP | stat.S_IROTH
+    with suppress(FileNotFoundError):
+        there = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if not stat.S_ISREG(there.st_mode):
+            raise ToolRetry(f"{path!r} is not a file; name a file.")
+        mode = stat.S_IMODE(there.st_mode)
+    # Not a name that the repository could have: the folder is an attempt's own, and nobody else writes there.
+    fresh = f".chargehand-{secrets.token_hex(8)}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(fresh, flags, 0o600, dir_fd=directory), "wb") as file:
+        try:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.rename(fresh, name, src_dir_fd=directory, dst_dir_fd=directory)
+        except BaseException:
+            os.unlink(fresh, dir_fd=directory)
+            raise
 
 
 def _unescaped(workspace: Path, path: str) -> str | None:

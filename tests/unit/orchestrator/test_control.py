@@ -249,8 +249,19 @@ def test_a_merge_without_conflicts_is_done() -> None:
 def test_a_conflict_becomes_a_coding_step_or_fails_the_merge_where_nobody_may_resolve_it() -> None:
     conflict: JsonValue = {"conflicts": ["a.py"], "commit": "abc"}
     [resolve] = added(after(control("merge", of=Merge(role="coder")), conflict))
-    assert (resolve.role, resolve.after, resolve.arguments) == ("coder", ("c/try",), {"conflicts": ["a.py"]})
+    assert (resolve.role, resolve.after) == ("coder", ("c/try",))
+    assert resolve.arguments == {"conflicts": ["a.py"], "may_edit": ["a.py"]}
     assert "conflict in a.py" in ended(after(control("merge", of=Merge()), conflict)).error
+
+
+def test_a_conflict_that_stays_fails_the_merge_with_its_reason_and_is_not_tried_again() -> None:
+    left: JsonValue = {"resolved": [], "conflicts": ["a.py"], "reasons": {"a.py": "nobody said which is meant"}}
+    found = ended(after(control("merge", of=Merge(role="resolver")), {"conflicts": ["a.py"]}, left))
+    assert found.error == "the parallel changes conflict in a.py: nobody said which is meant"
+    done: JsonValue = {"resolved": ["a.py"], "conflicts": [], "reasons": {}}
+    assert ended(after(control("merge", of=Merge(role="resolver")), {"conflicts": ["a.py"]}, done)).outcome == (
+        "succeeded"
+    )
 
 
 # --- what a plan may say ----------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Who may be asked by whom: never in a circle, never too deep, never too often."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -7,8 +8,9 @@ from uuid import UUID, uuid4
 import pytest
 
 from chargehand.orchestrator.facts import SignalReceived, StepWaiting, ToolFinished
-from chargehand.orchestrator.plan import Plan, Step
+from chargehand.orchestrator.plan import Expiry, Plan, Step
 from chargehand.workers.agent import AgentTask, Finished, Outcome, Wait, run_agent
+from chargehand.workers.tools.ask_person import ask_person
 from chargehand.workers.tools.colleagues import MAX_BREADTH, delegate, hand_off
 from chargehand.workers.tools.registry import Colleague, Suspended, Tool, ToolContext, run_tool
 from tests.unit.workers.test_agent import ANSWER, FakeRole, Journal, Script, World, done, task_of, use
@@ -154,3 +156,37 @@ def test_what_a_colleague_made_of_a_task_that_was_handed_off_is_the_steps_result
     assert outcome.result == ANSWER
     # Nobody is asked once more.
     assert len(model.calls) == 1
+
+
+# --- a person in the loop ---------------------------------------------------------------------------------------------
+
+
+def asked_a_person() -> tuple[Journal, Script, AgentTask, Wait]:
+    calls: list[Any] = [use("look", "t1", path="a"), use("ask_person", "t2", question="Which?", files=["a.py"])]
+    journal, model = Journal().claim(), Script([calls, [done()]])
+    seen = replace(context(agent("research-1", "asker"), own="research-1"), ask_seconds=9.0)
+    task = task_of(context=seen, role=FakeRole(tools=("look", "ask_person")))
+    outcome = run_agent(task, recorder=journal, models=model, tools={**World().tools(), "ask_person": ask_person})
+    assert isinstance(outcome, Wait)
+    return journal, model, task, outcome
+
+
+def test_an_agent_that_asks_a_person_holds_no_worker_and_goes_on_with_what_was_answered() -> None:
+    journal, model, task, wait = asked_a_person()
+    assert (wait.reason, wait.tool_use_id) == ("human", "t2")
+    # When nobody answers, the question expires, and the agent is told to go on without.
+    assert wait.expires == Expiry(after_seconds=9.0, then="skip")
+    assert wait.expires.then in wait.options
+    assert wait.question.startswith("Which?")
+    outcome = resumed(journal, model, task, wait, ask_person, "answer", "the second")
+    assert isinstance(outcome, Finished)
+    assert [(fact.outcome, fact.content) for fact in journal.of(ToolFinished)][1:] == [("ok", "the second")]
+
+
+def test_an_agent_that_is_not_answered_is_told_so_and_goes_on() -> None:
+    journal, model, task, wait = asked_a_person()
+    outcome = resumed(journal, model, task, wait, ask_person, "skip", None)
+    assert isinstance(outcome, Finished)
+    told = journal.of(ToolFinished)[-1]
+    assert (told.tool, told.outcome, told.error_type) == ("ask_person", "error", "Skipped")
+    assert len(model.calls) == 2

@@ -23,6 +23,8 @@ def test_the_roles_are_there_with_their_tiers() -> None:
         "coder": "medium",
         "writer": "large",
         "chooser": "small",
+        "resolver": "medium",
+        "replanner": "large",
     }
 
 

@@ -5,7 +5,16 @@ from typing import Any
 
 from chargehand.workers.offline import NOTICE
 from chargehand.workers.offline.conversation import Conversation
-from chargehand.workers.offline.policies import chooser, coder, form, planner, researcher, triager, writer
+from chargehand.workers.offline.policies import (
+    chooser,
+    coder,
+    form,
+    planner,
+    researcher,
+    resolver,
+    triager,
+    writer,
+)
 from chargehand.workers.offline.policies.moves import Move
 
 Policy = Callable[[Conversation], Move]
@@ -13,11 +22,13 @@ Policy = Callable[[Conversation], Move]
 # The finish tool says what kind of work this is. Prompts and system texts say it too, and are never looked at.
 POLICIES: Mapping[str, Policy] = {
     "submit_plan": planner.plan,
+    "submit_replan": planner.replan,
     "submit_answer": researcher.research,
     "submit_verdicts": triager.triage,
     "submit_fixes": coder.choose,
     "submit_report": writer.write,
     "submit_choice": chooser.choose,
+    "submit_resolution": resolver.resolve,
     "submit_result": form.fill,
 }
 

@@ -17,6 +17,12 @@ LINES_PER_FINDING = 50
 _AUDIT = re.compile(r"\b(audit|review|scan|fix|repair|vulnerab\w*|security|secure)\b", re.IGNORECASE)
 _QUESTION = re.compile(r"^\s*(where|how)\b|\?\s*$", re.IGNORECASE)
 
+# What came again before has a number.
+_CAME_AGAIN = re.compile(r"~\d+\Z")
+_BY_CHANCE = re.compile(r"deadline|time(d|s)?[ -]?out|unavailable|connection|lost|temporar|try again", re.IGNORECASE)
+# Without these there is no plan that could go on.
+BEGINNING = frozenset({"inventory", "planner"})
+
 Steps = list[dict[str, Any]]
 
 
@@ -37,6 +43,36 @@ def plan(conversation: Conversation) -> Move:
             "This goal is neither, so the report only gives passages of the repository that fit its words."
         )
     return finish("submit_plan", rationale, rationale=rationale, steps=steps)
+
+
+def replan(conversation: Conversation) -> Move:
+    """Once more what an agent did, or what failed by chance; without anything else, but for the beginning."""
+    again: list[dict[str, Any]] = []
+    drop: list[str] = []
+    left: list[str] = []
+    steps = {str(step.get("key")): step for step in _objects(conversation.arguments.get("steps"))}
+    for reason in _objects(conversation.arguments.get("reasons")):
+        key, error = str(reason.get("step")), str(reason.get("error"))
+        step = steps.get(key)
+        if step is None or step.get("status") != "failed":
+            left.append(key)
+        elif not _CAME_AGAIN.search(key) and (step.get("kind") == "agent" or _BY_CHANCE.search(error)):
+            again.append({"step": key})
+        elif step.get("does") in BEGINNING:
+            left.append(key)
+        else:
+            drop.append(key)
+    said = [
+        f"once more: {', '.join(one['step'] for one in again)}" if again else "",
+        f"without: {', '.join(drop)}" if drop else "",
+        f"as it is, for the rules know no other way: {', '.join(left)}" if left else "",
+    ]
+    rationale = f"By rules, {'; '.join(part for part in said if part) or 'nothing is changed'}."
+    return finish("submit_replan", rationale, rationale=rationale, again=again, drop=drop, add=[])
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def is_question(goal: str) -> bool:

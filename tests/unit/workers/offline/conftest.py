@@ -15,6 +15,13 @@ SCHEMAS: Mapping[str, Mapping[str, Any]] = {
     "read_file": {"path": {"type": "string"}, "first_line": {"type": "integer"}, "last_line": {"type": "integer"}},
     "search_text": {"pattern": {"type": "string"}, "limit": {"type": "integer"}},
     "recall": {"query": {"type": "string"}, "limit": {"type": "integer"}},
+    "ask_person": {"question": {"type": "string"}, "files": {"type": "array"}, "wants_fix": {"type": "boolean"}},
+    "edit_file": {
+        "path": {"type": "string"},
+        "old": {"type": "string"},
+        "new": {"type": "string"},
+        "line": {"type": "integer"},
+    },
     "list_fixes": {},
     "apply_fix": {"rule": {"type": "string"}, "path": {"type": "string"}},
 }

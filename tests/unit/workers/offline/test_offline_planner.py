@@ -140,3 +140,39 @@ def test_huge_goal_still_makes_a_valid_plan(stage: Any) -> None:
     steps = planned(stage, "Where is " + "x " * 100_000 + "?", SERVICE)
 
     assert len(str(steps["research-1"].arguments["question"])) <= 2_000
+
+
+# --- replanning -------------------------------------------------------------------------------------------------------
+
+
+def changed(stage: Any, *failed: tuple[str, str, str, str], reason: str = "it broke") -> dict[str, Any]:
+    """The answer to these failures: key, kind, what it does, error."""
+    steps = [{"key": key, "kind": kind, "does": does, "status": "failed"} for key, kind, does, _ in failed]
+    reasons = [{"step": key, "error": error} for key, _, _, error in failed] or [{"step": "fix", "error": reason}]
+    request = stage.request_of("submit_replan", arguments={"reasons": reasons, "steps": steps, "round": 1, "of": 3})
+    result: dict[str, Any] = stage.play(request, stage.desk({})).result
+    return result
+
+
+@pytest.mark.parametrize(
+    ("failed", "again", "drop"),
+    [
+        (("triage-1", "agent", "triager", "no verdict"), ["triage-1"], []),
+        (("triage-1~2", "agent", "triager", "no verdict"), [], ["triage-1~2"]),
+        (("scan", "script", "scan", "TypeError: broken"), [], ["scan"]),
+        (("scan", "script", "scan", "its deadline has passed"), ["scan"], []),
+        (("inventory", "script", "inventory", "TypeError: broken"), [], []),
+    ],
+)
+def test_a_failed_step_comes_once_more_or_is_gone_on_without(
+    stage: Any, failed: tuple[str, str, str, str], again: list[str], drop: list[str]
+) -> None:
+    result = changed(stage, failed)
+    assert [one["step"] for one in result["again"]] == again
+    assert result["drop"] == drop
+    assert result["rationale"].startswith("By rules, ")
+
+
+def test_what_an_agent_asks_for_is_no_rules_to_judge(stage: Any) -> None:
+    result = changed(stage, reason="there is nothing to fix")
+    assert (result["again"], result["drop"], result["add"]) == ([], [], [])
