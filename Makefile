@@ -19,6 +19,7 @@ FROM ?= 1
 # As they were typed: a goal may contain quotes and dollars.
 override export GOAL := $(value GOAL)
 override export WORKSPACE := $(value WORKSPACE)
+override export PATIENCE := $(value PATIENCE)
 yes = $(filter-out 0 no false,$(1))
 
 .DEFAULT_GOAL := help
@@ -41,9 +42,9 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: setup ## Run the main job on the demo workspace, or on yours: WORKSPACE=path GOAL="..." KILL=1
+demo: setup ## Run the main job on the demo workspace, or on yours: WORKSPACE=path GOAL="..." KILL=1 PATIENCE=300
 	@$(BIN)/chargehand demo $(if $(call yes,$(KILL)),--kill) \
-	  $${WORKSPACE:+--workspace "$$WORKSPACE"} $${GOAL:+--goal "$$GOAL"}
+	  $${WORKSPACE:+--workspace "$$WORKSPACE"} $${GOAL:+--goal "$$GOAL"} $${PATIENCE:+--patience "$$PATIENCE"}
 
 up: setup ## Start databases, supervisor, pools and Flower until Ctrl-C
 	@$(BIN)/chargehand up

@@ -75,7 +75,9 @@ def after_a_demo_run(*, until_mb: float = 0.0) -> Afterwards:
         stack.callback(shutil.rmtree, home, ignore_errors=True)
         home.chmod(0o711)
         workspace = stack.enter_context(demo_workspace())
-        settings = Settings(home=home, small_model=OFFLINE_MODEL, medium_model=OFFLINE_MODEL, large_model=OFFLINE_MODEL)
+        models = dict.fromkeys(("small_model", "medium_model", "large_model"), OFFLINE_MODEL)
+        # Nobody is there to answer the coder.
+        settings = Settings(home=home, ask_seconds=0.5, **models)
         laptop = stack.enter_context(up(settings, migrate=schema.migrate, progress=lambda line: None))
         endpoints = laptop.services.endpoints
         client = stack.enter_context(Client(endpoints.database_url, endpoints.redis_url, settings=settings))

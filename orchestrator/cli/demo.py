@@ -12,7 +12,7 @@ from rich.text import Text
 
 from chargehand.orchestrator.cli import exits
 from chargehand.orchestrator.cli.audit import verify_all
-from chargehand.orchestrator.cli.demo_story import Told, print_next, print_story
+from chargehand.orchestrator.cli.demo_story import Told, print_next, print_story, unanswered_in
 from chargehand.orchestrator.cli.demo_workspace import demo_workspace
 from chargehand.orchestrator.cli.following import Look, follow
 from chargehand.orchestrator.cli.killing import Killer, judge_resumptions, open_verdicts, sarif_findings
@@ -31,6 +31,9 @@ GOAL = "Audit this repository, fix what is safe to fix, prove it by its tests, a
 HOME = ".chargehand"
 # Rules answer at once; at this pace a step lasts long enough to be killed in the middle of it.
 KILL_DELAY_SECONDS = "0.7"
+# The coder asks about a test that no rule mends. Whoever only watches should not have to wait for himself.
+ASK_VARIABLE = "CHARGEHAND_ASK_SECONDS"
+ASK_SECONDS = "2"
 
 app = typer.Typer()
 
@@ -44,6 +47,14 @@ def demo(
     kill: Annotated[
         bool, typer.Option("--kill", help="SIGKILL the worker that holds a triage step, and show what happened.")
     ] = False,
+    patience: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.1,
+            help="How long an agent's question waits for your answer; default 2, for nobody.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the files go; default .chargehand/demo.")
     ] = None,
@@ -58,6 +69,9 @@ def demo(
     os.environ.setdefault("CHARGEHAND_HOME", str(Path(HOME).absolute()))
     if kill:
         os.environ.setdefault(OFFLINE_DELAY_VARIABLE, KILL_DELAY_SECONDS)
+    if patience is not None:
+        os.environ[ASK_VARIABLE] = f"{patience:g}"
+    os.environ.setdefault(ASK_VARIABLE, ASK_SECONDS)
     settings = load_settings()
     check_request(goal, None, workspace=workspace, budget=None, settings=settings)
     folder = check_folder(out or settings.home / "demo")
@@ -164,4 +178,5 @@ def _run(
         wanted_kill=kill,
         killed=killer.killed if killer is not None else None,
         kill_story=killer.story if killer is not None else "",
+        unanswered=unanswered_in(handle),
     )

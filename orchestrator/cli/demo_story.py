@@ -10,6 +10,8 @@ from chargehand.orchestrator.cli.audit import Audit, describe
 from chargehand.orchestrator.cli.killing import Killed, Resumption
 from chargehand.orchestrator.cli.results import PATCH, Outcome, print_outcome
 from chargehand.orchestrator.cli.terminal import one_line, plain, plural, short
+from chargehand.orchestrator.client import RunHandle
+from chargehand.orchestrator.facts import SKIPPED, ToolFinished
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +28,8 @@ class Told:
     wanted_kill: bool
     killed: Killed | None
     kill_story: str
+    unanswered: tuple[str, ...] = ()
+    """Steps whose question nobody answered in time."""
 
     @property
     def ended_well(self) -> bool:
@@ -33,6 +37,17 @@ class Told:
         asked_again = sum(one.recorded_answers_asked_again for one in self.resumptions)
         missed = self.wanted_kill and self.killed is None
         return self.outcome.status == "succeeded" and not self.audit.objections and not asked_again and not missed
+
+
+def unanswered_in(handle: RunHandle) -> tuple[str, ...]:
+    """Keys of the steps that asked a person, and went on without an answer."""
+    keys = {step.step_id: step.key for step in handle.steps()}
+    silent = (
+        event.step_id
+        for event in handle.events(follow=False)
+        if isinstance(event.fact, ToolFinished) and (event.fact.tool, event.fact.error_type) == ("ask_person", SKIPPED)
+    )
+    return tuple(dict.fromkeys(keys[step] for step in silent if step is not None))
 
 
 def print_story(console: Console, told: Told) -> None:
@@ -83,6 +98,10 @@ def print_next(console: Console, told: Told, *, workspace: str | None, home: Pat
     if workspace is not None and PATCH in told.outcome.files:
         patch = Path(told.outcome.files[PATCH]).absolute()
         lines.append(f"Apply the changes with: git -C {workspace} apply {patch}")
+    lines += [
+        f"Nobody answered the question of {step}; it waits for you with: chargehand demo --patience 300"
+        for step in told.unanswered
+    ]
     name = short(told.outcome.run_id)
     lines.append(f"The run stays in {home}; look at it with: CHARGEHAND_HOME={home} chargehand up")
     lines.append(f"and in another terminal: CHARGEHAND_HOME={home} chargehand logs {name}")

@@ -35,6 +35,9 @@ def test_a_worker_killed_in_the_middle_of_a_triage_costs_no_recorded_answer(lapt
     assert victim["resumed_at_turn"] == victim["answers_before"] + 1
     assert all(one["recorded_answers_asked_again"] == 0 for one in resumed.values())
     assert told["unjudged"] == []
+    # Nobody is there in a demo: the question does not keep the report waiting, and is named.
+    assert told["unanswered"] == ["fix"]
+    assert "Open question: " in (tmp_path / "report.md").read_text()
     assert all(run["objections"] == [] for run in told["audit"]["runs"])
     assert told["audit"]["anchors"] == []
     for name in ("report.md", "findings.sarif", "changes.patch"):

@@ -9,11 +9,16 @@ from typing import Any
 
 import jsonschema
 import pytest
-from chaos.machine import Fleet, Machine
+from chaos.machine import Fleet, Machine, until
 
-from chargehand.orchestrator import verification
+from chargehand.orchestrator import verification, views
+from chargehand.orchestrator.cli import invoke
 from chargehand.orchestrator.cli.demo import GOAL
 from chargehand.orchestrator.cli.demo_workspace import example_folder, make_repository
+from chargehand.orchestrator.client import RunHandle
+from chargehand.orchestrator.facts import ToolFinished
+from chargehand.orchestrator.settings import load_settings
+from chargehand.orchestrator.views import Escalation
 
 pytestmark = pytest.mark.system
 
@@ -63,11 +68,24 @@ def fleet() -> Fleet:
     return Fleet(call_seconds=0.0)
 
 
+def question_of(laptop: Machine, run: RunHandle) -> Escalation:
+    """What the coder asks."""
+    until(lambda: laptop.client.escalations(run.run_id), RUN_TIMEOUT_SECONDS, "the coder asks")
+    [asked] = laptop.client.escalations(run.run_id)
+    return asked
+
+
 @pytest.fixture(scope="module")
 def job(laptop: Machine, home: Path) -> Job:
+    """Nobody mends what the coder asks about."""
     repository = make_repository(example_folder(), home / "parcel_desk")
     before = everything_in(repository)
     run = laptop.client.submit(GOAL, workspace=repository)
+    assert laptop.client.answer(question_of(laptop, run), "skip")
+    return job_of(laptop, run, repository, before)
+
+
+def job_of(laptop: Machine, run: RunHandle, repository: Path, before: str) -> Job:
     run.wait(timeout_seconds=RUN_TIMEOUT_SECONDS)
     with laptop.client.session() as session:
         assert verification.drift(session, run.run_id) == []
@@ -122,6 +140,59 @@ def test_what_no_rule_can_repair_is_handed_to_a_person_once(job: Job) -> None:
     (item,) = [one for one in planted("test") if one["expected"] == "handed to a person"]
     handed = job.report.split("## Handed to a person")[1].split("\n## ")[0]
     assert handed.count(f"**{item['test']}") == 1
+
+
+def test_the_report_names_the_question_that_nobody_answered(job: Job) -> None:
+    handed = job.report.split("## Handed to a person")[1].split("\n## ")[0]
+    assert "Open question: Asked in this run" in handed
+
+
+def test_answering_the_question_with_one_line_resumes_the_run_and_turns_the_test_green(
+    laptop: Machine, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (item,) = [one for one in planted("test") if one["expected"] == "handed to a person"]
+    repository = make_repository(example_folder(), home / "mended")
+    before = everything_in(repository)
+    monkeypatch.setenv("CHARGEHAND_HOME", str(home))
+    load_settings.cache_clear()
+    run = laptop.client.submit(GOAL, workspace=repository)
+
+    asked = question_of(laptop, run)
+
+    # The evidence: which test, how it fails, and the lines of code.
+    assert (asked.step_key, asked.wants_fix) == ("fix", True)
+    assert item["test"] in asked.question
+    assert "assert" in asked.question.lower()
+    line = next(line for line in asked.question.splitlines() if item["line_text"] in line)
+    resolve = ["resolve", str(run.run_id), "fix", "answer", "--text"]
+    assert invoke([*resolve, "mend the slice"]) == 2
+    assert "FILE:LINE: the corrected line" in capsys.readouterr().err
+    # Nobody waits for the question but the step itself: no worker is held, and the rest goes on.
+    until(lambda: laptop.statuses(run).get("check-answers") == "succeeded", RUN_TIMEOUT_SECONDS, "the rest goes on")
+
+    assert invoke([*resolve, line.replace("-count:-1", "-count:")]) == 0
+
+    job = job_of(laptop, run, repository, before)
+    kept = job.report.split("**Kept**")[1].split("**Reverted")[0]
+    assert f"`by hand` in `{item['path']}`" in kept
+    assert item["test"] in kept
+    assert "## Handed to a person" not in job.report
+    assert b"+    return events[-count:][::-1]" in job.patch
+    tests = views_of(laptop, run, "tests-after")
+    assert tests["after"]["outcomes"][item["test"]] == "passed"
+    assert everything_in(repository) == before
+    # It ended in a commit whose sha is in the journal.
+    [edit] = [
+        event.fact
+        for event in run.events(follow=False)
+        if isinstance(event.fact, ToolFinished) and event.fact.tool == "edit_file"
+    ]
+    assert (edit.outcome, bool(edit.commit)) == ("ok", True)
+
+
+def views_of(laptop: Machine, run: RunHandle, key: str) -> Any:
+    with laptop.client.session() as session:
+        return views.results(session, run.run_id, [key])[key].result
 
 
 def test_an_order_in_the_repository_is_quoted_and_has_no_effect(job: Job) -> None:

@@ -1,14 +1,15 @@
-"""Chooses fixes that are safe by rule, applies them one by one, and hands over what no rule knows."""
+"""Chooses fixes that are safe by rule, applies them one by one, and asks a person about what no rule knows."""
 
 import re
 from typing import Any
 
 from chargehand.workers.offline.conversation import Conversation, ToolCall, objects_under, payload
+from chargehand.workers.offline.policies import repairs
 from chargehand.workers.offline.policies.moves import Move, finish
 
 # Candidates applied in one turn, so that a crash loses little and a long list still fits into the turns.
 MIN_FIXES_A_TURN = 3
-MAX_APPLY_TURNS = 8
+MAX_APPLY_TURNS = 6
 MAX_TEST_FILES = 6
 # Removing a `noqa` hides a decision of the repository's authors; the others change what code does.
 NEVER = frozenset({"RUF100", "B006", "PLR1722"})
@@ -44,10 +45,15 @@ def choose(conversation: Conversation) -> Move:
     fixes = [{"rule": _value(call, "rule"), "path": _value(call, "path")} for call in applied]
     touched = {fix["path"] for fix in fixes}
     tests = {_value(call, "path"): call.text for call in conversation.calls_of("read_file") if not call.is_error}
+    unconcerned = [test for test in sorted(failing) if not _concerns(tests.get(test.split("::")[0], ""), touched)]
+    asked = repairs.of(conversation, unconcerned)
+    if isinstance(asked, Move):
+        return asked
+    fixes += asked.fixes
     tasks = [
-        _task(test, evidence)
-        for test, evidence in sorted(failing.items())
-        if not _concerns(tests.get(test.split("::")[0], ""), touched)
+        {**_task(test, failing[test]), **({"asked": asked.open[test]} if test in asked.open else {})}
+        for test in unconcerned
+        if test not in asked.repaired
     ]
     refused = [call for call in tried if call.is_error]
     tasks += [

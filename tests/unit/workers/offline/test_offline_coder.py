@@ -120,3 +120,84 @@ def test_many_fixes_end_within_the_turns(stage: Any) -> None:
 
     assert len(played.result["fixes"]) == 60
     assert len(played.turns) <= 11
+
+
+# --- what no rule knows is asked --------------------------------------------------------------------------------------
+
+TEST = "tests/test_timeline.py::test_newest"
+CODE = "shop/timeline.py"
+WRONG = "def newest(events, count):\n    return events[-count:-1]\n"
+
+
+def asked(stage: Any, answers: list[str | None], **files: str) -> tuple[Any, dict[str, str]]:
+    """Play the step; a person gives these answers, None to a question that nobody answers. Gives the files, too."""
+    tree = {**TESTS, CODE: WRONG, **files}
+    given = iter(answers)
+
+    def ask(arguments: Mapping[str, Any]) -> str:
+        answer = next(given)
+        if answer is None:
+            raise LookupError("Nobody answered in time; go on without an answer.")
+        return answer
+
+    def edit(arguments: Mapping[str, Any]) -> str:
+        path, old = arguments["path"], arguments["old"]
+        if tree[path].count(old) != 1:
+            raise LookupError(f"`old` does not stand in {path!r}.")
+        tree[path] = tree[path].replace(old, arguments["new"])
+        return json.dumps({"path": path, "line": 1, "commit": "c0ffee"})
+
+    before_fixes = {
+        **before(timeline="failed"),
+        "messages": {TEST: "E   assert [] == [1]"},
+        "files_imported": [CODE, "shop/billing.py"],
+    }
+    request = stage.request_of(
+        "submit_fixes", tools=(*TOOLS, "ask_person", "edit_file"), inputs={"tests-before": before_fixes}
+    )
+    tools = stage.desk(tree, list_fixes=lambda arguments: '{"fixes": []}', ask_person=ask, edit_file=edit)
+    return stage.play(request, tools), tree
+
+
+def questions(played: Any) -> list[dict[str, Any]]:
+    return [block["input"] for turn in played.turns for block in turn if block.get("name") == "ask_person"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [f"{CODE}:2: return events[-count:]", f"{CODE}:2:     return events[-count:]", "[-count:-1] -> [-count:]"],
+)
+def test_a_person_is_asked_with_the_evidence_and_the_answer_is_applied(stage: Any, answer: str) -> None:
+    played, tree = asked(stage, [answer])
+
+    [question] = questions(played)
+    assert question["question"].startswith(f"{TEST} fails")
+    assert "E   assert [] == [1]" in question["question"]
+    assert f"{CODE}:2:     return events[-count:-1]" in question["question"]
+    assert (question["files"], question["wants_fix"]) == ([CODE], True)
+    assert tree[CODE] == WRONG.replace(":-1]", ":]")
+    assert played.result == {"fixes": [{"rule": "by hand", "path": CODE}], "human_tasks": []}
+
+
+def test_without_an_answer_the_test_is_handed_over_with_the_open_question(stage: Any) -> None:
+    played, tree = asked(stage, [None])
+    assert tree[CODE] == WRONG
+    [task] = played.result["human_tasks"]
+    assert task["subject"].startswith(TEST)
+    assert "nobody answered" in task["asked"]
+    assert HumanTask.model_validate(task)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [(f"{CODE}:9: return", "does not exist"), ("nowhere -> there", "does not stand"), ("no idea", "no repair")],
+)
+def test_an_answer_that_cannot_be_applied_is_asked_about_once_more_with_the_reason(
+    stage: Any, wrong: str, said: str
+) -> None:
+    played, tree = asked(stage, [wrong, f"{CODE}:2: return events[-count:]"])
+    assert said in questions(played)[1]["question"]
+    assert tree[CODE] == WRONG.replace(":-1]", ":]")
+    played, tree = asked(stage, [wrong, wrong])
+    assert len(questions(played)) == 2
+    assert "could not be applied" in played.result["human_tasks"][0]["asked"]
