@@ -13,8 +13,8 @@ from chargehand.memory import procedural
 from chargehand.memory.procedural import Role
 from chargehand.orchestrator import views
 from chargehand.orchestrator.approval import stand_together
-from chargehand.orchestrator.episodes import Continued, Episode, continued_by, episodes
 from chargehand.orchestrator.backtracking import newest_of
+from chargehand.orchestrator.episodes import Continued, Episode, continued_by, episodes
 from chargehand.orchestrator.errors import NotFound
 from chargehand.orchestrator.facts import StepFinished, WorkspaceRef
 from chargehand.orchestrator.plan import Plan, Step, step_id
