@@ -63,6 +63,7 @@ def ear() -> Iterator[Ear]:
     made = Ear()
     yield made
     made.server.shutdown()
+    made.server.server_close()
 
 
 def plan(number: int) -> Plan:

@@ -34,16 +34,18 @@ from tests.integration.core.conftest import AUDIT_KEY
 if TYPE_CHECKING:
     from tests.integration.core.conftest import House
 
-ESCALATIONS = int(os.environ.get("CHARGEHAND_ESCALATIONS", "1000"))
+# A thousand take a quiet machine with two cores about a minute: the suite makes do with fewer.
+ESCALATIONS = int(os.environ.get("CHARGEHAND_ESCALATIONS", "200"))
 STEPS_A_RUN = 50
 WORKERS, SUPERVISORS, PEOPLE = 4, 2, 3
-DEADLINE_SECONDS = 240
+DEADLINE_SECONDS = 440
 # Connections that are open at such a moment are cut, as by the death of their process.
-CUT_SECONDS = (0.5, 2.0)
+CUT_SECONDS = (2.0, 5.0)
 # Published by a supervisor that died before it could.
 LOST_MESSAGES = 0.05
 # Of the questions expire, about when people come to answer them.
 EXPIRING = 0.3
+TURNS = 2
 CHOICES = ("override", "skip", "abort")
 ENDS = {"override": "succeeded", "skip": "succeeded", "abort": "failed"}
 
@@ -64,17 +66,16 @@ class Ledger:
         def charge(order: str, context: ToolContext, idempotency_key: str) -> str:
             """Charge a customer."""
             with self.guard:
-                self.charged[f"{context.run_id}/{order}"] += 1
-            return f"charged under {idempotency_key}"
+                self.charged[str(context.step_id)] += 1
+            return f"{order} charged under {idempotency_key}"
 
         return {"charge": make_tool(charge, effect="idempotent")}
 
     def reply(self, call: ModelCall, turn: int) -> list[Block]:
-        """The code before the question: a call of the model, and an effect."""
+        """The code before the question: calls of the model, and an effect."""
         with self.guard:
             self.called[call.request_id.rsplit("/", 1)[0]] += 1
-        order = str(call.messages[0]).partition("Do order-")[2].partition(".")[0]
-        return [agents.use("charge", turn, order=f"order-{order}")]
+        return [agents.use("charge", turn, order="it")]
 
 
 class Machine:
@@ -85,7 +86,7 @@ class Machine:
         self.shop = agents.shop(house, ledger.reply, ledger.tools())
         self.messages: queue.SimpleQueue[UUID] = queue.SimpleQueue()
         self.stop = threading.Event()
-        self.settings = house.settings.model_copy(update={"unclaimed_seconds": 0.5, "ring_age_seconds": 0.05})
+        self.settings = house.settings.model_copy(update={"unclaimed_seconds": 2.0, "ring_age_seconds": 0.05})
 
     def until_stopped(self, act: Callable[[random.Random], None], seed: int, pause: float) -> None:
         dice = random.Random(seed)
@@ -106,7 +107,7 @@ class Machine:
             url = f"{self.house.database_url}{'&' if '?' in self.house.database_url else '?'}application_name=shaky"
             engine, graphs = open_engine(url, role=SUPERVISOR_ROLE), Graphs()
             try:
-                while not self.stop.wait(0.02):
+                while not self.stop.wait(0.1):
                     self._round(engine, graphs, dice)
             except DBAPIError:
                 pass
@@ -135,9 +136,13 @@ class Machine:
         """A person, or a program, who answers some of what is asked; some of it twice."""
         with self.house.as_tenant() as session:
             asked = session.execute(
-                text("SELECT run, id, wait_id FROM steps WHERE status = 'waiting' AND wait_reason = 'human'")
+                text(
+                    "SELECT run, id, wait_id FROM steps s WHERE status = 'waiting' AND wait_reason = 'human' AND NOT "
+                    "EXISTS (SELECT FROM signals g WHERE g.step = s.id AND g.wait_id = s.wait_id) ORDER BY id LIMIT 20"
+                )
             ).all()
-        for run_id, step, wait_id in dice.sample(asked, min(len(asked), 25)):
+        # All look at the same few at the same time.
+        for run_id, step, wait_id in asked:
             name, choice = f"{threading.get_ident()}-{dice.random()}", dice.choice(CHOICES)
             body = {**agents.ANSWER, "answer": name} if choice == "override" else None
             with self.house.as_tenant() as session:
@@ -175,7 +180,9 @@ class Machine:
                     broken = [one for one in going if one.done()]
                     assert not broken, [one.exception() for one in broken]
                     assert time.monotonic() - began < DEADLINE_SECONDS, self.statuses()
-                    time.sleep(0.1)
+                    # The workers' heartbeat. What is queued is soon claimed: a message that is not was lost.
+                    self.house.open_pool("research", slots=2 * WORKERS)
+                    time.sleep(0.3)
             finally:
                 self.stop.set()
         for one in going:
@@ -189,8 +196,8 @@ class Machine:
 
 def order(number: int, dice: random.Random) -> Step:
     policy = Expiry(after_seconds=dice.uniform(0.05, 0.6), then="skip") if dice.random() < EXPIRING else None
-    # One turn, which charges: then the turns are used up, and a person is asked.
-    return agents.agent(f"order-{number}", max_turns=1, expires=policy)
+    # A turn that charges, and a last one without tools: then the turns are used up, and a person is asked.
+    return agents.agent(f"order-{number}", max_turns=TURNS, expires=policy)
 
 
 @pytest.mark.timeout(DEADLINE_SECONDS + 60)
@@ -222,7 +229,7 @@ def test_a_thousand_escalations_are_each_answered_once_and_nothing_before_them_i
             assert ended[step].result == {**agents.ANSWER, "answer": answer.by}
     # What was done before the wait was done once.
     assert set(ledger.charged.values()) == {1}
-    assert set(ledger.called.values()) == {1}
+    assert set(ledger.called.values()) == {TURNS}
     assert (len(ledger.charged), len(ledger.called)) == (ESCALATIONS, ESCALATIONS)
     # The race was one: both were there, and supervisors were cut off.
     assert by_clock > 0
