@@ -98,7 +98,7 @@ def add(
 
 def remove(session: Session, tenant: UUID, name: str) -> Webhook:
     """Forget a webhook by its id or a beginning of it, and what it was to hear; raises `NotFound`."""
-    found = [one for one in webhooks(session, tenant) if str(one.webhook_id).startswith(name.lower())]
+    found = [one for one in webhooks(session, tenant) if name and str(one.webhook_id).startswith(name.lower())]
     if len(found) != 1:
         raise NotFound(f"{name!r} names {len(found) or 'no'} webhooks; `chargehand webhooks list` shows the ids.")
     session.execute(delete(WebhookRow).where(WebhookRow.id == found[0].webhook_id, WebhookRow.tenant == tenant))
