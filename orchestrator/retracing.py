@@ -32,6 +32,7 @@ from chargehand.orchestrator.facts import (
     parse_fact,
 )
 from chargehand.orchestrator.plan import CONTROL_KINDS, Step, step_id, topological
+from chargehand.orchestrator.replanning import REPLANNER
 from chargehand.orchestrator.replay import Divergence
 from chargehand.orchestrator.transitions import Recorded, RunState, StepState, apply, apply_to_step, settle
 
@@ -244,7 +245,8 @@ class _Graph:
 
     def _check_growth(self, row: Row, fact: PlanPatched) -> None:
         by = self.run.planned.get(fact.by_step) if fact.by_step is not None else None
-        if by is None or self._is_erased(by):
+        if by is None or self._is_erased(by) or by.role == REPLANNER:
+            # What a change of the plan came to follows from where each step stood just then, which no row tells.
             return
         if by.kind in CONTROL_KINDS:
             found = self._proceed(by, row.entry.at)

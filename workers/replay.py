@@ -42,7 +42,7 @@ from chargehand.workers.recollection import newest
 from chargehand.workers.scripts.registry import Workspace
 from chargehand.workers.tool_turn import arguments_of
 from chargehand.workers.tools.catalogue import registered_tools
-from chargehand.workers.tools.finish import finish_tool
+from chargehand.workers.tools.finish import LOOKING_OUTSIDE, finish_tool
 from chargehand.workers.tools.registry import Tool, ToolContext, ToolOutput, describe_invalid, run_tool
 
 INVENTORY = "inventory"
@@ -256,6 +256,8 @@ class _Agents:
     def _check_result(self, task: AgentTask, conversation: Conversation, row: Row, fact: StepFinished) -> None:
         """Hand the result in again, if it was the model that did; a person's is what the person said."""
         if fact.outcome != "succeeded" or fact.copied_from is not None or not conversation.exchanges:
+            return
+        if task.finish.name in LOOKING_OUTSIDE:
             return
         handed_in = [use for use in conversation.exchanges[-1].unresolved if use.get("name") == task.finish.name]
         if not handed_in:

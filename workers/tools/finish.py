@@ -18,6 +18,8 @@ from chargehand.workers.tools.registry import Tool, ToolContext, ToolOutput, Too
 
 # A finish tool of a role with an output model of its own.
 CUSTOM_FINISH = "submit_result"
+# They look at the workspace, or at where the steps stand: the journal alone does not tell what they would say.
+LOOKING_OUTSIDE = frozenset({"submit_replan", "submit_resolution"})
 # Models round.
 ODDS_TOLERANCE = 0.02
 
