@@ -15,6 +15,7 @@ from chargehand.orchestrator.errors import LeaseLost, NothingToClaim, StepCancel
 from chargehand.orchestrator.facts import PlanPatched, StepFinished, StepWaiting, parse_fact
 from chargehand.orchestrator.plan import Plan, PlanPatch, Step, step_id
 from chargehand.orchestrator.replanning import REPLANNER, Reason, question
+from chargehand.orchestrator.retracing import retrace
 from chargehand.orchestrator.steps import new_wait_id
 from chargehand.orchestrator.supervisor.graphs import Graphs
 from chargehand.orchestrator.transitions import RUN_ENDINGS
@@ -72,6 +73,9 @@ def check_end(house: "House", run_id: UUID, status: str) -> None:
     assert house.run_row(run_id).status == status
     assert house.drift(run_id) == []
     assert house.objections(run_id) == []
+    # Read again, the journal tells the same: a change of the plan is no divergence.
+    with house.as_tenant() as session:
+        assert [one.divergence for one in retrace(run_id, journal.scan(session, run_id)).found] == []
 
 
 LINE = (script("a"), script("b", "a"), script("other", "a"), script("c", "b", "other"))
