@@ -219,7 +219,8 @@ def _recover_step(session: Session, row: StepRow, settings: Settings, *, cause: 
     runs.record_in_step(session, row, [recovered])
     row.crashes, row.solo, row.taken_over = verdict.crashes, verdict.solo, True
     row.lease_until = row.holder = None
-    if verdict.asks_person:
+    # What a person has said, and no attempt has lived to hear, is not asked again.
+    if verdict.asks_person and not _is_answered(session, row):
         where = "alone in a solo pool" if was_alone else "and no solo pool is running to try it alone"
         asked = StepWaiting(
             wait_id=new_wait_id(),
@@ -249,6 +250,10 @@ def _cut_off(session: Session, row: StepRow) -> tuple[int, ...]:
     ]
     connected = {holder: since for holder, since in session.execute(select(PoolRow.holder, PoolRow.since))}  # noqa: C416
     return cut_off(stream, connected)
+
+
+def _is_answered(session: Session, row: StepRow) -> bool:
+    return row.wait_id is not None and session.get(SignalRow, (row.tenant, row.id, row.wait_id)) is not None
 
 
 def release_from_solo(engine: Engine) -> int:

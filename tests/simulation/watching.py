@@ -84,7 +84,7 @@ def _recover_step(
     tables.append(row, StepRecovered(crashes=verdict.crashes, solo=verdict.solo, cause=cause, cut_off=back))
     row.crashes, row.solo, row.taken_over = verdict.crashes, verdict.solo, True
     row.lease_until = row.holder = None
-    if verdict.asks_person:
+    if verdict.asks_person and tables.signal(row) is None:
         wait_id = uuid5(row.id, f"lost {row.epoch}")
         question = f"Step {row.key!r} took its worker down {row.crashes} times. What shall be done?"
         asked = StepWaiting(wait_id=wait_id, reason="human", question=question, options=HUMAN_OPTIONS)

@@ -253,6 +253,27 @@ def test_after_two_crashes_a_step_runs_alone_and_after_two_more_a_person_is_aske
     with house.as_tenant() as session:
         [asked] = views.escalations(session, run_id)
     assert "took its worker down 4 times" in asked.question
+
+
+def test_an_answer_that_no_attempt_has_lived_to_hear_is_not_asked_for_again(house: "House") -> None:
+    run_id = house.start(script("a"))
+    for _ in range(3):
+        crash(house, run_id, "a")
+    with house.as_tenant() as session:
+        [asked] = views.escalations(session, run_id)
+        runs.answer(session, house.tenant, run_id=run_id, step=asked.step_id, wait_id=asked.wait_id, choice="skip")
+    watch.wake(house.supervisor)
+    house.admit()
+
+    # Its worker dies between the claim and the reading of the answer.
+    crash(house, run_id, "a")
+
+    with house.as_tenant() as session:
+        assert views.escalations(session, run_id) == []
+    house.admit()
+    heard = house.claim(run_id, "a").fold_signal(asked.wait_id)
+    assert heard is not None
+    assert heard.choice == "skip"
     assert house.drift(run_id) == []
 
 
