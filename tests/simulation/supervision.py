@@ -254,6 +254,8 @@ def _admit(tables: Tables, pools: Sequence[str], transaction: Transaction) -> li
             transaction.point("admit: candidates read")
         for run_id in {candidate.run_id for candidate in candidates} - known.keys():
             known[run_id] = _read(tables, run_id)
+        # Patched in between: the next admission sees them.
+        candidates = [one for one in candidates if one.step_id in known[one.run_id].nodes]
         packable = {one.step_id for one in candidates if known[one.run_id].nodes[one.step_id].packable}
         choice = admission.choose(candidates, limit=limit, under_way=busy, packable=packable)
         for candidate in choice.chosen:
