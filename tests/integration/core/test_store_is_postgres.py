@@ -516,6 +516,22 @@ class Both:
                 *(lambda one=one: _given(one.fold_signal(one.claim.wait_id or row.id)) for one in held),  # type: ignore[misc]
             )
 
+    def die_in_call(self) -> None:
+        """A worker dies while the model thinks, and the next one gives its call up."""
+        holder = self._holder("agent")
+        row = self.tables.steps[holder.step]
+        self.request()
+        self.compare()
+        if row.status != "running":
+            return
+        self._set(row, "lease_until", "running")
+        self.pools()
+        self.recover()
+        self.admit()
+        if row.status == "queued":
+            self._claim(row, solo=row.solo)
+            self.abandon()
+
     def ask_joins(self) -> None:
         self.held(self._holder(), "ask for joins", lambda held: held.a_join_is_open())
 
@@ -539,7 +555,7 @@ class Both:
         holder = self._holder("agent")
         fact = ModelRequested(
             call_id=uuid4(), turn=1, model="m", tier="small", routed_because="test", prompt_hash="0", max_tokens=1,
-            reserved_microusd=self.dice.choice((NEED, NEED, 2 * NEED)),
+            reserved_microusd=self.dice.choice((NEED, NEED, 2 * NEED, 2 * BUDGET)),
         )  # fmt: skip
         tools = [_tool_finished()] if self.dice.random() < 0.3 else []
         asked = self.turn(holder, "request", lambda recorder: recorder.request(tools, fact))
@@ -553,7 +569,7 @@ class Both:
             fact = ModelResponded(
                 call_id=call, model="m", content=(), stop_reason="end_turn", usage=Usage(),
                 # Now and then a server charges more than it could be expected to.
-                cost_microusd=self.dice.randrange(reserved) if self.dice.random() < 0.9 else reserved + NEED,
+                cost_microusd=self.dice.randrange(reserved) if self.dice.random() < 0.7 else reserved + NEED,
             )  # fmt: skip
             self.turn(holder, "respond", lambda recorder: recorder.respond(fact))
 
@@ -794,7 +810,8 @@ def compare(house: "House", seed: int) -> None:
         both.finish_many, both.wait, both.release, both.fold_signal, both.ask_joins, both.renew, both.request,
         both.request, both.respond, both.abandon, both.note, both.expire, both.expire, both.unclaimed, both.overdue,
         both.pools, both.tell, both.retry, both.ask_colleague, both.ask_colleague, both.hear, both.tool_fails,
-        both.recall_failures, both.question, both.question,
+        both.recall_failures, both.question, both.question, both.die_in_call,
+        both.die_in_call,
     ]  # fmt: skip
     for _ in range(DEEDS):
         deed = dice.choice(often) if dice.random() < 0.55 else dice.choice(seldom)
