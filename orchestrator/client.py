@@ -299,7 +299,10 @@ class Client:
         told = Completion(outcome="failed" if error else "succeeded", result=as_result(result), error=error, by=by)
         named = step if isinstance(step, UUID) else step_id(run_id, step)
         with self.session() as session:
-            first = complete(session, self.tenant, run_id=run_id, step=named, completion=told)
+            try:
+                first = complete(session, self.tenant, run_id=run_id, step=named, completion=told)
+            except NotFound as error:
+                raise NotFound(f"Run {run_id} has no step {str(step)!r}; `chargehand status` lists them.") from error
         self.ring(run_id)
         return first
 

@@ -155,9 +155,12 @@ def _write(run: _Run, places: Mapping[UUID, Place], standing: Mapping[UUID, Stan
         runs.record(run.session, run.tenant, run.run_id, [StepsAnchored(anchors=anchors)])
     for row in _locked(run, found.gates):
         gates.open_gate(run.session, row)
-    for row in _locked(run, found.tasks):
+    for row in _locked(run, found.tasks[: dispatch.BATCH]):
         if gates.may_begin(run.session, row):
             dispatch.open_task(run.session, row)
+    if len(found.tasks) > dispatch.BATCH:
+        # A map of thousands holds its run's lock in many short rounds, and is sent meanwhile.
+        runs.ring(run.session, run.tenant, run.run_id)
     if found.to_cancel:
         _cancel(run, found.to_cancel)
     if found.opened or found.to_look_at:

@@ -30,7 +30,7 @@ from chargehand.orchestrator.facts import (
     parse_fact,
 )
 from chargehand.orchestrator.plan import CeleryTask, Step, step_id
-from chargehand.orchestrator.questions import deadline_after, expiring
+from chargehand.orchestrator.questions import deadline_after, expiring, why_ended
 from chargehand.orchestrator.supervisor import unrolling
 from chargehand.orchestrator.tables import RunRow, SignalRow, StepRow
 from chargehand.orchestrator.task_brokers import TaskBrokers
@@ -113,7 +113,9 @@ def _wait(session: Session, row: StepRow, task: CeleryTask, facts: Sequence[Fact
     asked = f"task {task.task!r} on queue {task.queue!r}"
     runs.record_in_step(session, row, [*facts, StepWaiting(wait_id=row.id, reason="celery_task", question=asked)])
     row.status, row.wait_id, row.wait_reason = "waiting", row.id, "celery_task"
-    row.run_after, row.queued_at, row.deadline_at = func.clock_timestamp(), None, None
+    row.run_after, row.queued_at = func.clock_timestamp(), None
+    # Nor has a question any time left that was asked before.
+    row.deadline_at = row.expires_at = None
     session.flush()
 
 
@@ -145,16 +147,19 @@ def _give_up(session: Session, row: StepRow, move: Literal["ask", "fail"], *, wh
 
 def _end(session: Session, row: StepRow, found: Ended) -> None:
     facts: list[Fact] = []
+    error = found.error
     if found.returned is not None:
         facts.append(_returned(found.outcome, found.returned))
     elif row.wait_reason == "human" and row.wait_id is not None:
-        facts.append(_heard(session, row))
+        heard = _heard(session, row)
+        facts.append(heard)
+        error = why_ended(heard) if found.outcome == "failed" else ""
     # It has no worker that would pass the workspace on.
     commit = unrolling.inherited_commit(session, row)
-    facts.append(StepFinished(outcome=found.outcome, result=found.result, error=found.error, commit=commit))
+    facts.append(StepFinished(outcome=found.outcome, result=found.result, error=error, commit=commit))
     runs.record_in_step(session, row, facts)
     row.status, row.wait_id, row.wait_reason = found.outcome, None, None
-    row.run_after = row.deadline_at = None
+    row.run_after = row.deadline_at = row.expires_at = None
     row.finished_at = func.clock_timestamp()
     session.flush()
 

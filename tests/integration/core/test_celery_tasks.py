@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
@@ -14,7 +15,7 @@ from chargehand.orchestrator.celery_tasks import Labels, Message, arguments_hash
 from chargehand.orchestrator.completion import Completion, Received
 from chargehand.orchestrator.errors import NotFound, UserError
 from chargehand.orchestrator.facts import StepFinished
-from chargehand.orchestrator.plan import ARGS, ITEM, RESULT_OF, CeleryTask, Map, Step, step_id
+from chargehand.orchestrator.plan import ARGS, ITEM, RESULT_OF, CeleryTask, Expiry, Map, Step, step_id
 from chargehand.orchestrator.supervisor import dispatch
 from chargehand.orchestrator.supervisor.dispatch import Dispatcher
 
@@ -316,6 +317,19 @@ def test_a_map_sends_one_task_for_each_item(house: "House", post: Post) -> None:
     assert end_of(house, run_id, "each").result == [0, 10, 20]
 
 
+def test_a_wide_map_is_opened_and_sent_a_hundred_at_a_time(house: "House", post: Post) -> None:
+    items: list[JsonValue] = [*range(250)]
+    body = (task("do", arguments={ARGS: [{ITEM: None}]}),)
+    run_id = begun(house, post, Step(key="each", kind="map", map=Map(items=items, body=body)))
+    opened: list[int] = []
+    while house.rings(run_id):
+        house.advance(run_id)
+        Dispatcher(house.supervisor, post).dispatch(run_id)
+        opened.append(len(post.sent))
+    assert max(after - before for before, after in pairwise([0, *opened])) <= dispatch.BATCH
+    assert sorted(message.call.args for message in post.sent) == [(number,) for number in range(250)]
+
+
 # --- answers ----------------------------------------------------------------------------------------------------------
 
 
@@ -439,6 +453,24 @@ def test_a_person_has_it_sent_once_more_under_the_same_key_with_the_whole_time(h
     assert answer(house, run_id, result="paid")
     go(house, post, run_id)
     check(house, run_id, "succeeded")
+
+
+def test_a_question_that_was_answered_does_not_expire_into_an_answer_of_the_task(house: "House", post: Post) -> None:
+    run_id = begun(house, post, task(deadline_seconds=60.0, expires=Expiry(after_seconds=5.0)))
+    pass_time(house, run_id, "pay", 61)
+    Dispatcher(house.supervisor, post).dispatch()
+    assert house.row(run_id, "pay").expires_at is not None
+    decide(house, run_id, "retry")
+    go(house, post, run_id)
+    assert house.row(run_id, "pay").expires_at is None
+    pass_time(house, run_id, "pay", 61)
+    Dispatcher(house.supervisor, post).dispatch()
+    late = "UPDATE steps SET expires_at = clock_timestamp() WHERE id = :step"
+    house.execute(late, {"step": step_id(run_id, "pay")})
+    house.watch()
+    go(house, post, run_id)
+    check(house, run_id, "failed")
+    assert end_of(house, run_id).error == "nobody answered in time"
 
 
 def test_the_task_itself_may_still_answer_while_a_person_is_asked(house: "House", post: Post) -> None:
