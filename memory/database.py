@@ -9,6 +9,7 @@ import psycopg
 from sqlalchemy import Engine, MetaData, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.pool import NullPool
 
 SCHEMA = "chargehand"
 # The role of clients and workers: sees one tenant, through row-level security.
@@ -37,21 +38,27 @@ class Base(DeclarativeBase):
 
 
 def open_engine(
-    database_url: str, *, role: str | None = None, pool_size: int = 5, connect_timeout_seconds: float = 3.0
+    database_url: str,
+    *,
+    role: str | None = None,
+    pool_size: int = 5,
+    connect_timeout_seconds: float = 3.0,
+    keeps_connections: bool = True,
 ) -> Engine:
     """An engine whose connections act as `role` (`APP_ROLE`, `SUPERVISOR_ROLE`, or None: as the URL's own user).
 
     Sessions carry `transaction_timeout` and `idle_in_transaction_session_timeout`, so that a stopped process
-    never holds a lock for ever.
+    never holds a lock for ever. `keeps_connections`: False closes each when its transaction has ended.
     """
     url = make_url(database_url).set(drivername="postgresql+psycopg")
     options = session_options(role=role)
+    pool: dict[str, Any] = {"poolclass": NullPool}
+    if keeps_connections:
+        pool = {"pool_size": pool_size, "max_overflow": pool_size, "pool_timeout": connect_timeout_seconds}
     engine = create_engine(
         url,
-        pool_size=pool_size,
-        max_overflow=pool_size,
-        pool_pre_ping=True,
-        pool_timeout=connect_timeout_seconds,
+        pool_pre_ping=keeps_connections,
+        **pool,
         connect_args={"connect_timeout": max(1, round(connect_timeout_seconds)), "options": options, **KEEPALIVE},
     )
     event.listen(engine, "connect", _limit_transactions)

@@ -68,7 +68,7 @@ class Callback:
         app.chargehand_callback = self  # type: ignore[attr-defined]
         signals.task_received.connect(self._on_received)
         signals.task_prerun.connect(self._on_start)
-        signals.task_retry.connect(self._on_retry)
+        signals.before_task_publish.connect(self._on_publish)
         signals.task_success.connect(self._on_success)
         signals.task_failure.connect(self._on_failure)
         signals.task_revoked.connect(self._on_revoked)
@@ -88,18 +88,18 @@ class Callback:
             # Before the task has had a chance to change them.
             setattr(task.request, _RECEIVED, arguments_hash(args, kwargs or {}))
 
-    def _on_retry(self, sender: Any = None, request: Any = None, reason: Any = None, **_: Any) -> None:
-        labels = _labels(request) if sender is not None and sender.app is self._app else None
-        sent = getattr(reason, "sig", None)
-        if labels is None or sent is None:
+    def _on_publish(self, headers: Any = None, body: Any = None, **_: Any) -> None:
+        """Before a task that retries itself is in the queue again: another worker may have it a moment later."""
+        labels = Labels.read(headers, task_id=str(headers.get("id"))) if isinstance(headers, dict) else None
+        task = current_task
+        if labels is None or not task or self._of(task) != labels or not isinstance(body, tuple | list):
             return
-        known, received = labels, _received(sender)
-        arguments = arguments_hash(sent.args, sent.kwargs)
+        received, arguments = _received(task), arguments_hash(body[0], body[1])
         if arguments != received.arguments_hash:
             # A list or an object among them that the task has changed on its way goes along changed.
             self._tell(
-                known,
-                lambda session: completion.note_change(session, known, received=received, arguments_hash=arguments),
+                labels,
+                lambda session: completion.note_change(session, labels, received=received, arguments_hash=arguments),
             )
 
     def _on_success(self, sender: Any = None, result: object = None, runtime: float | None = None, **_: Any) -> None:
@@ -203,7 +203,11 @@ class _Line:
         self.aside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="chargehand-callback")
         """For what is told by a thread that has other work."""
         self._engine = open_engine(
-            endpoints.database_url(settings), role=APP_ROLE, connect_timeout_seconds=settings.connect_timeout_seconds
+            endpoints.database_url(settings),
+            role=APP_ROLE,
+            connect_timeout_seconds=settings.connect_timeout_seconds,
+            # That fleet may have a thousand processes: none keeps a connection to Postgres between two answers.
+            keeps_connections=False,
         )
         self._bell: Celery | None = None
         with suppress(Unavailable):
@@ -211,12 +215,8 @@ class _Line:
 
     def write(self, labels: Labels, write: Callable[[Session], bool]) -> bool:
         """Commit what the step is told, and ring; False when it was told before. Raises `Unavailable`."""
-        try:
-            with open_session(self._engine, labels.tenant) as session:
-                first = write(session)
-        finally:
-            # That fleet may have a thousand processes: none keeps a connection to Postgres between two answers.
-            self._engine.dispose()
+        with open_session(self._engine, labels.tenant) as session:
+            first = write(session)
         if self._bell is not None:
             broker.ring_bell(self._bell, self._settings, labels.run_id)
         return first
