@@ -18,7 +18,10 @@ from chargehand.orchestrator.facts import ToolFinished
 
 TRACES = Path(__file__).parents[1] / "tests" / "data" / "loops"
 # Limits and words were chosen on the first; the others are other trades, other tools and other people's reports.
-SETS = ("tuned", "held_out", "unseen", "reported")
+SETS = ("tuned", "held_out", "unseen", "reported", "probed", "designed", "sealed")
+SMALLEST_SET = 200
+# What a call and its result may be sent in; it may not matter.
+DISGUISES = ("colours", "blocks", "process", "logged", "request_id", "not_an_error", "explained", "nested", "as_text")
 LEAST_RECALL = 0.99
 MOST_FALSE_TRIPS = 0.005
 MOST_WASTED = 3
@@ -110,11 +113,13 @@ def measure() -> Iterator[Figure]:
     for name, those in traces.items():
         verdicts = [judge(trace) for trace in those]
         _show_families(name, verdicts)
-        # One miss in a handful is more than a hundredth.
-        yield from _figures(name, count(verdicts), promised=name != "reported")
+        # One miss in so few is more than a hundredth.
+        yield from _figures(name, count(verdicts), promised=len(those) >= SMALLEST_SET)
     every = [trace for those in traces.values() for trace in those]
     yield from _figures("all", count([judge(trace) for trace in every]), promised=True)
     yield from _figures("left_out", leave_families_out(every), promised=True)
+    disguises = [judge(disguised(trace, disguise)) for disguise in DISGUISES for trace in traces["tuned"]]
+    yield from _figures("disguised", count(disguises), promised=True)
     yield from _figures("no_word_known", count([judge(without_known_words(trace)) for trace in every]), promised=False)
     looks = time_looks()
     yield _figure("look_p50_ms", percentile(looks, 50), "ms")
@@ -215,6 +220,45 @@ def without_known_words(trace: Trace) -> Trace:
             for call in trace.calls
         ),
     )
+
+
+def disguised(trace: Trace, disguise: str) -> Trace:
+    """The trace as other servers would send it: everything that was asked and given is still there."""
+    rng = random.Random(f"{trace.name} {disguise}")
+    return replace(trace, calls=tuple(replace(call, fact=_disguised(call.fact, disguise, rng)) for call in trace.calls))
+
+
+def _disguised(fact: ToolFinished, disguise: str, rng: random.Random) -> ToolFinished:
+    failed, content, arguments = fact.outcome == "error", fact.content, fact.arguments
+    request, clock = f"{rng.getrandbits(48):012x}", f"2026-11-25T{rng.randint(10, 23)}:{rng.randint(10, 59)}:07Z"
+    outcome = fact.outcome
+    if disguise == "colours":
+        content = f"\x1b[3{rng.randint(1, 7)}m" + content.replace("\n", "\x1b[0m\n\x1b[1m") + "\x1b[0m"
+    elif disguise == "blocks":
+        meta = {"requestId": request, "serverTime": clock}
+        content = json.dumps({"content": [{"type": "text", "text": content}], "isError": failed, "_meta": meta})
+    elif disguise == "process":
+        out, err = ("", content) if failed else (content, "")
+        content = json.dumps(
+            {"stdout": out, "stderr": err, "returncode": int(failed), "duration_ms": rng.randint(1, 900)}
+        )
+        outcome = "ok"
+    elif disguise == "logged":
+        content = f"[{clock}] {content}"
+    elif disguise == "request_id":
+        content = f"{content}\n(request_id={request}, took {rng.randint(3, 900)}ms)"
+    elif disguise == "not_an_error" and failed:
+        content, outcome = f"Error: {content}", "ok"
+    elif disguise == "explained":
+        why = " ".join(
+            rng.choice(("run", "this", "again", "now", "to", "see", "whether", "it", "works")) for _ in range(6)
+        )
+        arguments = {**arguments, "explanation": why, "request_id": request}
+    elif disguise == "nested":
+        arguments = {"input": arguments, "options": {}}
+    elif disguise == "as_text":
+        arguments = {"arguments": json.dumps(arguments)}
+    return fact.model_copy(update={"content": content, "arguments": arguments, "outcome": outcome})
 
 
 def time_looks() -> list[float]:

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from chargehand.orchestrator.handoffs import find_ring
-from chargehand.orchestrator.likeness import change, normalise, without_echo
+from chargehand.orchestrator.likeness import change, is_sibling, normalise, without_echo
 from chargehand.orchestrator.observed import Observed
 
 __all__ = ["Limits", "Observed", "Trip", "normalise", "watch"]
@@ -27,6 +27,10 @@ CROWD = 8
 LOOK_BACK = 30
 # An answer this long, word for word the same to different questions, is how things stand and not an acknowledgement.
 TELLING_CHARACTERS = 40
+# Several kinds of things may well be empty; how things stand takes a few words more.
+STATE_WORDS = 3
+# So many arguments may come or go between two calls that are nearly the same.
+MOST_OPTIONS = 2
 # Of the calls in a window, so many that were made before.
 COMES_BACK = 2
 
@@ -79,8 +83,8 @@ class _Entry(NamedTuple):
 
     call: Observed
     brought: int
-    waited: bool
-    """Whether time was let pass before it."""
+    waited: float
+    """How long time was let pass before it, in the unit of the call that waited; 0: not at all."""
 
 
 def watch(observed: Sequence[Observed], limits: Limits = LIMITS) -> Trip | None:
@@ -105,15 +109,15 @@ def _history(own: Sequence[Observed]) -> list[_Entry]:
     """The step's calls and what each brought; mere waits are left out, unless nothing else is done."""
     if own[-1].is_wait:
         start = next((index for index in range(len(own), 0, -1) if not own[index - 1].is_wait), 0)
-        return [_Entry(call, NOTHING, waited=False) for call in own[start:]]
+        return [_Entry(call, NOTHING, waited=0) for call in own[start:]]
     entries: list[_Entry] = []
     gave: set[str] = set()
     commits: set[str | None] = {None}
     both: dict[tuple[str, str], tuple[float, ...]] = {}
-    waited = False
+    waited = 0.0
     for call in own:
         if call.is_wait:
-            waited = True
+            waited += call.waits_for
             continue
         pair, commit = (call.asked, call.gave), call.fact.commit
         if pair in both:
@@ -131,7 +135,7 @@ def _history(own: Sequence[Observed]) -> list[_Entry]:
         gave.add(call.gave)
         commits.add(commit)
         both[pair] = call.figures
-        waited = False
+        waited = 0
     return entries
 
 
@@ -143,17 +147,21 @@ def _same_error(observed: Sequence[Observed], own: Sequence[_Entry], limits: Lim
     total = _turns(same)
     others: list[Observed] = []
     # Many agents that hit one busy service at once are no loop of any of them.
-    if newest.failed and not newest.is_transient:
+    if newest.refused and not newest.is_transient:
         others = list(_repetitions_of_others(observed))
         others = others if len(others) < CROWD else []
     if total + len(others) < limits.same_error:
         return None
     positions = [index for index, entry in enumerate(own) if any(entry.call is call for call in same)]
+    between = [own[earlier + 1 : later] for earlier, later in pairwise(positions)]
     gaps = [
-        own[later].waited or any(entry.brought > NOTHING for entry in own[earlier + 1 : later])
-        for earlier, later in pairwise(positions)
+        own[later].waited or any(entry.brought > NOTHING for entry in those)
+        for those, (_, later) in zip(between, pairwise(positions), strict=True)
     ]
-    patience = newest.is_transient + (not newest.failed) + (bool(gaps) and all(gaps))
+    patience = newest.is_transient + (not newest.refused) + (bool(gaps) and all(gaps))
+    # Who learns something from every run, or waits longer and longer, is not at a standstill yet.
+    learns = not newest.refused and all(any(entry.brought == FOUND for entry in those) for those in between)
+    patience += bool(gaps) and (learns or _backs_off([own[position].waited for position in positions[1:]]))
     if total + len(others) < limits.same_error + limits.patience * patience:
         return None
     kind = newest.fact.error_type or "error"
@@ -183,12 +191,17 @@ def _own_repetitions(own: Sequence[_Entry]) -> list[Observed]:
     return [] if _falls([call.figures for call in reversed(same)]) else same
 
 
+def _backs_off(waits: Sequence[float]) -> bool:
+    """Whether every wait was longer than the one before."""
+    return len(waits) > 1 and all(later > earlier > 0 for earlier, later in pairwise(waits))
+
+
 def _repetitions_of_others(observed: Sequence[Observed]) -> Iterator[Observed]:
     newest = observed[-1]
     for call in reversed(observed):
         if call.asked != newest.asked:
             continue
-        if call.gave != newest.gave or not call.failed:
+        if call.gave != newest.gave or not call.refused:
             return
         if call.step != newest.step:
             yield call
@@ -244,13 +257,17 @@ def _near_identical(own: Sequence[_Entry], limits: Limits) -> Trip | None:
     newest = own[-1].call
     near: list[Observed] = []
     limit = limits.near_identical
+    waits: list[float] = []
     for entry in reversed(own[-LOOK_BACK:]):
         how = _nearness(entry.call, newest)
         if how is not None:
             near.append(entry.call)
+            waits.append(entry.waited)
             limit = max(limit, limits.beyond_the_end) if how == "figures" and not newest.failed else limit
         elif entry.brought > TRIED:
             break
+    if _backs_off(waits[-2::-1]):
+        limit = max(limit, limits.near_identical + limits.patience)
     if len(near) < limit or _turns(near) < LEAST_TURNS or _falls([call.figures for call in reversed(near)]):
         return None
     detail = f"{newest.tool} was called {len(near)} times in a row with nearly the same arguments and the same outcome."
@@ -263,15 +280,17 @@ def _nearness(call: Observed, newest: Observed) -> str | None:
         return None
     if call.asked == newest.asked:
         return "same" if call.gave == newest.gave else None
-    if len(call.values) != len(newest.values):
-        return None
     # An answer that names what was asked for is about that; a failure, or nothing at all, is no answer.
     is_answer = newest.tone not in ("failure", "nothing")
     if newest.tone == "success" or (call.gave != newest.gave if is_answer else not _says_the_same(call, newest)):
         return None
     nearness = "wording"
-    for one, other in zip(call.values, newest.values, strict=True):
-        how = change(one, other)
+    mine, theirs = call.named_values, newest.named_values
+    # An option more or less is a variation, as long as something else was asked for in both.
+    if len(mine.keys() ^ theirs.keys()) > MOST_OPTIONS or not mine.keys() & theirs.keys():
+        return None
+    for name in mine.keys() & theirs.keys():
+        how = change(mine[name], theirs[name])
         # The same name with another number in it is another object, which may well be like the first.
         if how is None or (how == "numbered" and not newest.failed):
             return None
@@ -297,8 +316,12 @@ def _no_change(own: Sequence[_Entry], limits: Limits) -> Trip | None:
         calls = [entry.call for entry in window]
         return _trip("no_change", f"The last {len(calls)} calls gave nothing that the step had not seen.", calls)
     window = _window(own, limits.same_end, LEAST_TURNS)
-    if all(entry.call.is_transient for entry in window):
-        window = _window(own, limits.same_end + 3 * limits.patience, LEAST_TURNS)
+    if window and _comes_back_in_vain(window):
+        calls = [entry.call for entry in window]
+        return _trip("no_change", f"The last {len(calls)} calls failed, or gave what the step had seen before.", calls)
+    # A busy service may come back, and the next object may be one that answers.
+    if all(entry.call.is_transient for entry in window) or _is_a_sweep(own, window):
+        window = _window(own, limits.same_end + 2 * limits.patience, LEAST_TURNS)
     if window and _is_stuck(window):
         calls = [entry.call for entry in window]
         return _trip("no_change", f"The last {len(calls)} calls, whatever they were, came to the same end.", calls)
@@ -315,6 +338,18 @@ def _window(own: Sequence[_Entry], least: int, least_turns: int) -> list[_Entry]
     return []
 
 
+def _comes_back_in_vain(window: Sequence[_Entry]) -> bool:
+    """Whether things are only looked at again between tries that fail as they failed before."""
+    tries = [entry.call for entry in window if entry.brought == TRIED]
+    return (
+        bool(tries)
+        and all(entry.brought <= TRIED for entry in window)
+        and all(call.tone == "failure" and not call.is_transient for call in tries)
+        and len(window) - len(tries) >= COMES_BACK
+        and any(entry.brought == NOTHING and entry.call.tone == "plain" for entry in window)
+    )
+
+
 def _is_stuck(window: Sequence[_Entry]) -> bool:
     calls = [entry.call for entry in window]
     newest = calls[-1]
@@ -324,19 +359,32 @@ def _is_stuck(window: Sequence[_Entry]) -> bool:
     # A new commit is a change, whatever is said of it.
     if any(entry.brought == DID for entry in window):
         return False
-    if newest.failed:
+    if newest.tone == "failure":
         return all(_says_the_same(call, newest) for call in calls) and not _falls([call.figures for call in calls])
-    if newest.fact.commit is not None and all(call.fact.commit == newest.fact.commit for call in calls):
-        return all(entry.brought < DID for entry in window)
     if newest.tone == "success":
-        return False
-    if newest.tone == "plain" and len({call.tool for call in calls}) > 1:
-        says_more = without_echo(newest.gave_words, newest.asked_words)
-        return bool(says_more) and all(_says_the_same(call, newest) for call in calls)
+        # Edits are well only while there is a commit to show for them.
+        commit = newest.fact.commit
+        return commit is not None and all(e.brought < DID and e.call.fact.commit == commit for e in window)
+    if len({call.tool for call in calls}) > 1:
+        least = 1 if newest.tone == "plain" else STATE_WORDS
+        says = without_echo(newest.gave_words, newest.asked_words)
+        return len(says) >= least and all(_says_the_same(call, newest) for call in calls)
     if any(call.gave != newest.gave for call in calls):
         return False
     # Objects looked at one after the other may well be alike; who comes back to them sees no change.
     return len(newest.gave) >= TELLING_CHARACTERS or sum(entry.brought == NOTHING for entry in window) >= COMES_BACK
+
+
+def _is_a_sweep(own: Sequence[_Entry], window: Sequence[_Entry]) -> bool:
+    """Whether object after object is asked after with one call, and some before these gave an answer."""
+    newest = window[-1].call
+    if newest.tone != "failure" or any(entry.call.tool != newest.tool for entry in window):
+        return False
+    before = own[-LOOK_BACK : -len(window)]
+    return any(
+        entry.call.tone != "failure" and entry.call.tool == newest.tool and is_sibling(entry.call.values, newest.values)
+        for entry in before
+    )
 
 
 def _unmoved(own: Sequence[_Entry], limits: Limits) -> Trip | None:
@@ -353,7 +401,7 @@ def _unmoved(own: Sequence[_Entry], limits: Limits) -> Trip | None:
         elif entry.brought == FOUND or entry.call.asked == newest.asked:
             break
         else:
-            deeds += entry.brought == DID
+            deeds += entry.brought > NOTHING
     if len(looks) < limits.unmoved or not deeds or _turns(looks) < LEAST_TURNS:
         return None
     return _trip("no_change", f"{newest.tool} shows the same {len(looks)} times, whatever is done in between.", looks)

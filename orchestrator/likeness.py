@@ -1,12 +1,15 @@
 """When two calls ask the same and two results say the same, whatever changes by itself set aside; pure."""
 
+import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Literal
 
 from pydantic import JsonValue
+
+from chargehand.orchestrator.wrappings import MOST_JSON, without_notes_on_itself
 
 # Where a result says what changes by itself: a program tells what it is first, and how long it took last. What lies
 # between is compared as it stands, because expressions over a long text take longer than all the rest of a look.
@@ -35,6 +38,7 @@ _SPAN = rf"{_NUMBER}\s?(?:ns|us|µs|ms|s|secs?|seconds?|mins?|minutes?|m|h|hrs?|
 _CLOCK = (
     r"\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?)?(?:\s?(?:Z|UTC|GMT|[+-]\d\d:?\d\d))?(?!\w)"
     r"|\b\d\d?:\d\d:\d\d(?:[.,]\d+)?(?:\s?(?:Z|UTC|GMT))?(?!\w)"
+    r"|(?:\b(?:at|checked|as of|now|time)[\s:]{1,2}|[\[(])\d\d?:\d\d(?![:\w])(?:\s?[ap]m\b)?"
     r"|\b(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*,? \d\d? [a-z]{3} \d{4}"
     # Seconds or milliseconds since 1970, of the years 2014 to 2033.
     r"|\b1[4-9]\d{8}(?:\d{3})?(?:\.\d+)?\b"
@@ -43,30 +47,43 @@ _CLOCK = (
 _NAMES = (
     r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b"
     r"|\b0x[0-9a-f]+\b"
-    r"|\b(?:request|req|trace|span|correlation|session|connection|conn|transaction|txn)(?:[ _-]?id)?[\"'\s:=#-]{1,4}"
+    r"|(?:/private)?/(?:tmp|var/folders)/[\w./-]+"
+    r"|\b(?:request|req|ref|reference|incident|trace|span|correlation"
+    r"|session|connection|conn|transaction|txn)(?:[ _-]?id)?[\"'\s:=#-]{1,4}"
     r"(?=[\w-]*\d)[\w-]+"
     r"|\b(?:pid|process|port|thread|worker|attempts?|try|retry|retries)[\"'\s:=#-]{1,4}\d+(?: ?(?:/|of) ?\d+)?"
 )
-_TIMINGS = (
-    rf"\b(?:in|took|after|within|time)[\"'\s:=]{{1,4}}{_SPAN}"
+_TIMINGS = rf"\b(?:in|after|within|time)[\"'\s:=]{{1,4}}{_SPAN}"
+_TIMINGS_OF_THE_ANSWER = (
+    rf"\btook[\"'\s:=]{{1,4}}{_SPAN}"
     rf"|\b(?:took|latency|duration|(?:response|query|run)_?time|runtime)(?:_\w+)?[\"'\s:=]{{1,4}}{_NUMBER}"
 )
+# An opaque name: hexadecimal digits that are neither a word nor a number.
+_OPAQUE = r"\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{8,64}\b"
 # A failure says nothing new by a time, an id, or where something lay in memory.
 _FAILURE_ONLY = (
     rf"|\b{_SPAN}"
-    r"|\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{8,64}\b"
+    rf"|{_OPAQUE}"
     r"|\b\d+ (?:more )?(?:attempts?|tries|retries)\b"
 )
-_VOLATILE = re.compile(f"(?P<time>{_CLOCK}|{_TIMINGS})|{_NAMES}", re.IGNORECASE)
-_VOLATILE_IN_FAILURES = re.compile(f"{_CLOCK}|{_NAMES}|{_TIMINGS}{_FAILURE_ONLY}", re.IGNORECASE)
+_VOLATILE = re.compile(f"(?P<time>{_CLOCK}|{_TIMINGS})|{_TIMINGS_OF_THE_ANSWER}|{_NAMES}", re.IGNORECASE)
+_VOLATILE_IN_FAILURES = re.compile(
+    f"{_CLOCK}|{_NAMES}|{_TIMINGS_OF_THE_ANSWER}|{_TIMINGS}{_FAILURE_ONLY}", re.IGNORECASE
+)
 # A number by itself, unlike a percentage or a part of a whole, which are always told as they are.
 _FIGURE = re.compile(rf"(?<![\w./%])(?<!of ){_NUMBER}(?!\s?%|\s?/\s?\d| of \d|\w)")
-_IDENTITY = re.compile(r"(?:\b|_)id[\"'\s:=#-]{1,4}(?=[\w-]*\d)[\w-]+|#\d+|\b[a-z]{2,10}-\d+\b", re.IGNORECASE)
+# Of a long text's middle, what changes by itself beyond doubt; quick, because such a text may be a whole file.
+_VOLATILE_IN_THE_MIDDLE = re.compile(r"0x[0-9a-f]{4,}|\d\d:\d\d:\d\d(?:[.,]\d+)?|/tmp/[\w./-]+|\d+\.\d+ ?m?s\b")
+_WITH_DIGITS = re.compile(r"[^\s\d]*\d\S*")
+_IDENTITY = re.compile(
+    _OPAQUE + r"|(?:\b|_)id[\"'\s:=#-]{1,4}(?=[\w-]*\d)[\w-]+|#\d+|\b[a-z]{2,10}-\d+\b", re.IGNORECASE
+)
 
 # A time beside one of these, in a few words, is the time of the work, not of the answer.
 _AT_WORK = re.compile(
     r"updated|heartbeat|last|modified|progress|running|processing|working|building|compiling|training|syncing"
-    r"|(?:up|down)loading|copying|migrating|deploying|rolling|pending|waiting|queued",
+    r"|(?:up|down)loading|copying|migrating|deploying|rolling|pending|waiting|queued"
+    r"|elapsed|uptime|remaining|\beta\b|\bleft\b",
     re.IGNORECASE,
 )
 AT_WORK_WORDS = 30
@@ -78,15 +95,29 @@ _TRANSIENT = re.compile(
     r"|not (?:yet )?(?:ready|finished|completed?|available|started)|\byet\b|in progress|still \w+ing|\bpending\b",
     re.IGNORECASE,
 )
-_NO_FAILURE = re.compile(r"\b(?:0|no|zero|without)\s+(?:\w+\s+)?(?:fail\w*|errors?|exceptions?)", re.IGNORECASE)
+_NO_FAILURE = re.compile(
+    r"\b(?:0|no|zero|without)\s+(?:\w+\s+)?(?:fail\w*|errors?|exceptions?)"
+    # Named, and not there: `"error": null`, `failed=0`.
+    r"|\b\w*(?:fail\w*|errors?|exceptions?)\w*[\"']?\s?[:=]\s?(?:null|none|false|0\b|\"\"|''|\[\]|\{\})",
+    re.IGNORECASE,
+)
 _FAILURE = re.compile(
     r"\b(?:fail(?:ed|s|ures?)?|errors?|\w*exception|\w+error|traceback|fatal|denied|refused|cannot|could not|unable"
+    r"|forbidden|unauthori[sz]ed|aborted|panicked|segmentation fault|core dumped|timed out|\w+backoff|command not found"
+    r"|no such (?:file|table|column|host|key|user|command)|not permitted|undefined reference"
     r"|exit(?:ed)? (?:code|status|with) [1-9])\b",
     re.IGNORECASE,
 )
+_REFUSAL = re.compile(
+    r"\W{0,3}(?:(?:an )?error\b|fatal:|traceback \(|exception\b|\w+(?:error|exception)\b|permission denied"
+    r"|access denied|failed to\b|cannot\b|could not\b|unable to\b|invalid (?:arg|input|param))",
+    re.IGNORECASE,
+)
+_INNER_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])|_")
 _NOTHING = re.compile(
     r"^(?:\[\]|\{\}|null|none|nil|0)$"
     r"|\bno (?:\w+ )?(?:results?|match(?:es)?|rows?|records?|items?|entries|hits?|documents?|messages?|output|data)\b"
+    r"|\bno (?:changes?|effect|progress|difference)\b|\bunchanged\b|\balready\b"
     r"|\bnothing\b|\bnot found\b|\b0 (?:results?|rows?|hits?|matches)\b"
     r"|\"\w+\": ?\[\](?:, ?\"\w+\": ?0)?",
     re.IGNORECASE,
@@ -96,6 +127,7 @@ _SUCCESS = re.compile(
     r"|appended|inserted|deleted|removed|edited|replaced?|replacements?|changed|modified|applied|patched|moved|renamed"
     r"|copied|sent|posted|published|closed|opened|set|stored|installed|uploaded|committed|merged|pushed|clicked|typed"
     r"|pressed|selected|submitted|accepted|assigned|attached|scheduled|started|stopped|restarted|granted|registered"
+    r"|queued (?:as|for|with|under)|delivered|received|enqueued|logged"
     r"|recorded|noted|acknowledged|pass(?:ed|ing)?|healthy|clean|up|green|valid|ready)\b",
     re.IGNORECASE,
 )
@@ -115,6 +147,11 @@ def normalise(arguments: JsonValue) -> JsonValue:
     if isinstance(arguments, int | float):
         return _number(arguments)
     text = " ".join(arguments.split())
+    if text[:1] in ("{", "[") and len(text) <= MOST_JSON:
+        try:
+            return normalise(json.loads(text))
+        except ValueError:
+            return text
     # Only plain decimal numbers: "1e5" or "0x10" may be names, and leading zeros mean something in an id.
     if re.fullmatch(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?", text):
         return _number(float(text))
@@ -147,21 +184,24 @@ def words(text: str) -> list[str]:
 
 def settle(text: str) -> str:
     """What an answer says, without names and times that are new in every answer; the order of its lines is none."""
-    keeps_times = len(text.split(maxsplit=AT_WORK_WORDS)) <= AT_WORK_WORDS and _AT_WORK.search(text) is not None
-    head, middle, tail = _parts(text, HEAD_CHARACTERS, TAIL_CHARACTERS)
+    said = without_notes_on_itself(text)
+    keeps_times = len(said.split(maxsplit=AT_WORK_WORDS)) <= AT_WORK_WORDS and _AT_WORK.search(said) is not None
+    head, middle, tail = _parts(said, HEAD_CHARACTERS, TAIL_CHARACTERS)
     head = _VOLATILE.sub(lambda found: found[0] if keeps_times and found["time"] else "~", head)
-    said = f"{head}{middle}{_VOLATILE.sub('~', tail)}"
+    said = f"{head}{_VOLATILE_IN_THE_MIDDLE.sub('~', middle)}{_VOLATILE.sub('~', tail)}"
     lines = said.splitlines()
     return "\n".join(sorted(lines if middle else (" ".join(line.split()) for line in lines)))
 
 
 def settle_failure(text: str) -> tuple[str, tuple[float, ...]]:
     """What a failure says, and its figures apart: those that change by themselves tell nothing."""
-    head, middle, tail = _parts(text, HEAD_CHARACTERS, TAIL_CHARACTERS)
+    head, middle, tail = _parts(without_notes_on_itself(text), HEAD_CHARACTERS, TAIL_CHARACTERS)
     head, tail = _VOLATILE_IN_FAILURES.sub("~", head), _VOLATILE_IN_FAILURES.sub("~", tail)
     figures = tuple(float(found) for found in (*_FIGURE.findall(head), *_FIGURE.findall(tail)))
-    said = f"{_FIGURE.sub('#', head)}{middle}{_FIGURE.sub('#', tail)}"
-    return said if middle else " ".join(said.split()), figures
+    # Of the middle of a long failure, the way to it, only words count.
+    said = f"{_FIGURE.sub('#', head)}{_WITH_DIGITS.sub('#', middle)}{_FIGURE.sub('#', tail)}"
+    lines = said.splitlines()
+    return "\n".join(sorted(lines if middle else (" ".join(line.split()) for line in lines))), figures
 
 
 def without_identity(text: str) -> str:
@@ -181,7 +221,12 @@ def tone(text: str) -> Tone:
         return "success" if _LONG_SUCCESS.search(" ".join(beginning[:SHORT_WORDS])) else "plain"
     if _NOTHING.search(said):
         return "nothing"
-    return "success" if _SUCCESS.search(said) else "plain"
+    return "success" if _SUCCESS.search(_INNER_CAPITAL.sub(" ", said)) else "plain"
+
+
+def is_refusal(text: str) -> bool:
+    """Whether an answer that is called a success begins like an error."""
+    return _REFUSAL.match(text) is not None
 
 
 def is_transient(text: str) -> bool:
@@ -216,6 +261,22 @@ def change(one: JsonValue, other: JsonValue) -> Change | None:
     return _change_of_text(str(one), str(other))
 
 
+def is_sibling(one: Sequence[JsonValue], other: Sequence[JsonValue]) -> bool:
+    """Whether two calls ask the same of two objects: all values but one are the same, or one form with other names."""
+    if len(one) != len(other):
+        return False
+    different = [(mine, theirs) for mine, theirs in zip(one, other, strict=True) if mine != theirs]
+    if len(different) != 1:
+        return not different
+    if len(one) > 1:
+        return True
+    mine, theirs = (_beginning(str(value)) for value in different[0])
+    if len(mine) != len(theirs):
+        return False
+    changed = sum(a != b for a, b in zip(mine, theirs, strict=True))
+    return len(mine) == 1 or changed <= max(1, len(mine) // 3)
+
+
 @lru_cache(maxsize=4_096)
 def _change_of_text(one: str, other: str) -> Change | None:
     if one == other:
@@ -248,7 +309,11 @@ def _change_of_text(one: str, other: str) -> Change | None:
 
 
 def _parts(text: str, head: int, tail: int) -> tuple[str, str, str]:
-    end = max(head, len(text) - tail)
+    if len(text) <= head + tail:
+        return text[:head], "", text[head:]
+    # Where a word ends: half an address is no address.
+    head = text.rfind(" ", 0, head) + 1 or head
+    end = text.find(" ", len(text) - tail) if " " in text[-tail:] else len(text) - tail
     return text[:head], text[head:end], text[end:]
 
 

@@ -1,6 +1,8 @@
 """One result of a tool, where the journal has it, and what is compared of it; pure."""
 
 import json
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,6 +11,7 @@ from pydantic import JsonValue
 from chargehand.orchestrator.facts import ToolFinished
 from chargehand.orchestrator.likeness import (
     Tone,
+    is_refusal,
     is_transient,
     leaves,
     lets_time_pass,
@@ -20,6 +23,9 @@ from chargehand.orchestrator.likeness import (
     without_identity,
     words,
 )
+from chargehand.orchestrator.wrappings import unwrap, without_remarks
+
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,45 +60,74 @@ class Observed:
         return self.fact.outcome == "error"
 
     @cached_property
+    def said(self) -> str:
+        """The text of the result."""
+        return self._unwrapped[0]
+
+    @cached_property
+    def _unwrapped(self) -> tuple[str, bool]:
+        return unwrap(self.fact.content)
+
+    @cached_property
+    def _arguments(self) -> JsonValue:
+        return normalise(without_remarks(self.fact.arguments))
+
+    @cached_property
     def values(self) -> tuple[JsonValue, ...]:
         """The values of its arguments."""
-        return tuple(leaves(normalise(self.fact.arguments)))
+        return tuple(leaves(self._arguments))
+
+    @cached_property
+    def named_values(self) -> dict[str, JsonValue]:
+        """The same by where they stand; an empty one is as good as none."""
+        return dict(_named("", self._arguments))
 
     @cached_property
     def asked(self) -> str:
         """The call, in words that are the same for the same call."""
-        names = json.dumps(_shape(self.fact.arguments))
+        names = json.dumps(_shape(self._arguments))
         return "\n".join((self.tool, names, *(spelling(value) for value in self.values)))
 
     @cached_property
     def gave(self) -> str:
         """The result, in words that are the same for the same result."""
-        if self.failed:
+        if self.tone == "failure":
             return f"{self.fact.error_type}: {spelling(self._failure[0])}"
-        said = settle(self.fact.content)
+        said = settle(self.said)
         return without_identity(said) if self.tone == "success" else said
 
     @cached_property
     def figures(self) -> tuple[float, ...]:
-        """The numbers in an error."""
-        return self._failure[1] if self.failed else ()
+        """The numbers in a failure."""
+        return self._failure[1] if self.tone == "failure" else ()
 
     @cached_property
     def tone(self) -> Tone:
         """What it says on the whole."""
-        return "failure" if self.failed else tone(self.fact.content)
+        return "failure" if self.refused else tone(self.said)
+
+    @cached_property
+    def refused(self) -> bool:
+        """Whether it gave an error, whatever its tool calls that."""
+        return self.failed or self._unwrapped[1] or is_refusal(self.said)
 
     @cached_property
     def is_transient(self) -> bool:
         """Whether it failed in a way that asks to come again."""
-        return self.failed and (is_transient(self.fact.content) or is_transient(self.fact.error_type))
+        return self.tone == "failure" and (is_transient(self.said) or is_transient(self.fact.error_type))
 
     @cached_property
     def is_wait(self) -> bool:
         """Whether it did nothing but let time pass."""
         if self.failed:
             return False
-        return lets_time_pass(f"{self.tool} {' '.join(map(str, self.values))}", self.fact.content)
+        return lets_time_pass(f"{self.tool} {' '.join(map(str, self.values))}", self.said)
+
+    @cached_property
+    def waits_for(self) -> float:
+        """The number in a wait's arguments; 1 if there is none."""
+        numbers = [float(found) for value in self.values for found in _NUMBER.findall(str(value))]
+        return max(numbers, default=0.0) or 1.0
 
     @cached_property
     def asked_words(self) -> frozenset[str]:
@@ -106,7 +141,19 @@ class Observed:
 
     @cached_property
     def _failure(self) -> tuple[str, tuple[float, ...]]:
-        return settle_failure(self.fact.content)
+        return settle_failure(self.said)
+
+
+def _named(name: str, value: JsonValue) -> Iterator[tuple[str, JsonValue]]:
+    """The values in arguments by their names."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _named(f"{name}.{key}", inner)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _named(f"{name}.{index}", inner)
+    elif value not in (None, ""):
+        yield name, value
 
 
 def _shape(value: JsonValue) -> JsonValue:

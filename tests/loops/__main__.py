@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loops import held_out, reported, tuned, unseen
+from loops import crews, held_out, probed, reported, services, shells, tuned, unseen
 from loops.scene import Scene
 
 Family = Callable[[random.Random], Scene]
@@ -15,6 +15,9 @@ FOLDER = Path(__file__).parents[1] / "data" / "loops"
 SEEDS = 12
 # Two hundred agents each: a few of these show all there is to see.
 LARGE_SEEDS = 2
+# By which the families of the transcripts were parted.
+LOT = "2026-11-25"
+_Half = tuple[dict[str, list[Family]], list[Family]]
 LARGE = frozenset({tuned.fan_out_429, held_out.fan_out_timeouts})
 
 
@@ -27,12 +30,35 @@ def write() -> None:
 
 def sets() -> dict[str, list[str]]:
     """The lines of each set."""
+    designed, sealed = _halves()
     return {
         "tuned": list(_lines(tuned.LOOPS, tuned.WORK, SEEDS)),
         "held_out": list(_lines(held_out.LOOPS, held_out.WORK, SEEDS)),
         "unseen": list(_lines(unseen.LOOPS, unseen.WORK, SEEDS)),
+        "probed": list(_lines(probed.FAMILIES.loops, probed.FAMILIES.work, 1)),
+        "designed": list(_lines(*designed, SEEDS)),
+        "sealed": list(_lines(*sealed, SEEDS)),
         "reported": list(_lines(reported.LOOPS, reported.WORK, 1)),
     }
+
+
+def _halves() -> tuple[_Half, _Half]:
+    """The families of the transcripts in two halves by lot: one was looked at while the detectors were made."""
+    books = [module.FAMILIES for module in (shells, services, crews)]
+    kinds: dict[str, list[Family]] = {}
+    for book in books:
+        for kind, families in (*book.loops.items(), ("work", book.work)):
+            kinds.setdefault(kind, []).extend(families)
+    halves: tuple[_Half, _Half] = ({}, []), ({}, [])
+    for kind in sorted(kinds):
+        families = sorted(kinds[kind], key=lambda family: family.__name__)
+        random.Random(f"{LOT} {kind}").shuffle(families)
+        for half, those in zip(halves, (families[::2], families[1::2]), strict=True):
+            if kind == "work":
+                half[1].extend(those)
+            else:
+                half[0][kind] = those
+    return halves
 
 
 def _lines(loops: Mapping[str, Sequence[Family]], work: Sequence[Family], seeds: int) -> Iterator[str]:

@@ -1,0 +1,166 @@
+"""What a call and its result are sent in, taken off: envelopes, colours, what is said about the call itself; pure."""
+
+import json
+import re
+from functools import lru_cache
+
+from pydantic import JsonValue
+
+# Colours and cursor movements of a terminal.
+_TERMINAL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+# Before the text, when it was said.
+_LOGGED = re.compile(r"^\s*\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?:? (?=\S)")
+_RULED = re.compile(r"^[ \t]*([-=_*#~+])\1{3,}[ \t]*\n?", re.MULTILINE)
+# Envelopes: a tool behind a protocol that runs a process has two.
+MOST_ENVELOPES = 3
+LOADS = frozenset({"content", "text", "result", "output", "stdout", "stderr", "data", "body", "error"})
+SAYS_WELL = frozenset({"ok", "success", "succeeded"})
+SAYS_ILL = frozenset({"iserror", "exitcode", "returncode", "exitstatus", "rc", "timedout"})
+NOTES = frozenset({"meta", "ts", "timestamp", "time", "type"})
+# Of a structured answer: a few words may stand before it; a larger one is data, and compared as it stands.
+MOST_PROLOGUE = 40
+MOST_JSON = 8_000
+_NAME_PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
+TIMES = frozenset({"time", "at", "timestamp", "ts", "date", "now", "of", "clock"})
+OF_THE_ANSWER = frozenset(
+    {
+        "request",
+        "req",
+        "response",
+        "server",
+        "trace",
+        "span",
+        "correlation",
+        "fetched",
+        "checked",
+        "generated",
+        "queried",
+    }
+    | {"retrieved", "current", "as", "session", "idempotency"}
+)
+# What a call is about; beside it, prose is about the call.
+MAIN = frozenset(
+    {"command", "cmd", "query", "path", "code", "sql", "url", "uri", "script", "file", "filename", "pattern"}
+)
+REMARKS = frozenset(
+    {"description", "explanation", "reason", "reasoning", "rationale", "justification", "purpose", "display", "comment"}
+    | {"intent", "goal", "thought", "thoughts", "why"}
+)
+ASIDES = frozenset({"explanation", "rationale", "justification", "tool_call_reason"})
+# How a call is to be made, whatever it asks.
+MANNERS = frozenset({"timeout", "timeout_ms", "timeout_seconds", "verbose", "quiet", "debug"})
+# Of a tool to think with, what is asked for; of any other, not.
+THOUGHTS = frozenset({"reasoning", "thought", "thoughts"})
+DURATIONS = frozenset({"duration", "latency", "took", "runtime", "response", "query", "execution", "processing"})
+ALONE = frozenset({"nonce", "etag", "traceparent", "latency", "took", "jsonrpc"})
+
+
+def unwrap(text: str) -> tuple[str, bool]:
+    """A tool's answer without what it was sent in, and whether that says that it failed.
+
+    Taken off are an envelope of text blocks or of a process's outputs, colours, ruled lines and a log line's time.
+    """
+    failed = False
+    for _ in range(MOST_ENVELOPES):
+        opened = _open(text) if text.startswith("{") or text.startswith("[{") else None
+        if opened is None:
+            break
+        text, failed = opened[0], failed or opened[1]
+    if "\x1b" in text:
+        text = _TERMINAL.sub("", text)
+    return _LOGGED.sub("", _RULED.sub("", text), count=1), failed
+
+
+def _open(text: str) -> tuple[str, bool] | None:
+    if len(text) > MOST_JSON:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    if isinstance(value, dict) and "jsonrpc" in value:
+        value = value.get("result") or value.get("error")
+    if isinstance(value, list):
+        value = {"content": value}
+    if not isinstance(value, dict):
+        return None
+    parts: list[str] = []
+    failed = False
+    for key, inner in value.items():
+        name = key.casefold().replace("_", "")
+        if name in LOADS:
+            texts = [inner] if isinstance(inner, str) else _texts(inner)
+            if texts is None:
+                return None
+            parts += texts
+            failed = failed or (name == "error" and bool(texts))
+        elif name in SAYS_WELL or name in SAYS_ILL:
+            # Zero is well for an exit status, and false is well for a mark of errors.
+            failed = failed or (name in SAYS_WELL and inner is False) or (name in SAYS_ILL and bool(inner))
+        elif not _is_of_the_answer(key) and name not in NOTES:
+            return None
+    return ("\n".join(part for part in parts if part), failed) if parts else None
+
+
+def _texts(value: JsonValue) -> list[str] | None:
+    if value is None:
+        return []
+    if not isinstance(value, list) or not value:
+        return None
+    texts = [block.get("text") for block in value if isinstance(block, dict) and block.get("type") == "text"]
+    return [text for text in texts if isinstance(text, str)] if len(texts) == len(value) else None
+
+
+def without_remarks(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """The arguments of a call without what is said about the call: names of one request, and why it is made."""
+    kept = {
+        key: value
+        for key, value in arguments.items()
+        if not _is_of_the_answer(key) and key.casefold() not in ASIDES and key.casefold() not in MANNERS
+    }
+    if any(_last_part(key) in MAIN for key in kept):
+        kept = {key: value for key, value in kept.items() if key.casefold().strip("_") not in REMARKS}
+    elif any(key.casefold() in THOUGHTS for key in kept) and not all(key.casefold() in THOUGHTS for key in kept):
+        kept = {key: value for key, value in kept.items() if key.casefold() not in THOUGHTS}
+    return kept
+
+
+def without_notes_on_itself(text: str) -> str:
+    """The text; of JSON, wherever it begins, without what the service says of the answer itself."""
+    start = min((place for place in (text.find("{"), text.find("[")) if place >= 0), default=-1)
+    if not 0 <= start <= MOST_PROLOGUE or len(text) > MOST_JSON:
+        return text
+    try:
+        value = json.loads(text[start:])
+    except ValueError:
+        return text
+    # Half of the numbers of an array are no structure.
+    if not isinstance(value, dict) and not (isinstance(value, list) and any(isinstance(item, dict) for item in value)):
+        return text
+    return text[:start] + json.dumps(_without_notes(value), sort_keys=True, ensure_ascii=False)
+
+
+def _without_notes(value: JsonValue) -> JsonValue:
+    """A structured answer without what it says of itself."""
+    if isinstance(value, dict):
+        kept = {key: _without_notes(inner) for key, inner in value.items() if not _is_of_the_answer(key)}
+        return {key: inner for key, inner in kept.items() if inner != {} or value[key] == {}}
+    return [_without_notes(item) for item in value] if isinstance(value, list) else value
+
+
+@lru_cache(maxsize=1_024)
+def _is_of_the_answer(key: str) -> bool:
+    """Whether a value under this name tells of the request and its answer, and not of what was asked for."""
+    parts = [part.lower() for part in _NAME_PART.findall(key)]
+    if not parts:
+        return False
+    if parts[-1] in TIMES and any(part in OF_THE_ANSWER for part in parts):
+        return True
+    if parts[-1] in ("id", "key", "token", "uuid") and any(part in OF_THE_ANSWER for part in parts[:-1]):
+        return True
+    return parts[0] in ALONE or (parts[-1] in ("ms", "us", "ns", "seconds", "secs") and parts[0] in DURATIONS)
+
+
+def _last_part(name: str) -> str:
+    parts = _NAME_PART.findall(name)
+    return parts[-1].lower() if parts else ""
