@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 
-from benchmarks import agents, breaker, core, fleet, idle, linear, peers, recovery, replay, turn
+from benchmarks import agents, breaker, core, fleet, handoff, idle, linear, peers, recovery, replay, turn
 from benchmarks.figures import Figure, NotMeasured
 from benchmarks.ground import Ground, open_ground
 
@@ -30,6 +30,7 @@ SUITES: dict[str, Suite] = {
     "replay": grounded(replay.measure),
     "breaker": breaker.measure,
     "fleet": fleet.measure,
+    "handoff": handoff.measure,
     "recovery": recovery.measure,
     "idle": idle.measure,
 }

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from chargehand.orchestrator.facts import ToolFinished
 from chargehand.orchestrator.likeness import words
 from chargehand.orchestrator.observed import Observed
+from chargehand.orchestrator.plan import Step
 
 # With this many agents in a ring nobody sees a ring any more.
 MOST_AGENTS = 5
@@ -30,6 +32,20 @@ class HandOff:
     def way(self) -> tuple[str, str]:
         """From whom to whom."""
         return self.giver, self.taker
+
+
+def handed_over(child: Step, *, tool_use_id: str, for_good: bool) -> ToolFinished:
+    """The call by which an agent's step was given a colleague, as the detectors read calls.
+
+    `for_good`: the work was handed off, and not only asked about.
+    """
+    return ToolFinished(
+        tool_use_id=tool_use_id,
+        tool="hand_off" if for_good else "delegate",
+        arguments={"to": child.role or "", "instruction": child.instruction},
+        outcome="ok",
+        content="",
+    )
 
 
 def find_ring(observed: Sequence[Observed], rounds: int) -> list[HandOff]:
@@ -61,9 +77,9 @@ def _hand_off(index: int, call: Observed, parties: set[str]) -> HandOff | None:
         by_name = False
     if taker is None:
         taker = next((value for value in call.values if value in parties and value != giver), None)
-    if not isinstance(taker, str) or taker == giver:
+    if not isinstance(taker, str) or taker.strip() == giver:
         return None
-    return HandOff(index=index, giver=giver, taker=taker, by_name=by_name)
+    return HandOff(index=index, giver=giver, taker=taker.strip(), by_name=by_name)
 
 
 def _is_ring(ring: Sequence[HandOff], agents: int, rounds: int) -> bool:
@@ -82,10 +98,10 @@ def _gets_on(observed: Sequence[Observed], hand_offs: Sequence[HandOff], agents:
             return False
     if not all(hand_off.by_name for hand_off in last):
         return True
-    seen = {call.gave for call in observed[: before[-1].index]}
+    seen = {(call.asked, call.gave) for call in observed[: before[-1].index]}
     starts = [before[-1].index, *(hand_off.index for hand_off in last)]
     if all(
-        any(call.fact.commit is not None or (not call.failed and call.gave not in seen) for call in between)
+        any(not call.failed and (call.asked, call.gave) not in seen for call in between)
         for between in (observed[start + 1 : hand_off.index] for start, hand_off in zip(starts, last, strict=False))
     ):
         return True

@@ -24,10 +24,12 @@ from chargehand.orchestrator.facts import (
     SignalReceived,
     StepFact,
     StepTold,
+    StepWaiting,
     ToolFinished,
     ToolStarted,
     parse_fact,
 )
+from chargehand.orchestrator.handoffs import handed_over
 from chargehand.orchestrator.questions import COLLEAGUE
 from chargehand.orchestrator.steps import HeldStep
 
@@ -37,6 +39,8 @@ log = logging.getLogger(__name__)
 TURNS_PER_ALLOTMENT = 16
 # A loop shows in the newest failures; older ones would only be read again and again.
 MOST_FAILURES = 200
+# More hand-offs than go into the longest ring that is looked for, twice.
+MOST_HAND_OFFS = 30
 
 # `{guard}` and `{change}` differ, the shape does not: own row first, then what feeds on it. `{{count}}` and `{{rows}}`
 # are filled in by `_for_facts`.
@@ -132,6 +136,13 @@ WHERE run = %(run)s AND step <> %(step)s AND kind = 'tool.finished' AND body LIK
   AND at > coalesce((SELECT max(sent_at) FROM signals
     WHERE signals.run = %(run)s AND choice IN ('retry', 'answer') AND sent_by <> '{COLLEAGUE}'), '-infinity')
 ORDER BY at DESC LIMIT %(most)s
+"""
+# Of all steps of the run: who left or gave work to whom. Asked for only when somebody is about to do it again.
+_HAND_OFFS_OF_RUN = """
+SELECT journal.step, journal.seq, journal.schema_version, journal.body, steps.spec ->> 'role' AS role
+FROM journal JOIN steps ON steps.id = journal.step
+WHERE journal.run = %(run)s AND journal.kind = 'step.waiting' AND journal.body LIKE '%%"child":{%%'
+ORDER BY journal.at DESC, journal.step DESC, journal.seq DESC LIMIT %(most)s
 """
 
 
@@ -273,6 +284,19 @@ class StepRecorder:
             if isinstance(fact, ToolFinished):
                 observed.append(Observed(step=str(row["step"]), seq=row["seq"], fact=fact))
         return observed
+
+    def hand_offs(self, most: int = MOST_HAND_OFFS) -> list[Observed]:
+        """What the run's agents have handed to each other, oldest first, whoever's step it was."""
+        rows = self._connections.rows(
+            self._held.claim.tenant, _HAND_OFFS_OF_RUN, {"run": self._held.claim.run_id, "most": most}
+        )
+        found = []
+        for row in reversed(rows):
+            fact = parse_fact(row["body"], schema_version=row["schema_version"])
+            if isinstance(fact, StepWaiting) and fact.child is not None:
+                call = handed_over(fact.child, tool_use_id=fact.tool_use_id or "", for_good="override" in fact.options)
+                found.append(Observed(step=str(row["step"]), seq=row["seq"], fact=call, role=row["role"] or ""))
+        return found
 
     def _commit(self, statement: str, facts: Sequence[StepFact], **parameters: int) -> Row:
         values = {**parameters, "lease": self._lease_seconds}

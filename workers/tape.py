@@ -69,6 +69,10 @@ class Recorder(Protocol):
         """Failed tool results of the other steps of this run, in order."""
         ...
 
+    def hand_offs(self) -> Sequence[Observed]:
+        """What the agents of this run have handed to each other, in order."""
+        ...
+
 
 class Tape:
     """What has happened, in order; its position in the stream is a fact's place in the journal."""

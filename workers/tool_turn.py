@@ -9,6 +9,7 @@ from chargehand.orchestrator.approval import digest_of, tool_call
 from chargehand.orchestrator.breaker import Observed, Trip, watch
 from chargehand.orchestrator.errors import Unavailable
 from chargehand.orchestrator.facts import BreakerTripped, ToolFinished, ToolStarted
+from chargehand.orchestrator.handoffs import handed_over
 from chargehand.orchestrator.plan import Expiry
 from chargehand.workers.context import AgentTask
 from chargehand.workers.conversation import Conversation, Exchange
@@ -109,6 +110,10 @@ class ToolTurn:
             self._holds.tool_failed(name, str(error))
             return self._service_missing(use, tool, error)
         except Suspended as suspended:
+            trip = self._goes_round(use, suspended)
+            if trip is not None:
+                self._keep(use, _refusal("GoesRound", f"Held back, and a person is asked: {trip.detail}"))
+                return self._tripped(trip, cause="")
             self._tape.flush()
             return Wait(
                 reason="children",
@@ -252,6 +257,18 @@ class ToolTurn:
             if trip is not None:
                 return trip, _cause(trip, own[count - 1])
         return None
+
+    def _goes_round(self, use: Block, suspended: Suspended) -> Trip | None:
+        """Whether this hand-off closes a ring that the run's agents have gone before; asked before it happens."""
+        # A person has seen what goes on here, and let it.
+        if any(decision.choice == "retry" for decision in self._tape.conversation.decisions):
+            return None
+        call = handed_over(suspended.child, tool_use_id=str(use.get("id")), for_good=suspended.choice == "override")
+        step, role = str(self._task.context.step_id), self._task.role.name
+        before = list(self._tape.recorder.hand_offs())
+        newest = Observed(step=step, seq=0, fact=call, role=role)
+        trip = watch([*before, newest]) if before else None
+        return trip and replace(trip, evidence=tuple(place for place in trip.evidence if place != newest.place))
 
     def _tripped(self, trip: Trip, cause: str) -> Wait:
         self._tape.flush()

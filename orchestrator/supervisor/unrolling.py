@@ -19,6 +19,9 @@ from chargehand.orchestrator.replanning import REPLANNER
 from chargehand.orchestrator.tables import RunRow, SignalRow, StepRow
 from chargehand.orchestrator.transitions import STEP_ENDINGS
 
+# So many streams are read one by one sooner than all of a run.
+FEW_STREAMS = 10
+
 
 def open_step(session: Session, run: RunRow, row: StepRow) -> None:
     """Let a control step begin: from now on it waits for children, the first of which are appended at once."""
@@ -43,14 +46,14 @@ def look_at(session: Session, run: RunRow, row: StepRow) -> None:
     if step.kind == "agent":
         _answer_for_colleague(session, run, row)
         return
-    children = session.scalars(
-        select(StepRow)
-        .where(StepRow.run == run.id, StepRow.spec["parent"].astext == row.key)
-        .order_by(StepRow.ordinal)
-        .execution_options(populate_existing=True)
-    ).all()
-    if children and not control.is_worth_a_look(step, [child.status for child in children]):
+    of_this = (StepRow.run == run.id, StepRow.spec["parent"].astext == row.key)
+    # A map with failures that it tolerates is looked at in every round: a thousand rows are not read for nothing.
+    statuses = session.scalars(select(StepRow.status).where(*of_this)).all()
+    if statuses and not control.is_worth_a_look(step, statuses):
         return
+    children = session.scalars(
+        select(StepRow).where(*of_this).order_by(StepRow.ordinal).execution_options(populate_existing=True)
+    ).all()
     ended = ends_of(session, run.id, [child.id for child in children if child.status in {"succeeded", "failed"}])
     before = {step_id(run.id, key): key for key in step.after}
     given = ends_of(session, run.id, before)
@@ -114,7 +117,14 @@ def ends_of(session: Session, run_id: UUID, steps: Iterable[UUID]) -> dict[UUID,
     """How these steps ended, of those that have."""
     ends: dict[UUID, StepFinished] = {}
     wanted = set(steps)
-    for entry in journal.read(session, run_id, kinds=["step.finished"]) if wanted else ():
+    # Of a few, their own streams are read: a run may have a thousand others.
+    kinds = ["step.finished"]
+    entries = (
+        (entry for step in wanted for entry in journal.read(session, run_id, step=step, kinds=kinds))
+        if len(wanted) <= FEW_STREAMS
+        else iter(journal.read(session, run_id, kinds=kinds))
+    )
+    for entry in entries:
         if entry.step in wanted and entry.body is not None:
             fact = parse_fact(entry.body, schema_version=entry.schema_version)
             if isinstance(fact, StepFinished):

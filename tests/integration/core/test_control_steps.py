@@ -8,11 +8,15 @@ import pytest
 from pydantic import JsonValue
 
 from chargehand.orchestrator import runs, views
+from chargehand.orchestrator.breaker import watch
 from chargehand.orchestrator.errors import LeaseLost, StepCancelled, UserError
 from chargehand.orchestrator.facts import StepFinished, StepWaiting
+from chargehand.orchestrator.handoffs import handed_over
+from chargehand.orchestrator.observed import Observed
 from chargehand.orchestrator.plan import ITEM, RESULT_OF, Branch, Map, Repeat, Step, step_id
 from chargehand.orchestrator.steps import new_wait_id
 from chargehand.orchestrator.supervisor.graphs import Graphs
+from chargehand.orchestrator.turns import StepRecorder
 
 if TYPE_CHECKING:
     from tests.integration.core.conftest import House
@@ -202,6 +206,34 @@ def test_one_failure_too_many_ends_the_map_and_cancels_what_is_still_at_work(hou
     with pytest.raises(StepCancelled):
         held.finish(StepFinished(outcome="succeeded"))
     check_end(house, run_id, "failed")
+
+
+@pytest.mark.parametrize("width", [None, 100])
+def test_a_thousand_items_keep_their_order_their_lanes_and_their_failures(house: "House", width: int | None) -> None:
+    house.open_pool("audit", 1_000)
+    each = Map(
+        items=list(range(1_000)),
+        body=(ONE.model_copy(update={"pool": "audit"}),),
+        max_parallel=width,
+        tolerated_failures=10,
+    )
+    run_id = house.start(Step(key="each", kind="map", map=each))
+    go(house, run_id)
+    ended = 0
+    while ended < 1_000:
+        queued = [key for key, status in house.statuses(run_id).items() if status in {"queued", "running"}]
+        assert queued
+        assert width is None or len(queued) <= width
+        for key in queued:
+            number = int(key.split("/")[1])
+            outcome = "failed" if number % 100 == 99 else "succeeded"
+            house.claim(run_id, key).finish(
+                StepFinished.model_validate({"outcome": outcome, "result": number, "error": "broken"})
+            )
+        ended += len(queued)
+        go(house, run_id)
+    assert result_of(house, run_id, "each") == [None if n % 100 == 99 else n for n in range(1_000)]
+    check_end(house, run_id, "succeeded")
 
 
 def test_a_body_of_several_steps_is_a_plan_for_each_item(house: "House") -> None:
@@ -465,6 +497,31 @@ def test_a_colleague_that_does_not_fit_the_plan_is_answered_for_with_the_reason(
     signal = house.claim(run_id, "a").fold_signal(fact.wait_id)
     assert signal is not None
     assert "unknown role 'nobody'" in str(signal.body)
+
+
+def test_a_ring_of_hand_offs_across_steps_is_seen_in_the_journal_of_the_run(house: "House") -> None:
+    run_id = house.start(*(script(key) for key in "abcd"))
+    agents(house, run_id, *"abc")
+    for key, role, taker in (("a", "asker", "helper"), ("b", "helper", "asker"), ("c", "asker", "helper")):
+        house.execute(
+            "UPDATE steps SET spec = spec || jsonb_build_object('role', CAST(:role AS text)) WHERE id = :step",
+            {"role": role, "step": step_id(run_id, key)},
+        )
+        asks(
+            house, run_id, key, HELPER.model_copy(update={"key": f"{key}/x", "role": taker, "parent": key}), "override"
+        )
+    held = house.claim(run_id, "d")
+
+    seen = StepRecorder(house.connections, held, lease_seconds=60).hand_offs()
+
+    assert [(call.role, call.fact.arguments["to"]) for call in seen] == [
+        ("asker", "helper"), ("helper", "asker"), ("asker", "helper"),
+    ]  # fmt: skip
+    again = handed_over(HELPER.model_copy(update={"role": "asker"}), tool_use_id="t", for_good=True)
+    trip = watch([*seen, Observed(step=str(held.claim.step_id), seq=9, fact=again, role="helper")])
+    assert trip is not None
+    assert trip.rule == "ping_pong"
+    assert watch(seen) is None
 
 
 def test_an_agent_that_is_cancelled_takes_its_colleague_with_it(house: "House") -> None:

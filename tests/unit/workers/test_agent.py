@@ -62,6 +62,7 @@ class Journal:
     fence_at: int | None = None
     refuse: list[Exception] = field(default_factory=list)
     others: list[Observed] = field(default_factory=list)
+    handed: list[Observed] = field(default_factory=list)
     told_to: list[StepTold | None] = field(default_factory=list)
     """What is heard before each call to the model."""
     commits: int = 0
@@ -107,6 +108,9 @@ class Journal:
 
     def recent_failures(self) -> Sequence[Observed]:
         return self.others
+
+    def hand_offs(self) -> Sequence[Observed]:
+        return self.handed
 
     def of(self, kind: type) -> list[Any]:
         return [fact for fact in self.facts if isinstance(fact, kind)]

@@ -7,7 +7,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from chargehand.orchestrator.facts import SignalReceived, StepWaiting, ToolFinished
+from chargehand.orchestrator.facts import BreakerTripped, SignalReceived, StepWaiting, ToolFinished
+from chargehand.orchestrator.handoffs import handed_over
+from chargehand.orchestrator.observed import Observed
 from chargehand.orchestrator.plan import Expiry, Plan, Step
 from chargehand.workers.agent import AgentTask, Finished, Outcome, Wait, run_agent
 from chargehand.workers.tools.ask_person import ask_person
@@ -190,3 +192,35 @@ def test_an_agent_that_is_not_answered_is_told_so_and_goes_on() -> None:
     told = journal.of(ToolFinished)[-1]
     assert (told.tool, told.outcome, told.error_type) == ("ask_person", "error", "Skipped")
     assert len(model.calls) == 2
+
+
+def handed(step: str, giver: str, taker: str) -> Observed:
+    child = Step(key=f"{step}/{taker}-1", kind="agent", role=taker, instruction="Count.", parent=step)
+    return Observed(step=step, seq=5, fact=handed_over(child, tool_use_id="t", for_good=True), role=giver)
+
+
+def test_a_hand_off_that_would_go_round_once_more_is_held_back_and_a_person_is_asked() -> None:
+    """The three before were made by other steps: what one agent sees of itself shows no loop."""
+    calls: list[Any] = [use("hand_off", "t2", to="helper", instruction="Count.")]
+    before = [handed("s2", "helper", "researcher"), handed("s3", "researcher", "helper")]
+    before += [handed("s4", "helper", "researcher")]
+    own = context(agent("research-1", "researcher"), own="research-1")
+    task = task_of(context=own, role=FakeRole(tools=("hand_off",)))
+    tools = {**World().tools(), "hand_off": hand_off}
+
+    def run(count: int) -> tuple[Journal, Outcome]:
+        journal = Journal(handed=before[3 - count :]).claim()
+        return journal, run_agent(task, recorder=journal, models=Script([calls, calls, [done()]]), tools=tools)
+
+    _, twice = run(2)
+    assert isinstance(twice, Wait)
+    assert twice.reason == "children"
+    journal, wait = run(3)
+    assert isinstance(wait, Wait)
+    assert wait.reason == "human"
+    (trip,) = journal.of(BreakerTripped)
+    assert trip.rule == "ping_pong"
+    assert trip.evidence == ("s2:5", "s3:5", "s4:5")
+    # The colleague was not asked, and the call has an answer that says why.
+    (refused,) = journal.of(ToolFinished)
+    assert refused.error_type == "GoesRound"
