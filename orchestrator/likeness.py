@@ -13,8 +13,8 @@ from chargehand.orchestrator.wrappings import MOST_JSON, without_notes_on_itself
 
 # Where a result says what changes by itself: a program tells what it is first, and how long it took last. What lies
 # between is compared as it stands, because expressions over a long text take longer than all the rest of a look.
-HEAD_CHARACTERS = 600
-TAIL_CHARACTERS = 300
+HEAD_CHARACTERS = 400
+TAIL_CHARACTERS = 200
 # Where it says how it went.
 END_CHARACTERS = 200
 # Enough of an argument to see whether two are alike; a file's whole text may be one.
@@ -66,9 +66,19 @@ _FAILURE_ONLY = (
     rf"|{_OPAQUE}"
     r"|\b\d+ (?:more )?(?:attempts?|tries|retries)\b"
 )
-_VOLATILE = re.compile(f"(?P<time>{_CLOCK}|{_TIMINGS})|{_TIMINGS_OF_THE_ANSWER}|{_NAMES}", re.IGNORECASE)
-_VOLATILE_IN_FAILURES = re.compile(
-    f"{_CLOCK}|{_NAMES}|{_TIMINGS_OF_THE_ANSWER}|{_TIMINGS}{_FAILURE_ONLY}", re.IGNORECASE
+# Without one of these (or the dashes of a UUID) there is no such name, and the longer expression need not be tried.
+NAMED_BY = (
+    "0x", "/tmp/", "/var/folders", "req", "ref", "incident", "trace", "span", "correlation", "session", "conn",
+    "transaction", "txn", "pid", "process", "port", "thread", "worker", "attempt", "try", "retries",
+)  # fmt: skip
+DASHES_OF_A_UUID = 4
+_TIMES = f"(?P<time>{_CLOCK}|{_TIMINGS})|{_TIMINGS_OF_THE_ANSWER}"
+_TIMES_IN_FAILURES = f"{_CLOCK}|{_TIMINGS_OF_THE_ANSWER}|{_TIMINGS}{_FAILURE_ONLY}"
+# Without names and with them.
+_VOLATILE = (re.compile(_TIMES, re.IGNORECASE), re.compile(f"{_TIMES}|{_NAMES}", re.IGNORECASE))
+_VOLATILE_IN_FAILURES = (
+    re.compile(_TIMES_IN_FAILURES, re.IGNORECASE),
+    re.compile(f"{_NAMES}|{_TIMES_IN_FAILURES}", re.IGNORECASE),
 )
 # A number by itself, unlike a percentage or a part of a whole, which are always told as they are.
 _FIGURE = re.compile(rf"(?<![\w./%])(?<!of ){_NUMBER}(?!\s?%|\s?/\s?\d| of \d|\w)")
@@ -187,8 +197,9 @@ def settle(text: str) -> str:
     said = without_notes_on_itself(text)
     keeps_times = len(said.split(maxsplit=AT_WORK_WORDS)) <= AT_WORK_WORDS and _AT_WORK.search(said) is not None
     head, middle, tail = _parts(said, HEAD_CHARACTERS, TAIL_CHARACTERS)
-    head = _VOLATILE.sub(lambda found: found[0] if keeps_times and found["time"] else "~", head)
-    said = f"{head}{_VOLATILE_IN_THE_MIDDLE.sub('~', middle)}{_VOLATILE.sub('~', tail)}"
+    volatile = _VOLATILE[_may_name(head, tail)]
+    head = volatile.sub(lambda found: found[0] if keeps_times and found["time"] else "~", head)
+    said = f"{head}{_VOLATILE_IN_THE_MIDDLE.sub('~', middle)}{volatile.sub('~', tail)}"
     lines = said.splitlines()
     return "\n".join(sorted(lines if middle else (" ".join(line.split()) for line in lines)))
 
@@ -196,7 +207,8 @@ def settle(text: str) -> str:
 def settle_failure(text: str) -> tuple[str, tuple[float, ...]]:
     """What a failure says, and its figures apart: those that change by themselves tell nothing."""
     head, middle, tail = _parts(without_notes_on_itself(text), HEAD_CHARACTERS, TAIL_CHARACTERS)
-    head, tail = _VOLATILE_IN_FAILURES.sub("~", head), _VOLATILE_IN_FAILURES.sub("~", tail)
+    volatile = _VOLATILE_IN_FAILURES[_may_name(head, tail)]
+    head, tail = volatile.sub("~", head), volatile.sub("~", tail)
     figures = tuple(float(found) for found in (*_FIGURE.findall(head), *_FIGURE.findall(tail)))
     # Of the middle of a long failure, the way to it, only words count.
     said = f"{_FIGURE.sub('#', head)}{_WITH_DIGITS.sub('#', middle)}{_FIGURE.sub('#', tail)}"
@@ -306,6 +318,12 @@ def _change_of_text(one: str, other: str) -> Change | None:
     if lost == 0:
         return "wording"
     return "wording" if is_sentence and lost <= EXCHANGED_SHARE * max(len(mine), len(theirs)) else None
+
+
+def _may_name(*texts: str) -> bool:
+    """Whether there may be a name that one attempt has and the next has not."""
+    said = " ".join(texts).casefold()
+    return said.count("-") >= DASHES_OF_A_UUID or any(word in said for word in NAMED_BY)
 
 
 def _parts(text: str, head: int, tail: int) -> tuple[str, str, str]:

@@ -553,7 +553,17 @@ def _json_arg_broken(scene: Scene, rng: random.Random) -> None:
 
 @FAMILIES.loop_at("near_identical", at=4)
 def _date_formats(scene: Scene, rng: random.Random) -> None:
-    for d in ("2026-13-01", "13/01/2026", "2026/13/01", "01.13.2026", "13-01-2026", "2026 13 01", "Jan 13 2026"):
+    for d in (
+        "2026-13-01",
+        "13/01/2026",
+        "2026/13/01",
+        "01.13.2026",
+        "13-01-2026",
+        "2026 13 01",
+        "Jan 13 2026",
+        "13 January 2026",
+        "13.1.2026",
+    ):
         scene.act("create_event", {"title": "x", "date": d}, error=f"Invalid date: {d!r}. Use ISO format.")
 
 
