@@ -20,6 +20,7 @@ LANES = 100
 _MAKE_AGENT = """
 UPDATE chargehand.steps SET spec = spec || '{"kind": "agent", "role": "asker"}' WHERE id = :step
 """
+_KNOW_THE_ROLE = """UPDATE chargehand.runs SET role_versions = '{"asker": "0"}' WHERE id = :run"""
 _ENDED_AT = "SELECT finished_at FROM chargehand.steps WHERE id = %s"
 
 
@@ -68,6 +69,7 @@ def maps(fleet: Fleet, *, items: int) -> Iterator[Figure]:
 def _hand_off(ground: Ground) -> tuple[float, float]:
     run_id = ground.submit(Step(key="asker", kind="script", script="work", pool="coding"))
     execute(ground.supervisor, _MAKE_AGENT, step=step_id(run_id, "asker"))
+    execute(ground.supervisor, _KNOW_THE_ROLE, run=run_id)
     ground.advance(run_id)
     ground.admit()
     held = ground.claim(run_id, "asker")
