@@ -577,6 +577,8 @@ def _permission_all(scene: Scene, rng: random.Random) -> None:
         "python -c 'open(\"/etc/shadow\")'",
         "cp /etc/shadow .",
         "tail /etc/shadow",
+        "nl /etc/shadow",
+        "tac /etc/shadow",
     ):
         scene.act("bash", {"command": c}, error="Permission denied")
 
