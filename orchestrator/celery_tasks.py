@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal, Self
 from uuid import UUID, uuid5
 
@@ -115,6 +116,8 @@ class Message:
     """Of the step, from the first sending."""
     expires_seconds: float
     """What is left of it: what has not begun by then does not begin."""
+    as_of: datetime
+    """When that was left, by Postgres's clock."""
 
 
 def called_with(arguments: Mapping[str, JsonValue], results: Callable[[str], JsonValue]) -> Call:

@@ -7,7 +7,7 @@ that nobody's queue is made anew with other arguments than its owner gave it.
 import logging
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -102,7 +102,7 @@ class CeleryBrokers:
                     declare=[],
                     headers=labels.headers(),
                     # A copy that lies in the queue until nobody waits for it any more does nothing.
-                    expires=datetime.now(UTC) + timedelta(seconds=message.expires_seconds),
+                    expires=message.as_of + timedelta(seconds=message.expires_seconds),
                     # What it gives comes back by the callback; nobody reads a result backend.
                     ignore_result=True,
                     producer=producer,

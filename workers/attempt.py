@@ -38,7 +38,7 @@ from chargehand.workers.agent import AgentTask, Drained, Failed, Finished, Outco
 from chargehand.workers.bounded import CANCELLED
 from chargehand.workers.context import READS_REPOSITORY
 from chargehand.workers.conversation import last_commit
-from chargehand.workers.holds import Held
+from chargehand.workers.held import Held
 from chargehand.workers.inputs import Gathered, RunReader
 from chargehand.workers.scripts.parameters import ArgumentsDoNotFit
 from chargehand.workers.scripts.registry import ScriptContext, Workspace

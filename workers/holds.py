@@ -1,41 +1,13 @@
 """What a step must not use now: what people have paused for the fleet, and what an open circuit keeps from failing."""
 
-import socket
-from dataclasses import dataclass
 from typing import Literal
 
 from chargehand.orchestrator.circuits import Circuits
-from chargehand.orchestrator.errors import Unavailable
 from chargehand.orchestrator.switches import Switches
+from chargehand.workers.held import Held
 
 # A pause ends when a person ends it, who wakes the steps that wait. This is for the wait that its end just missed.
 PAUSED_SECONDS = 60.0
-# Errors by which the libraries that tools use say that the other side does not answer; by name, to import none of them.
-_OUTSIDE = frozenset(
-    {
-        "APIConnectionError",
-        "ConnectTimeout",
-        "ConnectionError",
-        "MaxRetryError",
-        "NetworkError",
-        "OperationalError",
-        "ServerError",
-        "TimeoutError",
-        "TimeoutException",
-        "TransportError",
-        "URLError",
-    }
-)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Held:
-    """Not now."""
-
-    reason: Literal["paused", "circuit"]
-    why: str
-    seconds: float
-    """When to look again."""
 
 
 class Holds:
@@ -97,10 +69,3 @@ class Holds:
 
 
 NOTHING_HELD = Holds()
-
-
-def is_outside(error: BaseException) -> bool:
-    """Whether the error says that an outside system does not answer, and not that it was asked for the wrong thing."""
-    if isinstance(error, Unavailable | ConnectionError | TimeoutError | socket.gaierror):
-        return True
-    return any(base.__name__ in _OUTSIDE for base in type(error).__mro__)

@@ -13,7 +13,8 @@ from chargehand.orchestrator.handoffs import handed_over
 from chargehand.orchestrator.plan import Expiry
 from chargehand.workers.context import AgentTask
 from chargehand.workers.conversation import Conversation, Exchange
-from chargehand.workers.holds import Held, Holds
+from chargehand.workers.held import Held
+from chargehand.workers.holds import Holds
 from chargehand.workers.models.interface import Block
 from chargehand.workers.outcomes import CALL_OPTIONS, GO_ON_OPTIONS, Finished, Wait, backoff_seconds
 from chargehand.workers.tape import Tape

@@ -8,6 +8,7 @@ note of it, is followed by another, who sends the same message under the same id
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
@@ -250,7 +251,7 @@ def take_due(engine: Engine, brokers: TaskBrokers, *, run_id: UUID | None = None
         broker = StepRow.spec["celery_task"]["broker"].astext
         left = func.extract("epoch", StepRow.deadline_at - func.clock_timestamp())
         query = (
-            select(StepRow, left)
+            select(StepRow, left, func.clock_timestamp())
             .join(RunRow, RunRow.id == StepRow.run)
             .where(StepRow.status == "waiting", StepRow.run_after <= func.clock_timestamp())
             .where(StepRow.spec["kind"].astext == KIND, RunRow.status == "running")
@@ -267,9 +268,9 @@ def take_due(engine: Engine, brokers: TaskBrokers, *, run_id: UUID | None = None
         ).all()
         messages: list[Message] = []
         moved: set[UUID] = set()
-        for row, seconds in rows:
+        for row, seconds, at in rows:
             left_seconds = None if seconds is None else float(seconds)
-            message = _take(session, row, known=brokers.known(), left_seconds=left_seconds)
+            message = _take(session, row, known=brokers.known(), left_seconds=left_seconds, as_of=at)
             if message is not None:
                 messages.append(message)
             else:
@@ -279,7 +280,9 @@ def take_due(engine: Engine, brokers: TaskBrokers, *, run_id: UUID | None = None
         return Due(messages=tuple(messages), to_revoke=tuple(to_revoke), moved=frozenset(moved))
 
 
-def _take(session: Session, row: StepRow, *, known: Collection[str], left_seconds: float | None) -> Message | None:
+def _take(
+    session: Session, row: StepRow, *, known: Collection[str], left_seconds: float | None, as_of: datetime
+) -> Message | None:
     step, task = _spec(row)
     is_overdue = left_seconds is not None and left_seconds <= 0
     move = celery_tasks.when_due(task, is_sent=row.queued_at is not None, is_overdue=is_overdue)
@@ -307,6 +310,7 @@ def _take(session: Session, row: StepRow, *, known: Collection[str], left_second
         call=call,
         deadline_seconds=_deadline_seconds(step),
         expires_seconds=_deadline_seconds(step) if left_seconds is None else left_seconds,
+        as_of=as_of,
     )
 
 

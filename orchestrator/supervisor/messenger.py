@@ -2,7 +2,6 @@
 
 import logging
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 from sqlalchemy import Engine
@@ -77,7 +76,9 @@ class Messenger:
 
     def attempt(self, due: Due) -> Sent:
         """Send it, and record what came of it."""
-        headers = signed_headers(due.secret, message_id=due.message_id, timestamp=int(time.time()), body=due.body)
+        headers = signed_headers(
+            due.secret, message_id=due.message_id, timestamp=int(due.taken_at.timestamp()), body=due.body
+        )
         sent = post(due.url, due.body, headers, private=self._private)
         with Session(self._engine) as session, session.begin():
             outbox.settle(session, due, sent)

@@ -67,6 +67,8 @@ class Due:
     url: str
     secret: str
     body: bytes
+    taken_at: datetime
+    """By Postgres's clock."""
 
     @property
     def message_id(self) -> str:
@@ -153,7 +155,7 @@ def redeliver(session: Session, tenant: UUID) -> int:
 def take(session: Session, *, most: int) -> list[Due]:
     """Deliveries that are due, of all tenants, for this process to try once; others leave them alone meanwhile."""
     rows = session.execute(
-        select(DeliveryRow, WebhookRow.url, WebhookRow.secret)
+        select(DeliveryRow, WebhookRow.url, WebhookRow.secret, func.clock_timestamp())
         .join(WebhookRow, WebhookRow.id == DeliveryRow.webhook)
         .where(DeliveryRow.status == "pending", DeliveryRow.due_at <= func.clock_timestamp())
         .order_by(DeliveryRow.due_at)
@@ -161,12 +163,12 @@ def take(session: Session, *, most: int) -> list[Due]:
         .with_for_update(skip_locked=True, of=DeliveryRow)
     ).all()
     due = []
-    for row, url, secret in rows:
+    for row, url, secret, at in rows:
         row.attempts += 1
         row.tried_at = func.clock_timestamp()
         row.due_at = _from_now(LEASE_SECONDS)
         body = _body(session, row)
-        due.append(Due(delivery_id=row.id, attempt=row.attempts, url=url, secret=secret, body=body))
+        due.append(Due(delivery_id=row.id, attempt=row.attempts, url=url, secret=secret, body=body, taken_at=at))
     return due
 
 

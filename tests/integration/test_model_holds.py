@@ -9,12 +9,14 @@ import anthropic
 import pytest
 
 from chargehand.orchestrator.errors import ChargehandError, Unavailable
-from chargehand.workers.holds import Held, Holds, is_outside
+from chargehand.workers.held import Held
+from chargehand.workers.holds import Holds
 from chargehand.workers.models.client import AnthropicModels, open_client
 from chargehand.workers.models.interface import ModelCall, ModelHeld
 from chargehand.workers.models.prefix import PROFILES
 from chargehand.workers.models.router import Tiers
 from chargehand.workers.offline.server import OfflineServer
+from chargehand.workers.tools.outside import is_outside
 
 TIERS = Tiers(small="small-1", medium="medium-1", large="large-1")
 ASKED = ModelCall(

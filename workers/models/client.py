@@ -26,7 +26,8 @@ from redis import Redis
 
 from chargehand.orchestrator.facts import Usage
 from chargehand.orchestrator.settings import Settings
-from chargehand.workers.holds import NOTHING_HELD, Held, Holds
+from chargehand.workers.held import Held
+from chargehand.workers.holds import NOTHING_HELD, Holds
 from chargehand.workers.models.accumulator import Accumulator, StreamCut
 from chargehand.workers.models.interface import (
     Block,

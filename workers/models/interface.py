@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from chargehand.orchestrator.errors import ChargehandError
 from chargehand.orchestrator.facts import Usage
-from chargehand.workers.holds import Held
+from chargehand.workers.held import Held
 
 Tier = Literal["small", "medium", "large"]
 Block = dict[str, JsonValue]

@@ -21,9 +21,9 @@ from chargehand.orchestrator.errors import Fenced, NewerVersion, Unavailable
 from chargehand.orchestrator.facts import ToolFinished
 from chargehand.orchestrator.outputs import refuse_namesake
 from chargehand.orchestrator.plan import Plan, PlanPatch, Pool, Step
-from chargehand.workers.holds import is_outside
 from chargehand.workers.models.interface import Block, tool_definition
 from chargehand.workers.scripts.registry import Effect, Workspace
+from chargehand.workers.tools.outside import is_outside
 from chargehand.workers.tools.schemas import closed_schema, is_closed
 
 log = logging.getLogger(__name__)
