@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from chargehand.memory import journal
 from chargehand.orchestrator import control, runs, views
+from chargehand.orchestrator.colleagues import objection
 from chargehand.orchestrator.control import Child, End, Grow
 from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.facts import StepFinished, StepWaiting, parse_fact
@@ -77,7 +78,8 @@ def _answer_for_colleague(session: Session, run: RunRow, row: StepRow) -> None:
     colleague = session.get(StepRow, step_id(run.id, asked.child.key), populate_existing=True)
     if colleague is None:
         reason = asked.question if asked.child.role == REPLANNER else ""
-        refused = _grow(session, run, row, Grow(add=(asked.child,)), reason=reason)
+        refused = _overdone(session, row, asked.child)
+        refused = refused or _grow(session, run, row, Grow(add=(asked.child,)), reason=reason)
         if refused is not None:
             _signal(session, row, asked.wait_id, "answer", {"error": refused.error})
         return
@@ -89,6 +91,20 @@ def _answer_for_colleague(session: Session, run: RunRow, row: StepRow) -> None:
     else:
         why = end.error if end is not None else colleague.status
         _signal(session, row, asked.wait_id, "answer", {"error": f"{asked.child.role} gave no result: {why}"})
+
+
+def _overdone(session: Session, row: StepRow, child: Step) -> End | None:
+    """Why the agent is not given this colleague; the tool saw the plan as it was when the step was claimed."""
+    if child.role == REPLANNER:
+        # Bounded by the run: see `_too_many`.
+        return None
+    line = [Step.model_validate(row.spec)]
+    while (above := line[-1].parent) is not None and (found := session.get(StepRow, step_id(row.run, above))):
+        line.append(Step.model_validate(found.spec))
+    of_this = (StepRow.run == row.run, StepRow.spec["parent"].astext == row.key)
+    asked = session.scalar(select(func.count()).select_from(StepRow).where(*of_this)) or 0
+    refused = objection(child.role or "", line, asked)
+    return End(outcome="failed", error=refused) if refused else None
 
 
 def _question(session: Session, row: StepRow) -> StepWaiting | None:

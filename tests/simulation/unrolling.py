@@ -6,10 +6,11 @@ from uuid import UUID
 from pydantic import JsonValue
 
 from chargehand.orchestrator import control
+from chargehand.orchestrator.colleagues import objection
 from chargehand.orchestrator.control import Child, End, Grow
 from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.facts import StepFinished, StepWaiting
-from chargehand.orchestrator.plan import PlanPatch, step_id
+from chargehand.orchestrator.plan import PlanPatch, Step, step_id
 from chargehand.orchestrator.questions import COLLEAGUE
 from chargehand.orchestrator.transitions import STEP_ENDINGS
 from simulation import writers
@@ -59,7 +60,7 @@ def _answer_for_colleague(tables: Tables, run: RunLine, row: StepLine) -> None:
         return
     colleague = tables.steps.get(step_id(run.id, asked.child.key))
     if colleague is None:
-        refused = _grow(tables, run, row, Grow(add=(asked.child,)))
+        refused = _overdone(tables, row, asked.child) or _grow(tables, run, row, Grow(add=(asked.child,)))
         if refused is not None:
             _signal(tables, row, asked.wait_id, "answer", {"error": refused.error})
         return
@@ -71,6 +72,15 @@ def _answer_for_colleague(tables: Tables, run: RunLine, row: StepLine) -> None:
     else:
         why = ended.error if ended is not None else colleague.status
         _signal(tables, row, asked.wait_id, "answer", {"error": f"{asked.child.role} gave no result: {why}"})
+
+
+def _overdone(tables: Tables, row: StepLine, child: Step) -> End | None:
+    line = [row.spec]
+    while (above := line[-1].parent) is not None and (found := tables.steps.get(step_id(row.run, above))):
+        line.append(found.spec)
+    asked = sum(one.spec.parent == row.key for one in tables.of_run[row.run])
+    refused = objection(child.role or "", line, asked)
+    return End(outcome="failed", error=refused) if refused else None
 
 
 def _question(tables: Tables, row: StepLine) -> StepWaiting | None:

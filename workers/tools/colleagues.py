@@ -4,13 +4,9 @@ Neither runs anything here: the agent's step is suspended, holds no worker, and 
 Nobody waits in a circle: a role that is at work further up is not asked again, and depth and breadth are capped.
 """
 
+from chargehand.orchestrator.colleagues import objection
 from chargehand.orchestrator.plan import Step
 from chargehand.workers.tools.registry import Suspended, ToolContext, ToolOutput, ToolRetry, make_tool
-
-# Deeper, and nobody knows any more who wanted what.
-MAX_DEPTH = 3
-# So many colleagues may one step ask.
-MAX_BREADTH = 5
 
 
 def _delegate(to: str, instruction: str, context: ToolContext) -> ToolOutput:
@@ -53,16 +49,11 @@ def _child(role: str, instruction: str, context: ToolContext) -> Step:
     line = [own]
     while line[-1].parent is not None and line[-1].parent in steps:
         line.append(steps[line[-1].parent])
-    if any(step.role == role for step in line):
-        names = " <- ".join(step.role or step.key for step in line)
-        raise ToolRetry(f"Role {role!r} is at work on this already ({names}); it would go round in a circle.")
-    if len(line) > MAX_DEPTH:
-        raise ToolRetry(f"{MAX_DEPTH} colleagues deep nobody delegates any more; do it yourself.")
-    asked = [step for step in context.plan.steps if step.parent == own.key]
-    if len(asked) >= MAX_BREADTH:
-        raise ToolRetry(f"You have asked {MAX_BREADTH} colleagues; go on with what they gave.")
+    asked = sum(step.parent == own.key for step in context.plan.steps)
+    if refused := objection(role, line, asked):
+        raise ToolRetry(refused)
     return Step(
-        key=f"{own.key}/{role}-{len(asked) + 1}",
+        key=f"{own.key}/{role}-{asked + 1}",
         kind="agent",
         role=role,
         pool=context.colleagues[role].pool,

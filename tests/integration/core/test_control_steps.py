@@ -1,21 +1,25 @@
 """Branches, maps, repeats and joins on real Postgres: what is appended, taken, skipped and cancelled."""
 
+import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from pydantic import JsonValue
 
 from chargehand.orchestrator import runs, views
 from chargehand.orchestrator.breaker import watch
+from chargehand.orchestrator.colleagues import MAX_BREADTH, MAX_DEPTH
 from chargehand.orchestrator.errors import LeaseLost, StepCancelled, UserError
-from chargehand.orchestrator.facts import StepFinished, StepWaiting
+from chargehand.orchestrator.facts import ModelRequested, ModelResponded, StepFinished, StepWaiting, Usage
 from chargehand.orchestrator.handoffs import handed_over
 from chargehand.orchestrator.observed import Observed
-from chargehand.orchestrator.plan import ITEM, RESULT_OF, Branch, Map, Repeat, Step, step_id
+from chargehand.orchestrator.plan import ITEM, RESULT_OF, Branch, Map, PlanPatch, Repeat, Step, step_id
 from chargehand.orchestrator.steps import new_wait_id
 from chargehand.orchestrator.supervisor.graphs import Graphs
+from chargehand.orchestrator.tables import RunRow
 from chargehand.orchestrator.turns import StepRecorder
 
 if TYPE_CHECKING:
@@ -500,6 +504,112 @@ def test_a_colleague_that_does_not_fit_the_plan_is_answered_for_with_the_reason(
     signal = house.claim(run_id, "a").fold_signal(fact.wait_id)
     assert signal is not None
     assert "unknown role 'nobody'" in str(signal.body)
+
+
+def take_turn(recorder: StepRecorder, cost: int) -> None:
+    request = ModelRequested(
+        call_id=uuid4(), turn=1, model="m", tier="small", routed_because="", prompt_hash="0", max_tokens=1,
+        reserved_microusd=10,
+    )  # fmt: skip
+    recorder.request([], request)
+    recorder.respond(
+        ModelResponded(
+            call_id=request.call_id, model="m", content=(), stop_reason="end_turn", usage=Usage(), cost_microusd=cost
+        )
+    )
+
+
+def refusal(house: "House", run_id: UUID, key: str, fact: StepWaiting) -> str:
+    signal = house.claim(run_id, key).fold_signal(fact.wait_id)
+    assert signal is not None
+    assert signal.choice == "answer"
+    return str(signal.body)
+
+
+def test_colleagues_that_are_asked_on_an_old_view_of_the_plan_do_not_pass_the_cap(house: "House") -> None:
+    """The tool looks at the plan as it was when the step was claimed; what is appended is counted under the lock."""
+    run_id = house.start(script("a"), budget_microusd=1_000)
+    agents(house, run_id, "a")
+    for number in range(1, MAX_BREADTH):
+        fact = asks(house, run_id, "a", HELPER.model_copy(update={"key": f"a/helper-{number}"}))
+        child = house.claim(run_id, f"a/helper-{number}")
+        recorder = StepRecorder(house.connections, child, lease_seconds=60)
+        take_turn(recorder, cost=3)
+        child.finish(StepFinished(outcome="succeeded", result=number))
+        go(house, run_id)
+        assert house.row(run_id, "a").status == "queued"
+        # What a colleague costs is the run's, whoever asked it.
+        assert house.budget(run_id).drawn_microusd == 3 * number
+    held = house.claim(run_id, "a")
+    # While it works on what it saw, the last place is taken.
+    taken = HELPER.model_copy(update={"key": "a/other-1"})
+    with house.as_tenant() as session:
+        run = session.get(RunRow, run_id, with_for_update={"key_share": True})
+        assert run is not None
+        runs.patch(session, run, PlanPatch(add=(taken,)))
+    go(house, run_id)
+    end(house, run_id, "a/other-1")
+    fact = StepWaiting(
+        wait_id=new_wait_id(), reason="children", question="?", options=("answer",), tool_use_id="t1",
+        child=HELPER.model_copy(update={"key": f"a/helper-{MAX_BREADTH}"}),
+    )  # fmt: skip
+    held.wait(fact)
+    go(house, run_id)
+
+    assert f"You have asked {MAX_BREADTH} colleagues" in refusal(house, run_id, "a", fact)
+    assert len(children(house, run_id, "a")) == MAX_BREADTH
+    assert house.drift(run_id) == []
+
+
+def test_two_rounds_at_the_same_moment_append_one_colleague_for_the_last_place(
+    house: "House", threads: ThreadPoolExecutor
+) -> None:
+    run_id = house.start(script("a"))
+    agents(house, run_id, "a")
+    for number in range(1, MAX_BREADTH):
+        asks(house, run_id, "a", HELPER.model_copy(update={"key": f"a/helper-{number}"}))
+        end(house, run_id, f"a/helper-{number}", number)
+    held = house.claim(run_id, "a")
+    held.wait(
+        StepWaiting(
+            wait_id=new_wait_id(), reason="children", question="?", options=("answer",), tool_use_id="t1",
+            child=HELPER.model_copy(update={"key": f"a/helper-{MAX_BREADTH}"}),
+        )
+    )  # fmt: skip
+
+    list(threads.map(lambda _: house.advance(run_id), range(8)))
+    go(house, run_id)
+
+    assert house.row(run_id, "a").status == "waiting"
+    assert len(children(house, run_id, "a")) == MAX_BREADTH
+    end(house, run_id, f"a/helper-{MAX_BREADTH}")
+    too_many = asks(house, run_id, "a", HELPER.model_copy(update={"key": f"a/helper-{MAX_BREADTH + 1}"}))
+    assert "go on with what they gave" in refusal(house, run_id, "a", too_many)
+    assert house.kinds(run_id).count("plan.patched") == MAX_BREADTH
+
+
+@pytest.mark.parametrize(
+    ("role", "why"), [("oracle", f"{MAX_DEPTH} colleagues deep"), ("helper", "would go round in a circle")]
+)
+def test_a_colleague_too_deep_or_at_work_further_up_is_not_appended(house: "House", role: str, why: str) -> None:
+    run_id = house.start(script("a"))
+    agents(house, run_id, "a")
+    line = ("helper", "expert", "guru")[:MAX_DEPTH]
+    pinned = {name: str(number) for number, name in enumerate(("asker", *line, "oracle"))}
+    house.execute(
+        "UPDATE runs SET role_versions = CAST(:roles AS jsonb) WHERE id = :run",
+        {"roles": json.dumps(pinned), "run": run_id},
+    )
+    house.graphs = Graphs()
+    key = "a"
+    for name in line:
+        asks(house, run_id, key, HELPER.model_copy(update={"key": f"{key}/{name}", "role": name, "parent": key}))
+        key = f"{key}/{name}"
+
+    asked = asks(house, run_id, key, HELPER.model_copy(update={"key": f"{key}/x", "role": role, "parent": key}))
+
+    assert why in refusal(house, run_id, key, asked)
+    assert f"{key}/x" not in house.statuses(run_id)
 
 
 def test_a_ring_of_hand_offs_across_steps_is_seen_in_the_journal_of_the_run(house: "House") -> None:

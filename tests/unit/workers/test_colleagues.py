@@ -7,13 +7,14 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from chargehand.orchestrator.colleagues import MAX_BREADTH, MAX_DEPTH
 from chargehand.orchestrator.facts import BreakerTripped, SignalReceived, StepWaiting, ToolFinished
 from chargehand.orchestrator.handoffs import handed_over
 from chargehand.orchestrator.observed import Observed
-from chargehand.orchestrator.plan import Expiry, Plan, Step
+from chargehand.orchestrator.plan import Expiry, Map, Plan, Step
 from chargehand.workers.agent import AgentTask, Finished, Outcome, Wait, run_agent
 from chargehand.workers.tools.ask_person import ask_person
-from chargehand.workers.tools.colleagues import MAX_BREADTH, delegate, hand_off
+from chargehand.workers.tools.colleagues import delegate, hand_off
 from chargehand.workers.tools.registry import Colleague, Suspended, Tool, ToolContext, run_tool
 from tests.unit.workers.test_agent import ANSWER, FakeRole, Journal, Script, World, done, task_of, use
 
@@ -92,6 +93,17 @@ def test_what_would_not_end_is_refused_and_said(own: str, to: str, said: str) ->
     answer = ask(delegate, context(*line, own=own), to=to, instruction="x")
     assert isinstance(answer, str)
     assert said in answer
+
+
+def test_maps_and_repeats_around_an_agent_are_no_colleagues() -> None:
+    around = [
+        Step(key=f"m{n}", kind="map", parent=f"m{n - 1}" if n else None, map=Map(items=[], body=(agent("x", "asker"),)))
+        for n in range(MAX_DEPTH)
+    ]
+    asked = ask(
+        delegate, context(*around, agent("a", "asker", f"m{MAX_DEPTH - 1}"), own="a"), to="helper", instruction="x"
+    )
+    assert isinstance(asked, Suspended)
 
 
 def test_nobody_asks_for_ever() -> None:
