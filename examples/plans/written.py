@@ -25,6 +25,7 @@ from steps import (
 )
 
 from chargehand import Draft, Plan, Settings, branch, celery_task, first_of, gate, map_over, merge, repeat, role
+from chargehand.workers.scripts.answers import check_answers
 
 
 def branch_plan() -> Plan:
@@ -100,6 +101,21 @@ def merge_conflict_plan() -> Plan:
     return Plan(merge(entries, role="resolver") >> read_lines.step(name="LOG").set(key="log"))
 
 
+def delegate_plan() -> Plan:
+    """An agent that asks a colleague, and goes on with what they answer."""
+    lead = role(Settings().roles / "lead.md")
+    questions = ["Where are passwords checked?", "Which shop has the password?"]
+    answer = lead.step("Answer the questions.", questions=questions).set(key="answer")
+    return Plan(answer >> check_answers.step().set(key="check"))
+
+
+def hand_off_plan() -> Plan:
+    """An agent that leaves its task to a colleague."""
+    lead = role(Settings().roles / "lead.md")
+    answer = lead.step("Where are passwords checked?").set(key="answer")
+    return Plan(answer >> check_answers.step().set(key="check"))
+
+
 def any_join_plan() -> Plan:
     """What follows goes on with the first."""
     racers = [ask_near.step().set(key="near"), ask_far.step().set(key="far")]
@@ -116,4 +132,6 @@ PLANS: dict[str, Callable[[], Plan]] = {
     "merge": merge_plan,
     "merge_conflict": merge_conflict_plan,
     "any_join": any_join_plan,
+    "delegate": delegate_plan,
+    "hand_off": hand_off_plan,
 }

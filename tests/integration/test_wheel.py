@@ -151,7 +151,10 @@ def test_migrations_and_roles_come_with_the_wheel(venv: Path, project: Path, emp
         """,
     )
 
-    assert answer == [["chooser", "coder", "planner", "replanner", "researcher", "resolver", "triager", "writer"], 0]
+    assert answer == [
+        ["chooser", "coder", "lead", "planner", "replanner", "researcher", "resolver", "triager", "writer"],
+        0,
+    ]
 
 
 @pytest.mark.timeout(COMMAND_TIMEOUT_SECONDS + 30)

@@ -20,7 +20,7 @@ from chargehand.orchestrator import verification
 from chargehand.orchestrator.cli import invoke
 from chargehand.orchestrator.client import RunHandle
 from chargehand.orchestrator.errors import RunFailed
-from chargehand.orchestrator.facts import ToolFinished
+from chargehand.orchestrator.facts import StepFinished, StepWaiting, ToolFinished
 from chargehand.orchestrator.plan import Plan, step_id
 from chargehand.orchestrator.plan_files import load_plan
 from chargehand.orchestrator.settings import load_settings
@@ -142,6 +142,46 @@ def test_an_agent_answers_with_quotes_that_a_script_compares_with_the_files(lapt
     run = submitted(laptop, "agent", workspace=workspace)
     found = result_of(laptop, run)
     assert "check_password" in json.dumps(found)
+
+
+def colleagues_of(run: RunHandle) -> list[tuple[str, str]]:
+    """Who was asked, by key, and how that ended."""
+    return sorted((key, status) for key, status in statuses(run).items() if key.startswith("answer/"))
+
+
+def checked(laptop: Machine, run: RunHandle) -> dict[str, Any]:
+    """The only answer, with what the script found of its quotes."""
+    found = result_of(laptop, run)
+    assert isinstance(found, dict)
+    [answer] = found["answers"]
+    return dict(answer)
+
+
+def test_an_agent_asks_a_colleague_twice_and_puts_the_answers_together(laptop: Machine, workspace: Path) -> None:
+    run = submitted(laptop, "delegate", workspace=workspace)
+    answer = checked(laptop, run)
+    assert (answer["quotes_verified"], answer["quotes_refuted"]) == (2, [])
+    assert answer["answer"]["question"] == "Where are passwords checked? Which shop has the password?"
+    assert colleagues_of(run) == [("answer/researcher-1", "succeeded"), ("answer/researcher-2", "succeeded")]
+    # It was suspended for each, and held no worker meanwhile.
+    waits = [event.fact for event in run.events(follow=False) if isinstance(event.fact, StepWaiting)]
+    assert [(wait.reason, wait.child and wait.child.key) for wait in waits] == [
+        ("children", "answer/researcher-1"), ("children", "answer/researcher-2"),
+    ]  # fmt: skip
+
+
+def test_what_a_colleague_makes_of_a_task_that_is_handed_off_is_the_agents_result(
+    laptop: Machine, workspace: Path
+) -> None:
+    run = submitted(laptop, "hand_off", workspace=workspace)
+    answer = checked(laptop, run)
+    assert (answer["quotes_verified"], answer["quotes_refuted"]) == (1, [])
+    assert colleagues_of(run) == [("answer/researcher-1", "succeeded")]
+    ends = {
+        event.step_id: event.fact.result for event in run.events(follow=False) if isinstance(event.fact, StepFinished)
+    }
+    own, theirs = (ends[step_id(run.run_id, key)] for key in ("answer", "answer/researcher-1"))
+    assert own == theirs is not None
 
 
 def test_a_run_is_drawn_with_the_states_of_its_steps(

@@ -293,11 +293,14 @@ def _finish_tool(function: Callable[..., object], model: type[BaseModel]) -> Too
     return make_tool(function, effect="pure", input_model=model)
 
 
+_SUBMIT_ANSWER = _finish_tool(submit_answer, Answer)
 # By the role's name: the finish tool also tells the offline server which rules to use.
 _OF_ROLE: Mapping[str, Tool] = {
     "planner": _finish_tool(submit_plan, PlanProposal),
     "replanner": _finish_tool(submit_replan, PlanChange),
-    "researcher": _finish_tool(submit_answer, Answer),
+    "researcher": _SUBMIT_ANSWER,
+    # A task is handed off only to who hands in the same.
+    "lead": _SUBMIT_ANSWER,
     "triager": _finish_tool(submit_verdicts, Verdicts),
     "coder": _finish_tool(submit_fixes, ChosenFixes),
     "writer": _finish_tool(submit_report, ReportText),

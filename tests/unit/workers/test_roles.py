@@ -25,6 +25,7 @@ def test_the_roles_are_there_with_their_tiers() -> None:
         "chooser": "small",
         "resolver": "medium",
         "replanner": "large",
+        "lead": "medium",
     }
 
 

@@ -9,8 +9,8 @@ from chargehand.workers.offline.policies import (
     chooser,
     coder,
     form,
+    lead,
     planner,
-    researcher,
     resolver,
     triager,
     writer,
@@ -23,7 +23,7 @@ Policy = Callable[[Conversation], Move]
 POLICIES: Mapping[str, Policy] = {
     "submit_plan": planner.plan,
     "submit_replan": planner.replan,
-    "submit_answer": researcher.research,
+    "submit_answer": lead.answer,
     "submit_verdicts": triager.triage,
     "submit_fixes": coder.choose,
     "submit_report": writer.write,

@@ -23,6 +23,8 @@ SCHEMAS: Mapping[str, Mapping[str, Any]] = {
         "line": {"type": "integer"},
     },
     "list_fixes": {},
+    "delegate": {"to": {"type": "string"}, "instruction": {"type": "string"}},
+    "hand_off": {"to": {"type": "string"}, "instruction": {"type": "string"}},
     "apply_fix": {"rule": {"type": "string"}, "path": {"type": "string"}},
 }
 MAX_TURNS = 15
