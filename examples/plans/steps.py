@@ -115,6 +115,26 @@ def check(number: float, guess: float) -> Verdict:
     return Verdict(passed=abs(guess * guess - number) < 1e-9, guess=guess)
 
 
+class RoundVerdict(BaseModel):
+    """Whether a round of code, test and audit was good enough, with the evidence for the next one."""
+
+    passed: bool
+    tests: dict[str, JsonValue]
+    findings: list[str]
+
+
+@script(pool="audit")
+def judge(tests: dict[str, JsonValue], scan: dict[str, JsonValue]) -> RoundVerdict:
+    """No test may fail, and the analysers may find nothing that is severe."""
+    outcomes, found = tests["outcomes"], scan["findings"]
+    assert isinstance(outcomes, dict)
+    assert isinstance(found, list)
+    severe = [one for one in found if isinstance(one, dict) and one["severity"] in ("high", "critical")]
+    findings = [f"{one['path']}:{one['line']}: {one['title']}" for one in severe]
+    green = tests["runnable"] is True and not {"failed", "error"}.intersection(map(str, outcomes.values()))
+    return RoundVerdict(passed=green and not findings, tests=tests, findings=findings)
+
+
 # --- gate -------------------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from steps import (
     count_shelf,
     file_case,
     improve,
+    judge,
     list_files,
     list_shelves,
     load_order,
@@ -26,6 +27,8 @@ from steps import (
 
 from chargehand import Draft, Plan, Settings, branch, celery_task, first_of, gate, map_over, merge, repeat, role
 from chargehand.workers.scripts.answers import check_answers
+from chargehand.workers.scripts.scan import scan
+from chargehand.workers.scripts.tests import run_tests_of_step
 
 
 def branch_plan() -> Plan:
@@ -66,6 +69,42 @@ def repeat_plan() -> Plan:
         return check.step(number=2, guess=improve.step(number=2))
 
     return Plan(repeat(body, max_rounds=8, title="Find the root of two").set(key="root"))
+
+
+SHELF = """\
+def label(parcel):
+    return json.dumps(parcel, sort_keys=True)
+
+
+def price(weight):
+    return 490 * math.ceil(weight)
+"""
+EXPECTED = """\
+from shelf import label, price
+
+
+def test_a_parcel_is_labelled_and_priced():
+    assert label({"to": "Ada"}) == '{"to": "Ada"}'
+    assert price(1.5) == 980
+"""
+
+
+def repeat_agents_plan() -> Plan:
+    """Code, test, audit, and again on the evidence of the round, until the verdict passes."""
+    coder = role(Settings().roles / "coder.md")
+    shelf = add_file.step(name="shelf.py", text=SHELF).set(key="shelf")
+    expected = add_file.step(name="test_shelf.py", text=EXPECTED).set(key="expected")
+    before = run_tests_of_step.step().set(key="before", pool="coding")
+
+    def body() -> Draft:
+        code = coder.step("Make the tests pass.", may_edit=["shelf.py"]).set(key="code")
+        test = run_tests_of_step.step().set(key="test", pool="coding")
+        found = scan.step().set(key="scan", pool="audit")
+        code >> [test, found]
+        return judge.step(tests=test, scan=found).set(key="judge")
+
+    mend = repeat(body, max_rounds=4, title="Mend what the tests find").set(key="mend")
+    return Plan(shelf >> expected >> before >> mend >> read_lines.step(name="shelf.py").set(key="mended"))
 
 
 def gate_plan() -> Plan:
@@ -127,6 +166,7 @@ PLANS: dict[str, Callable[[], Plan]] = {
     "branch_by_odds": branch_by_odds_plan,
     "map": map_plan,
     "repeat": repeat_plan,
+    "repeat_agents": repeat_agents_plan,
     "gate": gate_plan,
     "celery_task": celery_task_plan,
     "merge": merge_plan,

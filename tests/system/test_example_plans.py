@@ -95,6 +95,26 @@ def test_rounds_are_repeated_until_one_passes_each_on_what_the_one_before_gave(l
     assert found["verdict"] == {"passed": True, "guess": pytest.approx(2**0.5)}
 
 
+def test_agents_code_until_the_verdict_of_test_and_audit_passes_each_round_on_the_evidence_of_the_one_before(
+    laptop: Machine, workspace: Path
+) -> None:
+    run = submitted(laptop, "repeat_agents", workspace=workspace)
+    lines = result_of(laptop, run)
+    # A round sees the first missing name only: what the second has to do is in the verdict on the first.
+    assert isinstance(lines, list)
+    assert lines[:3] == ["import json", "import math", ""]
+    ends = {event.step_id: event.fact for event in run.events(follow=False) if isinstance(event.fact, StepFinished)}
+    verdicts = [ends[step_id(run.run_id, f"mend/{number}/judge")].result for number in (1, 2)]
+    assert [verdict["passed"] for verdict in verdicts if isinstance(verdict, dict)] == [False, True]
+    assert "mend/3/code" not in statuses(run)
+    first, second = (ends[step_id(run.run_id, f"mend/{number}/code")] for number in (1, 2))
+    for end in (first, second):
+        assert isinstance(end.result, dict)
+        assert end.result["human_tasks"] == []
+        assert end.commit
+    assert first.commit != second.commit
+
+
 def test_a_gate_waits_for_a_person(laptop: Machine) -> None:
     run = submitted(laptop, "gate")
     until(lambda: laptop.client.escalations(run.run_id), RUN_SECONDS, "the gate opens")

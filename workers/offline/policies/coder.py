@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from chargehand.workers.offline.conversation import Conversation, ToolCall, objects_under, payload
-from chargehand.workers.offline.policies import repairs
+from chargehand.workers.offline.policies import missing_imports, repairs
 from chargehand.workers.offline.policies.moves import Move, finish
 
 # Candidates applied in one turn, so that a crash loses little and a long list still fits into the turns.
@@ -46,6 +46,12 @@ def choose(conversation: Conversation) -> Move:
     touched = {fix["path"] for fix in fixes}
     tests = {_value(call, "path"): call.text for call in conversation.calls_of("read_file") if not call.is_error}
     unconcerned = [test for test in sorted(failing) if not _concerns(tests.get(test.split("::")[0], ""), touched)]
+    messages = _run_before(conversation.inputs).get("messages")
+    said = messages if isinstance(messages, dict) else {}
+    mended = missing_imports.of(conversation, {test: str(said[test]) for test in unconcerned if test in said})
+    if isinstance(mended, Move):
+        return mended
+    unconcerned = [test for test in unconcerned if test not in mended]
     asked = repairs.of(conversation, unconcerned)
     if isinstance(asked, Move):
         return asked
@@ -110,8 +116,8 @@ def _is_safe(candidate: dict[str, Any]) -> bool:
 
 def failing_tests(inputs: dict[str, Any]) -> dict[str, str]:
     """Failing test ids of the run before the fixes, each with what was seen of it."""
-    run = inputs.get("tests-before")
-    if not isinstance(run, dict) or run.get("runnable") is False:
+    run = _run_before(inputs)
+    if run.get("runnable") is False:
         return {}
     outcomes = run.get("outcomes")
     if not isinstance(outcomes, dict):
@@ -122,6 +128,20 @@ def failing_tests(inputs: dict[str, Any]) -> dict[str, str]:
         for test, outcome in outcomes.items()
         if outcome in {"failed", "error"}
     }
+
+
+def _run_before(inputs: dict[str, Any]) -> dict[str, Any]:
+    """How the tests stand: as the step before says, or, in a later round, the verdict on the round before."""
+    verdicts = [
+        result["tests"]
+        for result in inputs.values()
+        if isinstance(result, dict) and "passed" in result and isinstance(result.get("tests"), dict)
+    ]
+    runs = [
+        result for result in inputs.values() if isinstance(result, dict) and isinstance(result.get("outcomes"), dict)
+    ]
+    given = inputs.get("tests-before")
+    return next(iter([*verdicts, *([given] if isinstance(given, dict) else []), *runs]), {})
 
 
 def _evidence(test: str, outcome: str, tail: str) -> str:

@@ -34,7 +34,7 @@ class Asked:
 def of(conversation: Conversation, failing: Sequence[str]) -> Move | Asked:
     """The next turn about these tests, or what came of all of them."""
     if not {"ask_person", "edit_file", "read_file"} <= conversation.tools.keys():
-        return Asked()
+        return Asked(fixes=_edits(conversation))
     code = {test: path for test in failing if (path := _code_of(test, conversation.inputs)) is not None}
     tests = [test for test in failing if test in code][:MAX_TESTS]
     unread = [code[test] for test in tests if _lines(conversation, code[test]) is None]
@@ -53,12 +53,17 @@ def of(conversation: Conversation, failing: Sequence[str]) -> Move | Asked:
         if found == HELD:
             # Nobody is there: the others are handed over unasked.
             break
+    return Asked(repaired=frozenset(repaired), open=still_open, fixes=_edits(conversation))
+
+
+def _edits(conversation: Conversation) -> list[dict[str, str]]:
+    """What was changed, each under the rule by which the finish tool knows it."""
     edited = [str(call.arguments.get("path")) for call in conversation.calls_of("edit_file") if not call.is_error]
     fixes = []
     for at, path in enumerate(edited):
         before = edited[:at].count(path)
         fixes.append({"rule": f"{BY_HAND} {before + 1}" if before else BY_HAND, "path": path})
-    return Asked(repaired=frozenset(repaired), open=still_open, fixes=fixes)
+    return fixes
 
 
 def _about(conversation: Conversation, test: str, path: str) -> Move | str:
