@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from chargehand.orchestrator import steps, turns
-from chargehand.orchestrator.facts import RunTold, StepClaimed, StepFinished, ToolFinished
+from chargehand.orchestrator.facts import RunTold, StepClaimed, StepFinished, StepWaiting, ToolFinished
 from chargehand.orchestrator.questions import COLLEAGUE
 from chargehand.orchestrator.transitions import STEP_ENDINGS
 from simulation.tables import Settlement, StepLine, Tables, fact_in
@@ -375,6 +375,22 @@ def failures_of_run(tables: Tables, tenant: UUID, given: Parameters) -> Rows:
     ][: given["most"]]
 
 
+def hand_offs_of_run(tables: Tables, tenant: UUID, given: Parameters) -> Rows:
+    """`_HAND_OFFS_OF_RUN`, the newest first."""
+    del tenant
+    asked = [
+        (entry.at, row.id, entry.seq, entry.body, row.spec.role)
+        for row in tables.of_run[given["run"]]
+        for entry in tables.journal[row.run, row.id]
+        if isinstance(entry.fact, StepWaiting) and entry.fact.child is not None
+    ]
+    asked.sort(key=lambda one: one[:3], reverse=True)
+    return [
+        {"step": step, "seq": seq, "schema_version": 1, "body": body, "role": role}
+        for _, step, seq, body, role in asked[: given["most"]]
+    ]
+
+
 def signal(tables: Tables, tenant: UUID, given: Parameters) -> Rows:
     """`_SIGNAL`."""
     del tenant
@@ -422,6 +438,7 @@ HANDLERS: dict[str, Handler] = {
     turns._TOLD: lambda *given: told(*given),
     turns._HISTORY: lambda *given: history(*given),
     turns._FAILURES_OF_RUN: lambda *given: failures_of_run(*given),
+    turns._HAND_OFFS_OF_RUN: lambda *given: hand_offs_of_run(*given),
 }
 for _count in range(1, MOST_FACTS + 1):
     HANDLERS |= {
