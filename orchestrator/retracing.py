@@ -9,6 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -91,37 +93,16 @@ def retrace(run_id: UUID, entries: Iterable[Entry]) -> Retraced:
     run = Retraced(run_id=run_id, state=RunState(run_id=run_id))
     digest = hashlib.sha256()
     steps: dict[UUID, StepState] | None = None
-    for stream, rows in _streams(entries):
-        previous = b""
-        names: journal.StreamNames | None = None
-        for entry in rows:
-            run.rows += 1
-            names = names or journal.StreamNames.of(entry)
-            if not _is_whole(run, entry, previous, names):
-                break
-            previous = entry.hash
-            if entry.body is None:
-                run.erased.add(stream)
-            fact = _read(run, entry, digest)
-            # Without its plan no stream says anything.
-            if fact is None or stream in run.erased or RUN_STREAM in run.erased:
-                continue
-            try:
-                if stream == RUN_STREAM:
-                    run.state, _ = apply(run.state, Recorded(step=None, seq=entry.seq, epoch=entry.epoch, fact=fact))
-                    run.run_rows.append(Row(entry, fact))
-                    _plan(run, fact)
-                    continue
-                steps = dict(run.state.steps) if steps is None else steps
-                if stream not in steps:
-                    raise IllegalFact(f"no step {stream} was planned")
-                steps[stream], _ = apply_to_step(
-                    steps[stream], Recorded(step=stream, seq=entry.seq, epoch=entry.epoch, fact=fact)
-                )
-                run.step_rows.setdefault(stream, []).append(Row(entry, fact))
-            except IllegalFact as error:
-                run.diverges(entry, "order", expected=entry.kind, found=str(error))
-                break
+    # By its number: a UUID is compared in Python.
+    for _, group in groupby(entries, key=attrgetter("step.int")):
+        rows = list(group)
+        stream = rows[0].step
+        said = _read_stream(run, rows, digest)
+        if stream == RUN_STREAM:
+            _fold_run(run, said)
+            continue
+        steps = dict(run.state.steps) if steps is None else steps
+        _fold_step(run, steps, stream, said)
     if steps is not None:
         run.state = replace(run.state, steps=steps)
     run.digest = digest.hexdigest()
@@ -129,15 +110,55 @@ def retrace(run_id: UUID, entries: Iterable[Entry]) -> Retraced:
     return run
 
 
-def _streams(entries: Iterable[Entry]) -> Iterator[tuple[UUID, list[Entry]]]:
-    rows: list[Entry] = []
+def _read_stream(run: Retraced, entries: Iterable[Entry], digest: Any) -> Iterator[Row]:
+    """The rows of a stream that say something, as far as each follows from the one before."""
+    previous = b""
+    names: journal.StreamNames | None = None
+    # Without its plan no stream says anything.
+    is_erased = RUN_STREAM in run.erased
     for entry in entries:
-        if rows and entry.step != rows[0].step:
-            yield rows[0].step, rows
-            rows = []
-        rows.append(entry)
+        run.rows += 1
+        names = names or journal.StreamNames.of(entry)
+        if not _is_whole(run, entry, previous, names):
+            return
+        previous = entry.hash
+        if entry.body is None:
+            run.erased.add(entry.step)
+            is_erased = True
+        fact = _read(run, entry, digest)
+        if fact is not None and not is_erased:
+            yield Row(entry, fact)
+
+
+def _fold_run(run: Retraced, said: Iterable[Row]) -> None:
+    for row in said:
+        entry, fact = row.entry, row.fact
+        try:
+            run.state, _ = apply(run.state, Recorded(step=None, seq=entry.seq, epoch=entry.epoch, fact=fact))
+        except IllegalFact as error:
+            run.diverges(entry, "order", expected=entry.kind, found=str(error))
+            return
+        run.run_rows.append(row)
+        _plan(run, fact)
+
+
+def _fold_step(run: Retraced, steps: dict[UUID, StepState], stream: UUID, said: Iterable[Row]) -> None:
+    rows: list[Row] = []
+    state = steps.get(stream)
+    for row in said:
+        entry = row.entry
+        try:
+            if state is None:
+                raise IllegalFact(f"no step {stream} was planned")
+            state, _ = apply_to_step(state, Recorded(step=stream, seq=entry.seq, epoch=entry.epoch, fact=row.fact))
+        except IllegalFact as error:
+            run.diverges(entry, "order", expected=entry.kind, found=str(error))
+            break
+        rows.append(row)
+    if state is not None:
+        steps[stream] = state
     if rows:
-        yield rows[0].step, rows
+        run.step_rows[stream] = rows
 
 
 def _is_whole(run: Retraced, entry: Entry, previous: bytes, names: "journal.StreamNames") -> bool:

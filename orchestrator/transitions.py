@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Literal, Protocol
 from uuid import UUID
 
+from chargehand.orchestrator.copying import changed
 from chargehand.orchestrator.errors import IllegalFact
 from chargehand.orchestrator.facts import (
     AnyFact,
@@ -60,7 +61,8 @@ NO_LABELS: Mapping[UUID, str] = MappingProxyType({})
 RUN_ENDINGS = frozenset({"succeeded", "failed", "cancelled"})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+# Without slots: see `copying`.
+@dataclass(frozen=True, kw_only=True)
 class StepState:
     """One step as its stream tells it."""
 
@@ -122,8 +124,8 @@ def apply(state: RunState, recorded: Recorded) -> tuple[RunState, tuple[Effect, 
     step = state.steps.get(recorded.step)
     if step is None:
         raise IllegalFact(f"Run {state.run_id} has no step {recorded.step}; its plan was not recorded.")
-    changed, effects = apply_to_step(step, recorded)
-    return replace(state, steps={**state.steps, recorded.step: changed}), effects
+    after, effects = apply_to_step(step, recorded)
+    return replace(state, steps={**state.steps, recorded.step: after}), effects
 
 
 def fold(run_id: UUID, journal: Iterable[Recorded]) -> RunState:
@@ -208,11 +210,11 @@ def _states(run_id: UUID, steps: Iterable[Step]) -> dict[UUID, StepState]:
 
 def apply_to_step(step: StepState, recorded: Recorded) -> tuple[StepState, tuple[Effect, ...]]:
     """One step after one more fact of its stream; raises `IllegalFact`."""
-    changed, effects = _apply_to_step(step, recorded)
+    after, effects = _apply_to_step(step, recorded)
     if step.status in STEP_ENDINGS:
         # The run's stream ended it (dropped, skipped, cancelled, superseded), and may be folded first.
-        changed = replace(changed, status=step.status)
-    return changed, effects
+        after = changed(after, status=step.status)
+    return after, effects
 
 
 def _apply_to_step(step: StepState, recorded: Recorded) -> tuple[StepState, tuple[Effect, ...]]:
@@ -222,7 +224,7 @@ def _apply_to_step(step: StepState, recorded: Recorded) -> tuple[StepState, tupl
     if isinstance(fact, StepClaimed):
         if recorded.epoch <= step.epoch:
             raise IllegalFact(f"Step {step.key!r} was claimed at epoch {step.epoch}; {recorded.epoch} is no later.")
-        return replace(
+        return changed(
             step,
             seq=recorded.seq,
             status="running",
@@ -234,32 +236,32 @@ def _apply_to_step(step: StepState, recorded: Recorded) -> tuple[StepState, tupl
     if recorded.epoch != step.epoch:
         raise IllegalFact(f"Step {step.key!r} is at epoch {step.epoch}; a row of epoch {recorded.epoch} is a zombie's.")
     seq = recorded.seq
-    # A copy is most of what a fact costs: one each.
+    # A copy is most of what a fact costs: one each. The facts of turns first: they are most of a journal.
     match fact:
-        case StepReleased():
-            return replace(step, seq=seq, status="open"), ("unchain", "ring")
-        case StepRecovered():
-            return replace(step, seq=seq, status="open", crashes=fact.crashes), ("unchain", "ring")
-        case StepWaiting():
-            waiting = replace(step, seq=seq, status="waiting", wait_id=fact.wait_id, wait_reason=fact.reason)
-            return waiting, ("unchain", "ring")
         case ModelRequested():
             reserved = {**step.reserved, fact.call_id: fact.reserved_microusd}
-            return replace(step, seq=seq, reserved=reserved, turns=step.turns + 1), ()
+            return changed(step, seq=seq, reserved=reserved, turns=step.turns + 1), ()
         case ModelResponded() | ModelFailed():
             return _settled(step, seq, fact.call_id, fact.cost_microusd, crashes=0), ()
+        case ToolFinished() | ToolStarted() | SignalReceived() | StepTold() | BreakerTripped() | StepForked():
+            return changed(step, seq=seq), ()
         case CallAbandoned():
             return _settled(step, seq, fact.call_id, fact.charged_microusd, crashes=step.crashes), ()
+        case StepReleased():
+            return changed(step, seq=seq, status="open"), ("unchain", "ring")
+        case StepRecovered():
+            return changed(step, seq=seq, status="open", crashes=fact.crashes), ("unchain", "ring")
+        case StepWaiting():
+            waiting = changed(step, seq=seq, status="waiting", wait_id=fact.wait_id, wait_reason=fact.reason)
+            return waiting, ("unchain", "ring")
         case StepFinished():
             effects: tuple[Effect, ...] = (
                 ("ring", "anchor") if fact.patch is None else ("apply_patch", "ring", "anchor")
             )
-            return replace(step, seq=seq, status=fact.outcome, error=fact.error, label=fact.label), effects
-        case ToolStarted() | ToolFinished() | SignalReceived() | StepTold() | BreakerTripped() | StepForked():
-            return replace(step, seq=seq), ()
+            return changed(step, seq=seq, status=fact.outcome, error=fact.error, label=fact.label), effects
         case TaskRequested() | TaskSent() | TaskReturned():
             # Whatever the user's own app does, the step waits until it is told.
-            return replace(step, seq=seq), ()
+            return changed(step, seq=seq), ()
         case _:
             raise IllegalFact(f"A {fact.kind} has no place in the stream of step {step.key!r}.")
 
@@ -267,7 +269,7 @@ def _apply_to_step(step: StepState, recorded: Recorded) -> tuple[StepState, tupl
 def _settled(step: StepState, seq: int, call_id: UUID, cost_microusd: int, *, crashes: int) -> StepState:
     open_calls = {call: amount for call, amount in step.reserved.items() if call != call_id}
     spent = step.spent_microusd + cost_microusd
-    return replace(step, seq=seq, reserved=open_calls, spent_microusd=spent, crashes=crashes)
+    return changed(step, seq=seq, reserved=open_calls, spent_microusd=spent, crashes=crashes)
 
 
 # --- what follows from a state ----------------------------------------------------------------------------------------

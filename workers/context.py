@@ -212,15 +212,17 @@ class _Turn:
     """One message of the user with the answer before it, as bytes."""
 
     def __init__(self, exchange: Exchange | None, before: str, content: list[Block]) -> None:
-        self.exchange, self._before, self._content = exchange, before, content
-        self.marked = self._bytes([*content[:-1], {**content[-1], "cache_control": _EPHEMERAL}])
+        self.exchange, self._before = exchange, before
+        *self._first, self._last = [_canonical(block) for block in content]
+        # The mark stands before all other keys of a block, which is not made anew for it.
+        self.marked = self._bytes(f"{_MARK}{self._last[1:]}")
 
     def plain(self) -> bytes:
         """Without the mark for the cache."""
-        return self._bytes(self._content)
+        return self._bytes(self._last)
 
-    def _bytes(self, content: list[Block]) -> bytes:
-        return f"{self._before}{_canonical({'role': 'user', 'content': content})}".encode()
+    def _bytes(self, last: str) -> bytes:
+        return f'{self._before}{{"content":[{",".join([*self._first, last])}],"role":"user"}}'.encode()
 
 
 # Made once: `json.dumps` makes one for each call.
@@ -229,6 +231,9 @@ _ENCODER = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), sort_keys=
 
 def _canonical(value: object) -> str:
     return _ENCODER.encode(value)
+
+
+_MARK = _canonical({"cache_control": _EPHEMERAL})[:-1] + ","
 
 
 def _frame(

@@ -1,10 +1,11 @@
 """The conversation that a step's recorded facts amount to; a pure fold."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
+from chargehand.orchestrator.copying import changed
 from chargehand.orchestrator.facts import (
     BreakerTripped,
     CallAbandoned,
@@ -36,7 +37,8 @@ class Decision:
     by: str = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+# Without slots: see `copying`.
+@dataclass(frozen=True, kw_only=True)
 class Exchange:
     """One answered call to the model and what its tool calls gave."""
 
@@ -64,7 +66,8 @@ class Exchange:
         return [block for block in self.tool_uses if str(block.get("id")) not in self.results]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+# Without slots: see `copying`.
+@dataclass(frozen=True, kw_only=True)
 class Conversation:
     """A step's stream, folded."""
 
@@ -123,27 +126,29 @@ def fold(facts: Iterable[StepFact], *, onto: Conversation | None = None, from_po
     for position, fact in enumerate(facts, start=from_position):
         match fact:
             case ModelRequested():
-                folded = replace(folded, open_calls=(*folded.open_calls, fact))
+                folded = changed(folded, open_calls=(*folded.open_calls, fact))
             case ModelResponded():
-                folded = replace(
-                    _without_call(folded, fact.call_id),
+                folded = changed(
+                    folded,
+                    open_calls=_without_call(folded, fact.call_id),
                     exchanges=(*folded.exchanges, Exchange(answer=fact)),
                     failures=(),
                     waits=(),
                 )
             case ModelFailed():
-                folded = replace(_without_call(folded, fact.call_id), failures=(*folded.failures, fact))
+                open_calls = _without_call(folded, fact.call_id)
+                folded = changed(folded, open_calls=open_calls, failures=(*folded.failures, fact))
             case CallAbandoned():
-                folded = _without_call(folded, fact.call_id)
+                folded = changed(folded, open_calls=_without_call(folded, fact.call_id))
             case ToolStarted() | ToolFinished():
-                folded = replace(_with_tool_fact(folded, fact, position), waits=())
+                folded = _with_tool_fact(folded, fact, position)
             case StepTold():
                 for message in fact.messages:
                     folded = _with_note(folded, f"A person told the run: {message}")
             case BreakerTripped():
-                folded = replace(folded, trip=(position, fact))
+                folded = changed(folded, trip=(position, fact))
             case StepWaiting():
-                folded = replace(folded, waits=(*folded.waits, fact), waiting=fact)
+                folded = changed(folded, waits=(*folded.waits, fact), waiting=fact)
             case SignalReceived():
                 if folded.waiting is not None and folded.waiting.wait_id == fact.wait_id:
                     folded = _with_signal(folded, folded.waiting, fact, position)
@@ -161,27 +166,27 @@ def unknown_outcome(exchange: Exchange) -> ToolStarted | None:
     return None
 
 
-def _without_call(folded: Conversation, call_id: object) -> Conversation:
-    return replace(folded, open_calls=tuple(call for call in folded.open_calls if call.call_id != call_id))
+def _without_call(folded: Conversation, call_id: object) -> tuple[ModelRequested, ...]:
+    return tuple(call for call in folded.open_calls if call.call_id != call_id)
 
 
 def _with_tool_fact(folded: Conversation, fact: ToolStarted | ToolFinished, position: int) -> Conversation:
     if not folded.exchanges:
-        return folded
+        return changed(folded, waits=())
     last = folded.exchanges[-1]
+    positions = {**last.positions, fact.tool_use_id: position}
     if isinstance(fact, ToolStarted):
-        last = replace(last, started={**last.started, fact.tool_use_id: fact})
+        last = changed(last, started={**last.started, fact.tool_use_id: fact}, positions=positions)
     else:
-        last = replace(last, results={**last.results, fact.tool_use_id: fact})
-    last = replace(last, positions={**last.positions, fact.tool_use_id: position})
-    return replace(folded, exchanges=(*folded.exchanges[:-1], last))
+        last = changed(last, results={**last.results, fact.tool_use_id: fact}, positions=positions)
+    return changed(folded, exchanges=(*folded.exchanges[:-1], last), waits=())
 
 
 def _with_signal(folded: Conversation, waiting: StepWaiting, signal: SignalReceived, position: int) -> Conversation:
     unknown = unknown_outcome(folded.exchanges[-1]) if folded.exchanges else None
     about_tool = unknown.tool_use_id if unknown is not None and waiting.reason == "human" else waiting.tool_use_id
     decision = Decision(choice=signal.choice, body=signal.body, about_tool=about_tool, position=position, by=signal.by)
-    folded = replace(folded, decisions=(*folded.decisions, decision), failures=(), trip=None, waiting=None)
+    folded = changed(folded, decisions=(*folded.decisions, decision), failures=(), trip=None, waiting=None)
     if signal.choice != "answer" or about_tool is not None:
         return folded
     return _with_note(folded, signal.body if isinstance(signal.body, str) else to_json(signal.body))
@@ -189,6 +194,6 @@ def _with_signal(folded: Conversation, waiting: StepWaiting, signal: SignalRecei
 
 def _with_note(folded: Conversation, note: str) -> Conversation:
     if not folded.exchanges:
-        return replace(folded, opening_notes=(*folded.opening_notes, note))
+        return changed(folded, opening_notes=(*folded.opening_notes, note))
     last = folded.exchanges[-1]
-    return replace(folded, exchanges=(*folded.exchanges[:-1], replace(last, notes=(*last.notes, note))))
+    return changed(folded, exchanges=(*folded.exchanges[:-1], changed(last, notes=(*last.notes, note))))

@@ -277,8 +277,10 @@ class _Agents:
 def _with_what_was_taken_over(rows: list[Row]) -> Iterator[tuple[Row, StepFact]]:
     """Each fact with its row; those that a fork took over stand in one."""
     for row, fact in zip(rows, facts_of(rows), strict=True):
-        for one in as_said([fact]):
-            yield row, one
+        if isinstance(fact, StepForked):
+            yield from ((row, one) for one in as_said([fact]))
+        else:
+            yield row, fact
 
 
 def _call_of(conversation: Conversation, tool_use_id: str) -> Block | None:
