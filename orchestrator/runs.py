@@ -341,7 +341,7 @@ def retry(session: Session, tenant: UUID, run_id: UUID, key: str) -> tuple[str, 
     """
     run = lock(session, tenant, run_id)
     if run.status in RUN_ENDINGS:
-        raise UserError(f"Run {run_id} has {run.status}; do it again with: chargehand fork {run_id} --at {key}")
+        raise UserError(f"Run {run_id} has ended ({run.status}); do it again with: chargehand fork {run_id} --at {key}")
     rows = session.scalars(select(StepRow).where(StepRow.run == run_id).order_by(StepRow.ordinal)).all()
     counting = Plan(steps=tuple(Step.model_validate(row.spec) for row in rows if row.status != "superseded"))
     change = backtrack(counting, {key: None}, taken=[row.key for row in rows])
