@@ -32,6 +32,7 @@ from chargehand.orchestrator.facts import (
 )
 from chargehand.orchestrator.plan import Plan, Step, step_id
 from chargehand.orchestrator.requests import RunRequest
+from chargehand.orchestrator.spending import Peers
 from chargehand.workers.agent import Finished, run_agent
 from chargehand.workers.context import AgentTask
 from chargehand.workers.models.interface import ModelAnswer, ModelCall, Quote
@@ -206,6 +207,9 @@ class _Recorder:
 
     def told(self, fact: StepTold) -> None:
         self.facts.append(fact)
+
+    def peers(self) -> Peers:
+        return Peers()
 
     def recent_failures(self) -> Sequence[Observed]:
         return ()

@@ -2,7 +2,7 @@
 
 A call is compared by its tool and its *normalised* arguments, and always together with what it gave: polling whose
 answer changes is no loop. What changes by itself in a result (times, ids, addresses, see `likeness`) is no change.
-Not covered: spend above plan, which the budget watches; loops that find something new in every round; and what a tool
+Not covered: spend above plan, which `spending` watches; loops that find something new in every round; and what a tool
 does to the world without saying so.
 """
 
@@ -67,7 +67,7 @@ class Trip:
     """A loop that was found; a person decides how it goes on."""
 
     rule: str
-    """`same_error`, `alternation`, `near_identical`, `no_change` or `ping_pong`."""
+    """`same_error`, `alternation`, `near_identical`, `no_change` or `ping_pong`; `above_plan` is of `spending`."""
     detail: str
     """One sentence for the person."""
     evidence: tuple[str, ...]

@@ -31,6 +31,7 @@ from chargehand.orchestrator.facts import (
 )
 from chargehand.orchestrator.handoffs import handed_over
 from chargehand.orchestrator.questions import COLLEAGUE
+from chargehand.orchestrator.spending import Peers
 from chargehand.orchestrator.steps import HeldStep
 
 log = logging.getLogger(__name__)
@@ -143,6 +144,15 @@ SELECT journal.step, journal.seq, journal.schema_version, journal.body, steps.sp
 FROM journal JOIN steps ON steps.id = journal.step
 WHERE journal.run = %(run)s AND journal.kind = 'step.waiting' AND journal.body LIKE '%%"child":{%%'
 ORDER BY journal.at DESC, journal.step DESC, journal.seq DESC LIMIT %(most)s
+"""
+
+# What is taken over by a fork cost nothing here, and says nothing of what the work costs.
+_PEERS = """
+SELECT budgets.cap_microusd AS cap, peer.spent_microusd AS spent
+FROM steps own JOIN budgets ON budgets.run = own.run
+LEFT JOIN steps peer ON peer.run = own.run AND peer.id <> own.id AND peer.status = 'succeeded'
+  AND peer.spent_microusd > 0 AND peer.spec ->> 'role' = own.spec ->> 'role'
+WHERE own.id = %(step)s
 """
 
 
@@ -297,6 +307,13 @@ class StepRecorder:
                 call = handed_over(fact.child, tool_use_id=fact.tool_use_id or "", for_good="override" in fact.options)
                 found.append(Observed(step=str(row["step"]), seq=row["seq"], fact=call, role=row["role"] or ""))
         return found
+
+    def peers(self) -> Peers:
+        """What the run's other steps of this role have cost, and what the run may."""
+        claim = self._held.claim
+        rows = self._connections.rows(claim.tenant, _PEERS, {"step": claim.step_id})
+        costs = tuple(row["spent"] for row in rows if row["spent"] is not None)
+        return Peers(costs_microusd=costs, cap_microusd=rows[0]["cap"] if rows else 0)
 
     def _commit(self, statement: str, facts: Sequence[StepFact], **parameters: int) -> Row:
         values = {**parameters, "lease": self._lease_seconds}

@@ -9,9 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from uuid import UUID, uuid4
 
+from chargehand.orchestrator.breaker import Trip
 from chargehand.orchestrator.facts import (
     SKIPPED,
+    BreakerTripped,
     CallAbandoned,
+    ModelFailed,
     ModelResponded,
     StepClaimed,
     StepFact,
@@ -21,6 +24,7 @@ from chargehand.orchestrator.facts import (
 )
 from chargehand.orchestrator.questions import EXPIRY, NOBODY
 from chargehand.orchestrator.settings import MAX_TURNS_CEILING
+from chargehand.orchestrator.spending import ABOVE_PLAN, CHEAP_MICROUSD, above_plan
 from chargehand.workers.context import AgentTask
 from chargehand.workers.conversation import Conversation, Decision, Exchange
 from chargehand.workers.holds import NOTHING_HELD, Holds
@@ -40,6 +44,8 @@ from chargehand.workers.tool_turn import ToolTurn, arguments_of
 from chargehand.workers.tools.registry import Tool
 from chargehand.workers.tools.taint import to_json
 
+# So many calls are shown to whoever is asked about what a step costs.
+DEAREST_CALLS = 3
 _WITHOUT = {
     "skip": "A person decided to skip this call; go on without its result.",
     "reject": "A person does not allow this call with these arguments; go on without it.",
@@ -130,10 +136,27 @@ class _Attempt:
             raise Drained("The process is stopping; the step goes on elsewhere.")
         if conversation.turns >= self.task.max_turns:
             return self._out_of_turns(conversation)
+        trip = self._above_plan()
+        if trip is not None:
+            return self.tool_turn.tripped(trip, cause="")
         told = self.tape.recorder.hear()
         if told is not None:
             self.tape.commit(told, self.tape.recorder.told)
         return self.model_turn.ask(self.tape.conversation)
+
+    def _above_plan(self) -> Trip | None:
+        """Whether the step has cost far more than its peers; once, for whoever lets it go on has seen the sum."""
+        paid: dict[int, int] = {}
+        for position, fact in enumerate(self.tape.recorded):
+            if isinstance(fact, BreakerTripped) and fact.rule == ABOVE_PLAN:
+                return None
+            if isinstance(fact, ModelResponded | ModelFailed) and fact.cost_microusd:
+                paid[position] = fact.cost_microusd
+        spent = sum(paid.values())
+        if spent < CHEAP_MICROUSD:
+            return None
+        dearest = sorted(sorted(paid, key=lambda position: -paid[position])[:DEAREST_CALLS])
+        return above_plan(spent, self.tape.recorder.peers(), [self.tape.place(position) for position in dearest])
 
     def _obey(self) -> Outcome | None:
         """Carry out the newest decision, if nothing happened after it."""

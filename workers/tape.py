@@ -17,6 +17,7 @@ from chargehand.orchestrator.facts import (
     ToolFinished,
     ToolStarted,
 )
+from chargehand.orchestrator.spending import Peers
 from chargehand.workers.conversation import Conversation, as_said, fold
 
 # The journal numbers the rows of a step from here.
@@ -71,6 +72,10 @@ class Recorder(Protocol):
 
     def hand_offs(self) -> Sequence[Observed]:
         """What the agents of this run have handed to each other, in order."""
+        ...
+
+    def peers(self) -> Peers:
+        """What the run's other steps of this role have cost."""
         ...
 
 

@@ -11,6 +11,7 @@ from chargehand.orchestrator.errors import Unavailable
 from chargehand.orchestrator.facts import BreakerTripped, ToolFinished, ToolStarted
 from chargehand.orchestrator.handoffs import handed_over
 from chargehand.orchestrator.plan import Expiry
+from chargehand.orchestrator.spending import ABOVE_PLAN
 from chargehand.workers.context import AgentTask
 from chargehand.workers.conversation import Conversation, Exchange
 from chargehand.workers.held import Held
@@ -60,13 +61,13 @@ class ToolTurn:
             self._keep(use, given)
             refused = True
         if trip is not None:
-            return self._tripped(*trip)
+            return self.tripped(*trip)
         return self.check(self._tape.conversation.exchanges[-1]) if refused else None
 
     def check(self, exchange: Exchange) -> Wait | None:
         """Ask a person when the results of this turn show that the step, or the run, repeats itself."""
         trip = self._watch(exchange)
-        return self._tripped(*trip) if trip is not None else None
+        return self.tripped(*trip) if trip is not None else None
 
     def _run_call(self, exchange: Exchange, use: Block, *, incomplete: bool) -> Wait | None:
         name = str(use.get("name"))
@@ -114,7 +115,7 @@ class ToolTurn:
             trip = self._goes_round(use, suspended)
             if trip is not None:
                 self._keep(use, _refusal("GoesRound", f"Held back, and a person is asked: {trip.detail}"))
-                return self._tripped(trip, cause="")
+                return self.tripped(trip, cause="")
             self._tape.flush()
             return Wait(
                 reason="children",
@@ -271,18 +272,20 @@ class ToolTurn:
         trip = watch([*before, newest]) if before else None
         return trip and replace(trip, evidence=tuple(place for place in trip.evidence if place != newest.place))
 
-    def _tripped(self, trip: Trip, cause: str) -> Wait:
+    def tripped(self, trip: Trip, cause: str) -> Wait:
+        """Record the trip, and what a person is asked about it."""
         self._tape.flush()
         fact = BreakerTripped(rule=trip.rule, evidence=trip.evidence, detail=trip.detail, cause=cause)
         self._tape.commit(fact, self._tape.recorder.trip)
         return self.ask_about_trip(self._tape.newest, fact)
 
     def ask_about_trip(self, position: int, fact: BreakerTripped) -> Wait:
-        """What a person is asked about a loop."""
+        """What a person is asked about a loop, or about what the step costs."""
+        what = "costs far more than planned" if fact.rule == ABOVE_PLAN else "repeats itself"
         return Wait(
             reason="human",
             question=(
-                f"The step repeats itself: {fact.detail} retry: let it go on; answer: tell it something; "
+                f"The step {what}: {fact.detail} retry: let it go on; answer: tell it something; "
                 "override: give the result; skip: go on without one; abort: let it fail."
             ),
             options=GO_ON_OPTIONS,

@@ -16,6 +16,7 @@ from pydantic import JsonValue
 from chargehand.memory.procedural import load_roles
 from chargehand.orchestrator.facts import ModelRequested, ModelResponded, StepClaimed, StepFact
 from chargehand.orchestrator.plan import Plan, Step
+from chargehand.orchestrator.spending import Peers
 from chargehand.workers.agent import AgentTask, Finished, run_agent
 from chargehand.workers.findings import Answer
 from chargehand.workers.models.client import AnthropicModels, open_client
@@ -109,6 +110,10 @@ class Journal:
         return ()
 
     hand_offs = recent_failures
+
+    def peers(self) -> Peers:
+        """Nobody else runs."""
+        return Peers()
 
 
 @pytest.fixture

@@ -391,6 +391,19 @@ def hand_offs_of_run(tables: Tables, tenant: UUID, given: Parameters) -> Rows:
     ]
 
 
+def peers(tables: Tables, tenant: UUID, given: Parameters) -> Rows:
+    """`_PEERS`."""
+    del tenant
+    own = tables.steps[given["step"]]
+    cap = tables.runs[own.run].cap_microusd
+    costs = [
+        one.spent_microusd
+        for one in tables.of_run[own.run]
+        if one.id != own.id and one.status == "succeeded" and one.spent_microusd and one.spec.role == own.spec.role
+    ]
+    return [{"cap": cap, "spent": cost} for cost in costs or [None]]
+
+
 def signal(tables: Tables, tenant: UUID, given: Parameters) -> Rows:
     """`_SIGNAL`."""
     del tenant
@@ -438,6 +451,7 @@ HANDLERS: dict[str, Handler] = {
     turns._TOLD: lambda *given: told(*given),
     turns._HISTORY: lambda *given: history(*given),
     turns._FAILURES_OF_RUN: lambda *given: failures_of_run(*given),
+    turns._PEERS: lambda *given: peers(*given),
     turns._HAND_OFFS_OF_RUN: lambda *given: hand_offs_of_run(*given),
 }
 for _count in range(1, MOST_FACTS + 1):

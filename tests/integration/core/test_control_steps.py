@@ -637,6 +637,24 @@ def test_a_ring_of_hand_offs_across_steps_is_seen_in_the_journal_of_the_run(hous
     assert watch(seen) is None
 
 
+def test_a_steps_peers_are_those_of_its_role_that_succeeded_and_cost_something(house: "House") -> None:
+    run_id = house.start(*(script(key) for key in ("a", "b", "failed", "free", "other", "under-way", "own")))
+    agents(house, run_id, "a", "b", "failed", "free", "under-way", "own")
+    for key, cost in (("a", 3), ("b", 5), ("failed", 7), ("free", 0), ("other", 9), ("under-way", 8)):
+        held = house.claim(run_id, key)
+        recorder = StepRecorder(house.connections, held, lease_seconds=60)
+        if cost:
+            take_turn(recorder, cost)
+        if key != "under-way":
+            outcome = "failed" if key == "failed" else "succeeded"
+            held.finish(StepFinished.model_validate({"outcome": outcome, "error": "broken"}))
+
+    peers = StepRecorder(house.connections, house.claim(run_id, "own"), lease_seconds=60).peers()
+
+    assert sorted(peers.costs_microusd) == [3, 5]
+    assert peers.cap_microusd == house.budget(run_id).cap_microusd
+
+
 def test_an_agent_that_is_cancelled_takes_its_colleague_with_it(house: "House") -> None:
     run_id = house.start(script("quick"), script("a"), script("join", "quick", "a", join="any"))
     agents(house, run_id, "a")

@@ -581,6 +581,13 @@ class Both:
             lambda recorder: sorted((seen.step, seen.seq) for seen in recorder.recent_failures()),
         )
 
+    def compare_with_peers(self) -> None:
+        def compared(recorder: StepRecorder) -> object:
+            found = recorder.peers()
+            return found.cap_microusd, sorted(found.costs_microusd)
+
+        self.turn(self._holder("agent"), "peers", compared)
+
     def recall_hand_offs(self) -> None:
         self.turn(
             self._holder("agent"),
@@ -798,7 +805,7 @@ def compare(house: "House", seed: int) -> None:
         both.finish_many, both.wait, both.release, both.fold_signal, both.ask_joins, both.renew, both.request,
         both.request, both.respond, both.abandon, both.note, both.expire, both.expire, both.unclaimed, both.overdue,
         both.pools, both.tell, both.retry, both.ask_colleague, both.ask_colleague, both.hear, both.tool_fails,
-        both.recall_failures, both.recall_hand_offs, both.question, both.question,
+        both.recall_failures, both.recall_hand_offs, both.compare_with_peers, both.question, both.question,
     ]  # fmt: skip
     for _ in range(DEEDS):
         deed = dice.choice(often) if dice.random() < 0.55 else dice.choice(seldom)

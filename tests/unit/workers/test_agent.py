@@ -27,6 +27,7 @@ from chargehand.orchestrator.facts import (
     ToolStarted,
     Usage,
 )
+from chargehand.orchestrator.spending import Peers
 from chargehand.workers.agent import Drained, Failed, Finished, Outcome, Wait, run_agent
 from chargehand.workers.context import PREAMBLE, AgentTask, build
 from chargehand.workers.conversation import fold
@@ -63,6 +64,7 @@ class Journal:
     refuse: list[Exception] = field(default_factory=list)
     others: list[Observed] = field(default_factory=list)
     handed: list[Observed] = field(default_factory=list)
+    compared: Peers = field(default_factory=Peers)
     told_to: list[StepTold | None] = field(default_factory=list)
     """What is heard before each call to the model."""
     commits: int = 0
@@ -112,6 +114,9 @@ class Journal:
     def hand_offs(self) -> Sequence[Observed]:
         return self.handed
 
+    def peers(self) -> Peers:
+        return self.compared
+
     def of(self, kind: type) -> list[Any]:
         return [fact for fact in self.facts if isinstance(fact, kind)]
 
@@ -128,6 +133,8 @@ class Script:
     stop_reasons: dict[int, str] = field(default_factory=dict)
     quote_errors: list[Exception] = field(default_factory=list)
     models: list[str] = field(default_factory=lambda: ["fake"])
+    cost_microusd: int = 1
+    """Of each answer."""
     """Who is quoted; one that fails is passed over from then on, as long as there is another."""
 
     def quote(self, call: ModelCall) -> Quote:
@@ -156,8 +163,9 @@ class Script:
                 call.on_delta(piece)
         reason = self.stop_reasons.get(turn, "tool_use")
         return ModelAnswer(
-            model="fake", content=tuple(reply), stop_reason=reason, usage=Usage(), cost_microusd=1, duration_ms=1
-        )
+            model="fake", content=tuple(reply), stop_reason=reason, usage=Usage(),
+            cost_microusd=self.cost_microusd, duration_ms=1,
+        )  # fmt: skip
 
 
 def say(text: str) -> list[dict[str, Any]]:
@@ -648,6 +656,38 @@ def test_three_same_errors_stop_the_step_and_ask_a_person() -> None:
     # A crash between the trip and the wait asks the same question, and no model.
     assert run(journal.claim(), model) == wait
     assert len(model.calls) == 3
+
+
+def test_a_step_that_costs_far_more_than_its_peers_asks_a_person_once() -> None:
+    looks = [[use("look", f"t{turn}", path=f"p{turn}")] for turn in range(4)]
+    model = Script([*looks, [done()]], cost_microusd=50_000)
+    compared = Peers(costs_microusd=(6_000, 6_000, 6_000), cap_microusd=1_000_000)
+    journal = Journal(compared=compared).claim()
+    task, tools = task_of(role=FakeRole(tools=("look",))), World().tools()
+
+    wait = run_agent(task, recorder=journal, models=model, tools=tools)
+
+    assert isinstance(wait, Wait)
+    assert wait.question.startswith("The step costs far more than planned: 0.1000 USD spent without a result, 17 times")
+    (trip,) = journal.of(BreakerTripped)
+    assert (trip.rule, len(trip.evidence), len(journal.of(ModelResponded))) == ("above_plan", 2, 2)
+    journal.facts += [
+        StepWaiting(wait_id=UUID(int=9), reason=wait.reason, question=wait.question, options=wait.options),
+        SignalReceived(wait_id=UUID(int=9), choice="retry"),
+    ]
+    outcome = run_agent(task, recorder=journal.claim(), models=model, tools=tools)
+    assert isinstance(outcome, Finished)
+    assert len(journal.of(BreakerTripped)) == 1
+
+
+def test_what_a_step_costs_is_compared_with_nobody_while_it_is_cheap() -> None:
+    class Alone(Journal):
+        def peers(self) -> Peers:
+            raise AssertionError("nothing is asked of the database")
+
+    model = Script([[use("look", "t1", path="a")], [done()]])
+    task = task_of(role=FakeRole(tools=("look",)))
+    assert isinstance(run_agent(task, recorder=Alone().claim(), models=model, tools=World().tools()), Finished)
 
 
 def test_a_loop_is_found_though_its_last_result_was_recorded_by_an_attempt_that_died() -> None:
