@@ -217,9 +217,10 @@ def lies(run: RunHandle, told: Told) -> list[str]:
             found.append(f"{len(won)} first answers to {wait_id}")
         for facts in streams.values():
             taken = [fact.choice for fact in facts if isinstance(fact, SignalReceived) and fact.wait_id == wait_id]
-            if any(isinstance(fact, StepWaiting) and fact.reason == "gate" for fact in facts):
-                taken += [f.result["choice"] for f in facts if isinstance(f, StepFinished) and f.outcome != "cancelled"]
-                taken = taken if any(isinstance(f, StepWaiting) and f.wait_id == wait_id for f in facts) else []
+            if taken and any(isinstance(fact, StepWaiting) and fact.reason == "gate" for fact in facts):
+                done = [f.result["choice"] for f in facts if isinstance(f, StepFinished) and f.outcome != "cancelled"]
+                if done != taken:
+                    found.append(f"{taken} was received, and {done} was done")
             if taken not in ([], won):
                 found.append(f"{won} was first, and {taken} was done")
     return [f"run {run.run_id}: {one}" for one in found]

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from chargehand import Plan, celery_task, gate, role
 
 
-class Verdict(BaseModel):
+class RefundVerdict(BaseModel):
     """What the agent hands in."""
 
     decision: Literal["refund", "refuse", "unsure"]
@@ -26,7 +26,7 @@ refund = celery_task("billing.refund", queue="billing", effect="idempotent", res
 # A mail cannot be taken back: when its worker dies, a person is asked whether it went out.
 mail = celery_task("billing.mail", queue="billing", deadline_seconds=30)
 
-triager = role("../roles/triager.md", output=Verdict)
+triager = role("../roles/triager.md", output=RefundVerdict)
 
 
 def refund_plan(order_id: int) -> Plan:
