@@ -580,11 +580,6 @@ class Both:
             "recent failures",
             lambda recorder: sorted((seen.step, seen.seq) for seen in recorder.recent_failures()),
         )
-        self.turn(
-            self._holder("agent"),
-            "hand-offs",
-            lambda recorder: sorted((seen.step, seen.seq, seen.role) for seen in recorder.hand_offs()),
-        )
 
     def compare_with_peers(self) -> None:
         def compared(recorder: StepRecorder) -> object:
