@@ -20,13 +20,14 @@ FROM ?= 1
 override export GOAL := $(value GOAL)
 override export WORKSPACE := $(value WORKSPACE)
 override export PATIENCE := $(value PATIENCE)
+override export DATA := $(value DATA)
 yes = $(filter-out 0 no false,$(1))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check lint types imports bench chaos simulate lock clean
+.PHONY: help setup demo up test check lint types imports bench bench-memory chaos simulate lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make .venv with the pinned dependencies (again only when they change)
 	@:
@@ -66,6 +67,9 @@ imports: setup ## Import-linter: who may import whom
 
 bench: $(BENCH_STAMP) ## Measure against the floor and the peers, one JSON line a figure (SUITES="turn peers" for some)
 	@$(BENCH_VENV)/bin/python -m benchmarks $(SUITES)
+
+bench-memory: setup ## Measure recall on your collections (BEIR folders, LoCoMo's JSON): DATA=folder
+	@$(BIN)/python -m benchmarks memory
 
 $(BENCH_STAMP): $(STAMP) requirements-bench.lock
 	@echo "Setting up $(BENCH_VENV) (once): all of requirements.lock, and for the suite 'peers' alone:"

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from chargehand.memory.embedder import Embedder, Vector
-from chargehand.memory.ranking import fuse
+from chargehand.memory.ranking import fuse, spread
 from chargehand.memory.semantic_tables import Embedding, Memory
 
 # Called in the writing transaction before the write; raises when the writer has lost its lease.
@@ -28,6 +28,7 @@ CANDIDATES = 60
 # Share of the words' score in the fused one. SciFact, nDCG@10: 0 .623, .25 .678, .4 .709, .6 .725, 1 .689;
 # fifteen questions about a small code base prefer .25 to .4 by one question.
 LEXICAL_WEIGHT = 0.5
+CONTEXT_SHARE = 0.2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +58,7 @@ class Recalled:
     score: float
     """0 … 1 among the candidates of this question; says nothing across questions."""
     similarity: float | None
-    """Cosine to the question; None if the passage was found by its words only."""
+    """Cosine to the question; None if the passage has no vector of the model that asks."""
     lexical_score: float
     """BM25; 0 if none of the question's words occur."""
 
@@ -99,9 +100,11 @@ def recall(
     limit: int = 8,
     kinds: Sequence[str] | None = None,
     lexical_weight: float = LEXICAL_WEIGHT,
+    context_share: float = CONTEXT_SHARE,
 ) -> tuple[Recalled, ...]:
     """The memories of `scope` that answer `query` best, best first, by words and by meaning together.
 
+    What stands just before and after a passage in its source lends it `context_share` of its score.
     It always gives the nearest, however far: look at `similarity` and `lexical_score` before believing that
     something was found. The session must be bound to `tenant`.
     """
@@ -110,21 +113,19 @@ def recall(
     question = query.replace("\0", " ").strip()
     if not question:
         return ()
-    candidates = max(CANDIDATES, 2 * limit)
-    vector = embedder.embed([question])[0]
-    similarity = nearest(
-        session, tenant=tenant, scope=scope, vector=vector, embedder=embedder, kinds=kinds, limit=candidates
+    scored = candidates(
+        session,
+        tenant=tenant,
+        scope=scope,
+        question=question,
+        vector=embedder.embed([question])[0],
+        embedder=embedder,
+        kinds=kinds,
+        limit=max(CANDIDATES, 2 * limit),
     )
-    lexical = {
-        row.memory: float(row.score)
-        for row in session.execute(
-            text(
-                "SELECT memory, score FROM chargehand.lexical_recall(:question, :scope, CAST(:kinds AS text[]), :max)"
-            ),
-            {"question": question, "scope": scope, "kinds": as_array(kinds), "max": candidates},
-        )
-    }
-    ranked = fuse(lexical, similarity, lexical_weight=lexical_weight)[:limit]
+    ranked = spread(
+        fuse(scored.lexical, scored.similarity, lexical_weight=lexical_weight), scored.neighbours, share=context_share
+    )[:limit]
     rows = session.execute(
         select(Memory.id, Memory.source, Memory.line_start, Memory.line_end, Memory.text, Memory.kind).where(
             Memory.tenant == tenant, Memory.id.in_([memory for memory, _ in ranked])
@@ -140,8 +141,8 @@ def recall(
             text=found[memory].text,
             kind=found[memory].kind,
             score=score,
-            similarity=similarity.get(memory),
-            lexical_score=lexical.get(memory, 0.0),
+            similarity=scored.similarity.get(memory),
+            lexical_score=scored.lexical[memory],
         )
         for memory, score in ranked
         if memory in found
@@ -332,6 +333,58 @@ def _vectors(
     return {key: made[key] if key in made else earlier[item.source, item.text] for key, item in items.items()}
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidates:
+    """What either ranking likes, and the passages beside it; both scores of each."""
+
+    lexical: Mapping[UUID, float]
+    similarity: Mapping[UUID, float]
+    """Without those that have no vector of this model."""
+    neighbours: Sequence[tuple[UUID, UUID]]
+    """Passages that follow each other in a source, earlier one first."""
+
+
+def candidates(
+    session: Session,
+    *,
+    tenant: UUID,
+    scope: str,
+    question: str,
+    vector: Vector,
+    embedder: Embedder,
+    kinds: Sequence[str] | None,
+    limit: int,
+) -> Candidates:
+    """The best `limit` by words and by meaning and what stands beside them, in one statement."""
+    statement = f"""
+        WITH near AS MATERIALIZED ({_route(session, tenant=tenant, scope=scope, embedder=embedder)})
+        SELECT w.memory, w.score, w.previous, w.next, {_distance(embedder)} AS distance
+        FROM chargehand.lexical_recall(
+            :question, :scope, CAST(:kinds AS text[]), :limit, ARRAY(SELECT memory FROM near)
+        ) w
+        LEFT JOIN chargehand.embeddings e
+          ON e.tenant = :tenant AND e.memory = w.memory AND e.model_id = '{embedder.model_id}'
+    """
+    rows = session.execute(
+        text(statement),
+        {
+            "tenant": tenant,
+            "scope": scope,
+            "question": question,
+            "kinds": as_array(kinds),
+            "vector": as_literal(vector),
+            "limit": limit,
+        },
+    ).all()
+    before = {(row.previous, row.memory) for row in rows if row.previous is not None}
+    after = {(row.memory, row.next) for row in rows if row.next is not None}
+    return Candidates(
+        lexical={row.memory: float(row.score) for row in rows},
+        similarity={row.memory: 1.0 - float(row.distance) for row in rows if row.distance is not None},
+        neighbours=sorted(before | after),
+    )
+
+
 def nearest(
     session: Session,
     *,
@@ -343,7 +396,22 @@ def nearest(
     limit: int,
     exact_up_to: int = EXACT_UP_TO,
 ) -> dict[UUID, float]:
-    """Cosine of the memories nearest to `vector`: exact in a small scope, by HNSW in a large one.
+    """Cosine of the memories nearest to `vector`: exact in a small scope, by HNSW in a large one."""
+    rows = session.execute(
+        text(_route(session, tenant=tenant, scope=scope, embedder=embedder, exact_up_to=exact_up_to)),
+        {
+            "tenant": tenant,
+            "scope": scope,
+            "kinds": as_array(kinds),
+            "vector": as_literal(vector),
+            "limit": limit,
+        },
+    )
+    return {row.memory: 1.0 - float(row.distance) for row in rows}
+
+
+def _route(session: Session, *, tenant: UUID, scope: str, embedder: Embedder, exact_up_to: int = EXACT_UP_TO) -> str:
+    """The query of the nearest that suits the size of the scope.
 
     The planner would pick HNSW where the exact search is eight times faster, so the size decides here.
     """
@@ -357,12 +425,12 @@ def nearest(
         ),
         {"tenant": tenant, "scope": scope, "most": exact_up_to + 1},
     )
-    distance = f"e.vector::halfvec({embedder.dimensions}) <=> CAST(:vector AS halfvec({embedder.dimensions}))"
+    distance = _distance(embedder)
     embedded = f"e.tenant = :tenant AND e.scope = :scope AND e.model_id = '{embedder.model_id}'"
     valid = "m.superseded_by IS NULL AND (CAST(:kinds AS text[]) IS NULL OR m.kind = ANY (CAST(:kinds AS text[])))"
     if (size or 0) <= exact_up_to:
         # OFFSET 0 keeps the planner from walking the HNSW index.
-        statement = f"""
+        return f"""
             SELECT memory, distance FROM (
                 SELECT e.memory, {distance} AS distance
                 FROM chargehand.embeddings e
@@ -370,34 +438,30 @@ def nearest(
                 WHERE {embedded} AND {valid} OFFSET 0
             ) measured ORDER BY distance, memory LIMIT :limit
         """
-    else:
-        session.execute(
-            text(
-                "SELECT set_config('hnsw.iterative_scan', 'relaxed_order', true), "
-                "set_config('hnsw.ef_search', :ef, true)"
-            ),
-            {"ef": str(HNSW_EF_SEARCH)},
-        )
-        statement = f"""
-            WITH near AS MATERIALIZED (
-                SELECT e.tenant, e.memory, {distance} AS distance
-                FROM chargehand.embeddings e WHERE {embedded} ORDER BY {distance} LIMIT 2 * :limit
-            )
-            SELECT n.memory, n.distance FROM near n
-            JOIN chargehand.memories m ON m.tenant = n.tenant AND m.id = n.memory
-            WHERE {valid} ORDER BY n.distance, n.memory LIMIT :limit
-        """
-    rows = session.execute(
-        text(statement),
-        {
-            "tenant": tenant,
-            "scope": scope,
-            "kinds": as_array(kinds),
-            "vector": json.dumps([round(float(value), 6) for value in vector]),
-            "limit": limit,
-        },
+    session.execute(
+        text(
+            "SELECT set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', :ef, true)"
+        ),
+        {"ef": str(HNSW_EF_SEARCH)},
     )
-    return {row.memory: 1.0 - float(row.distance) for row in rows}
+    return f"""
+        WITH closest AS MATERIALIZED (
+            SELECT e.tenant, e.memory, {distance} AS distance
+            FROM chargehand.embeddings e WHERE {embedded} ORDER BY {distance} LIMIT 2 * :limit
+        )
+        SELECT c.memory, c.distance FROM closest c
+        JOIN chargehand.memories m ON m.tenant = c.tenant AND m.id = c.memory
+        WHERE {valid} ORDER BY c.distance, c.memory LIMIT :limit
+    """
+
+
+def _distance(embedder: Embedder) -> str:
+    return f"e.vector::halfvec({embedder.dimensions}) <=> CAST(:vector AS halfvec({embedder.dimensions}))"
+
+
+def as_literal(vector: Vector) -> str:
+    """A vector as pgvector reads it."""
+    return json.dumps([round(float(value), 6) for value in vector])
 
 
 def memory_id(*, tenant: UUID, scope: str, item: MemoryItem) -> UUID:

@@ -48,7 +48,8 @@ class Memory(Base):
             postgresql_include=["words"],
             postgresql_where=sql("superseded_by IS NULL"),
         ),
-        Index("ix_memories_source", "tenant", "source"),
+        # What was read in a source, and what stands before and after a passage of it.
+        Index("ix_memories_place", "tenant", "source", "scope", "line_start"),
         # Without fastupdate: a search would read the list of what is not sorted in yet, and the planner then avoids it.
         Index("ix_memories_tsv", "tsv", postgresql_using="gin", postgresql_with={"fastupdate": "off"}),
         Index("ix_memories_derived_from", "derived_from", postgresql_using="gin"),

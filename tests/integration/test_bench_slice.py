@@ -7,9 +7,11 @@ import psycopg
 import pytest
 from sqlalchemy.orm import Session
 
-from benchmarks import agents, core, linear, peers, recovery, replay, turn
+from benchmarks import agents, core, linear, memory, peers, recovery, replay, turn
+from benchmarks.collection import collections_in
 from benchmarks.ground import Ground, make_floor_table
 from chargehand.memory import journal
+from chargehand.memory.embedder import load_embedder
 from chargehand.orchestrator import verification, views
 from chargehand.orchestrator.laptop import Valkey
 from chargehand.orchestrator.plan import step_id
@@ -130,3 +132,20 @@ def facts_of(ground: Ground, key: str) -> list[str]:
     with Session(ground.supervisor) as session:
         run_id = views.list_runs(session, limit=1)[0].run_id
         return [entry.kind for entry in journal.read(session, run_id, step=step_id(run_id, key))]
+
+
+def test_each_collection_is_asked_as_the_product_is_and_tried_with_what_suits_the_other(
+    ground: Ground, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = collections_in(Path(__file__).parents[1] / "data" / "collections")
+
+    figures = {figure.name: figure for figure in memory.measure_all(ground, found, load_embedder())}
+
+    assert figures["ndcg_at_10_facts"].value == 1.0
+    assert figures["ndcg_at_10_talk"].value > 0.9
+    for name in ("facts", "talk"):
+        for variant in ("dense_alone", "bm25_alone", "rrf", "tuned_on_the_others", "best_of_grid"):
+            assert 0.0 < figures[f"ndcg_at_10_{name}_{variant}"].value <= 1.0
+        assert figures[f"memory_ingest_texts_per_second_{name}"].target == memory.TARGET_INGEST
+        assert figures[f"memory_query_p95_ms_{name}"].value >= figures[f"memory_query_p50_ms_{name}"].value > 0.0
+    assert "talk: texts kept: 3 of 3" in capsys.readouterr().err

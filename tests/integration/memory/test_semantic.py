@@ -14,8 +14,10 @@ from chargehand.memory.database import tenant_session
 from chargehand.memory.embedder import Embedder, Vector
 from chargehand.memory.semantic import (
     AlreadySuperseded,
+    Candidates,
     MemoryItem,
     MemoryNotFound,
+    candidates,
     forget_scope,
     forget_source,
     nearest,
@@ -154,6 +156,109 @@ def test_rare_words_weigh_more_than_frequent_ones(open_session: OpenSession, ten
     assert len(rows) == 2  # "parcel" is in all of them and says nothing beside the others
     assert all(row.score > 2.0 for row in rows)
     assert len(common) == 9  # but alone it is all there is to go by
+
+
+def lines(*texts: str, source: str = "talk", first: int = 1, kind: str = "turn") -> list[MemoryItem]:
+    return [
+        MemoryItem(source=source, line_start=line, line_end=line, text=said, kind=kind)
+        for line, said in enumerate(texts, start=first)
+    ]
+
+
+def asked(session: Session, tenant: UUID, question: str, *, limit: int, kinds: list[str] | None = None) -> Candidates:
+    embedder = CountingEmbedder()
+    return candidates(
+        session,
+        tenant=tenant,
+        scope="s",
+        question=question,
+        vector=embedder.embed([question])[0],
+        embedder=embedder,
+        kinds=kinds,
+        limit=limit,
+    )
+
+
+def test_every_candidate_has_both_scores_whichever_ranking_brought_it(open_session: OpenSession, tenant: UUID) -> None:
+    items = [note(f"heron number {index} by the lake", source=f"s{index}") for index in range(30)]
+    items += [note(f"a stone {index}", source=f"t{index}") for index in range(60)]
+    embedder = CountingEmbedder()
+    with open_session() as session:
+        ids = remember(session, tenant=tenant, scope="s", items=items, embedder=embedder)
+
+    with open_session() as session:
+        few = asked(session, tenant, "heron lake 7", limit=5)
+        all_words = dict(
+            session.execute(text("SELECT memory, score FROM lexical_recall('heron lake 7', 's', NULL, 99)")).all()
+        )
+        by_meaning = nearest(
+            session,
+            tenant=tenant,
+            scope="s",
+            vector=embedder.embed(["heron lake 7"])[0],
+            embedder=embedder,
+            kinds=None,
+            limit=99,
+        )
+
+    assert 5 < len(few.lexical) <= 10
+    assert few.lexical == pytest.approx({memory: all_words.get(memory, 0.0) for memory in few.lexical})
+    assert few.similarity == pytest.approx({memory: by_meaning[memory] for memory in few.lexical}, abs=1e-6)
+    assert ids[7] in few.lexical
+
+
+def test_a_passages_neighbours_are_those_of_its_source_scope_and_kind(open_session: OpenSession, tenant: UUID) -> None:
+    embedder = CountingEmbedder()
+    with open_session() as session:
+        talk = remember(
+            session,
+            tenant=tenant,
+            scope="s",
+            items=lines("hello there", "which bird was it", "a heron", "good night"),
+            embedder=embedder,
+        )
+        for scope, others in (
+            ("s", lines("an aside", first=2, kind="note")),
+            ("s", lines("elsewhere", source="other", first=3)),
+            ("t", lines("of another scope", first=3)),
+        ):
+            remember(session, tenant=tenant, scope=scope, items=others, embedder=embedder)
+        supersede(
+            session,
+            tenant=tenant,
+            scope="s",
+            memory_id=talk[0],
+            item=lines("elsewhere said", source="third")[0],
+            embedder=embedder,
+        )
+
+    with open_session() as session:
+        found = asked(session, tenant, "bird", limit=1, kinds=["turn"])
+
+    assert (talk[1], talk[2]) in found.neighbours
+    assert not {talk[0]} & {memory for pair in found.neighbours for memory in pair}
+    assert set(found.neighbours) <= {(talk[1], talk[2]), (talk[2], talk[3])}
+
+
+def test_a_reply_is_found_by_the_turn_before_it(open_session: OpenSession, tenant: UUID) -> None:
+    embedder = CountingEmbedder()
+    talk = lines("Ann: Which bird did you see at the lake?", "Bob: A grey one.", "Ann: Good night.", source="a")
+    alone = [note(f"Nothing of it, {index}.", source=f"n{index}") for index in range(40)]
+    with open_session() as session:
+        ids = remember(session, tenant=tenant, scope="s", items=[*talk, *alone], embedder=embedder)
+
+        found = recall(
+            session,
+            tenant=tenant,
+            scope="s",
+            query="Which bird was at the lake?",
+            embedder=embedder,
+            limit=2,
+            lexical_weight=1.0,
+        )
+
+    assert [memory.memory_id for memory in found] == list(ids[:2])
+    assert found[1].lexical_score == 0.0
 
 
 @pytest.mark.parametrize(
