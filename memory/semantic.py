@@ -25,9 +25,9 @@ EXACT_UP_TO = 6_000
 HNSW_EF_SEARCH = 100
 # Deep enough that a passage which only one of the two rankings likes can still win.
 CANDIDATES = 60
-# Share of the words' score in the fused one. SciFact, nDCG@10: 0 .623, .25 .678, .4 .709, .6 .725, 1 .689;
-# fifteen questions about a small code base prefer .25 to .4 by one question.
+# Share of the words' score in the fused one. Between .4 and .6 neither SciFact nor LoCoMo cares (docs/benchmarks.md).
 LEXICAL_WEIGHT = 0.5
+# Of its score a passage lends this to the one before and the one after it.
 CONTEXT_SHARE = 0.2
 
 

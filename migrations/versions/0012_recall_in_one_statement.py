@@ -11,9 +11,9 @@ depends_on = None
 K1 = 1.2
 B = 0.75
 
-# Words in more than half of a scope's passages carry no information and would match them all; they are dropped
-# unless the question has no other. Of the rest the rarest decide which passages are looked at, until these may be some
-# hundreds; the commoner ones only add to the score (a long question would otherwise score every passage).
+# The rarest words decide which passages are looked at, until these may be some hundreds; the commoner ones only add to
+# the score (a long question would otherwise score every passage). Those in more than half of a scope's passages decide
+# only where the question has no other. They still add: of two who talk, each speaks about half of the turns.
 # Beside the best by their words come the passages named in `also`, and for all of these what stands before and after
 # in the same source. Each is scored: a fused score needs both halves of everybody.
 # The laterals end in OFFSET 0 so that rows are looked up by their keys: the planner takes the candidates for thousands,
@@ -45,9 +45,9 @@ WITH bound AS MATERIALIZED (
     WHERE found.documents > 0
 ), terms AS MATERIALIZED (
     SELECT lexeme, ln(1 + (size - documents + 0.5) / (documents + 0.5)) AS idf,
-           sum(documents) OVER (ORDER BY documents, lexeme) - documents < 600 AS decides
+           (documents <= size / 2 OR NOT EXISTS (SELECT FROM frequency f, corpus c WHERE f.documents <= c.size / 2))
+           AND sum(documents) OVER (ORDER BY documents, lexeme) - documents < 600 AS decides
     FROM frequency CROSS JOIN corpus
-    WHERE documents <= size / 2 OR NOT EXISTS (SELECT FROM frequency f, corpus c WHERE f.documents <= c.size / 2)
 ), best AS MATERIALIZED (
     SELECT m.id, sum(
         terms.idf * occurrences.tf * {K1 + 1} / (occurrences.tf + {K1} * ({1 - B} + {B} * m.words / mean_words))
