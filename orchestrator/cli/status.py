@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from chargehand.orchestrator import views
+from chargehand.orchestrator import explaining, views
 from chargehand.orchestrator.cli.following import take_look
 from chargehand.orchestrator.cli.results import check_folder, default_folder
 from chargehand.orchestrator.cli.submit import conclude, watch
@@ -117,7 +117,7 @@ def explain(run: RunName, as_json: AsJson = False) -> None:
         handle = client.run(run)
         view = handle.status()
         with client.session() as session:
-            reasons = views.explain(session, handle.run_id)
+            reasons = explaining.explain(session, handle.run_id)
     if as_json:
         print_json({"run_id": view.run_id, "status": view.status, "reason": view.reason, "steps": dict(reasons)})
         return

@@ -10,7 +10,7 @@ import pytest
 from pydantic import JsonValue
 
 from chargehand.memory import journal
-from chargehand.orchestrator import completion, runs, views
+from chargehand.orchestrator import completion, explaining, runs, views
 from chargehand.orchestrator.celery_tasks import Labels, Message, arguments_hash, lost_id
 from chargehand.orchestrator.completion import Completion, Received
 from chargehand.orchestrator.errors import NotFound, UserError
@@ -246,13 +246,13 @@ def test_a_broker_that_is_away_is_tried_again_and_its_absence_takes_nothing_of_t
     run_id = begun(house, post, task(deadline_seconds=5.0))
     assert house.row(run_id, "pay").deadline_at is None
     with house.as_tenant() as session:
-        [(_, why)] = views.explain(session, run_id)
+        [(_, why)] = explaining.explain(session, run_id)
     assert "is not sent yet" in why
     post.is_away = False
     Dispatcher(house.supervisor, post).dispatch()
     assert len(post.sent) == 1
     with house.as_tenant() as session:
-        [(_, why)] = views.explain(session, run_id)
+        [(_, why)] = explaining.explain(session, run_id)
     assert "waits for task 'billing.refund' on queue 'billing', sent 0 s ago, given up in 5 s" in why
 
 

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from chargehand.memory.database import tenant_session
-from chargehand.orchestrator import runs, views
+from chargehand.orchestrator import explaining, runs
 from chargehand.orchestrator.errors import ConcurrencyConflict, StepCancelled
 from chargehand.orchestrator.facts import StepFinished
 from chargehand.orchestrator.plan import Step
@@ -59,7 +59,7 @@ def test_a_second_run_of_a_key_waits_and_starts_when_the_first_has_ended(house: 
     # Nothing of it is on its way to a worker.
     assert house.statuses(second) == {"a": "pending"}
     with house.as_tenant() as session:
-        assert views.explain(session, second) == [
+        assert explaining.explain(session, second) == [
             ("a", f"the run waits for its concurrency key, which run {first} has")
         ]
 

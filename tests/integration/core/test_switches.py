@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from chargehand.memory.database import tenant_session
 from chargehand.memory.procedural import parse_role
-from chargehand.orchestrator import runs, switches, views
+from chargehand.orchestrator import explaining, runs, switches
 from chargehand.orchestrator.circuits import Open
 from chargehand.orchestrator.errors import UserError
 from chargehand.orchestrator.facts import Usage
@@ -128,7 +128,7 @@ def resume(house: "House", kind: Kind, name: str = "") -> bool:
 
 def explain(house: "House", run_id: UUID) -> dict[str, str]:
     with house.as_tenant() as session:
-        return dict(views.explain(session, run_id))
+        return dict(explaining.explain(session, run_id))
 
 
 def test_pausing_a_role_stops_twenty_agents_within_a_turn_and_loses_no_money(house: "House") -> None:

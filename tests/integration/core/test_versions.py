@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from chargehand.orchestrator import facts, runs, views
+from chargehand.orchestrator import explaining, facts, runs, views
 from chargehand.orchestrator.errors import NewerVersion, NothingToClaim
 from chargehand.orchestrator.facts import StepFinished, StepReleased, StepWaiting
 from chargehand.orchestrator.plan import Step
@@ -204,5 +204,5 @@ def test_an_old_reader_says_which_version_it_would_have_to_know(house: "House") 
 def test_a_person_is_told_that_a_step_waits_for_a_newer_worker(house: "House") -> None:
     run_id = handed_back_by_new(house, script("a"))
     with house.as_tenant() as session:
-        [(_, why)] = views.explain(session, run_id)
+        [(_, why)] = explaining.explain(session, run_id)
     assert why == f"was written by version {NEW}, this process is of version {OLD}; start workers of version {NEW}"

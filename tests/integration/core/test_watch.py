@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from sqlalchemy.orm import Session
 
-from chargehand.orchestrator import runs, views
+from chargehand.orchestrator import explaining, runs, views
 from chargehand.orchestrator.errors import LeaseLost
 from chargehand.orchestrator.facts import ModelRequested, ModelResponded, StepFinished, StepWaiting, Usage
 from chargehand.orchestrator.heartbeat import Heartbeat
@@ -336,7 +336,7 @@ def test_a_step_keeps_its_mark_while_the_solo_pool_is_there(house: "House", monk
 def test_a_person_is_told_that_a_step_waits_for_a_solo_pool(house: "House") -> None:
     run_id = marked_solo(house)
     with house.as_tenant() as session:
-        assert views.explain(session, run_id) == [("a", "pool 'solo' has no process; start one")]
+        assert explaining.explain(session, run_id) == [("a", "pool 'solo' has no process; start one")]
 
 
 def test_without_a_solo_pool_a_person_is_asked_after_the_third_crash(house: "House") -> None:
