@@ -34,8 +34,10 @@ from simulation.tables import Entry, StepLine, Tables
 from simulation.work import FINISH, ROLE_VERSIONS, STAGE, ModelManners, SimulatedReader
 
 TAPE = "world"
-# Everything has had its time by then, counted from the end of the trouble.
+# What has not moved for so long since the end of the trouble never will.
 PATIENCE_SECONDS = 600.0
+# What still moves by then goes round for ever.
+LONGEST_SECONDS = 3_600.0
 SETTINGS = Settings(home=Path("/nowhere"), roles_dir=Path("/nowhere"))
 TENANTS = (UUID(int=1), UUID(int=2))
 
@@ -311,7 +313,7 @@ class World:
             peace = self.clock.now
             if not self.objection and peace < end:
                 self._make_peace()
-                self.clock.run(min(peace + PATIENCE_SECONDS, end))
+                self._wait_for_the_end(min(peace + LONGEST_SECONDS, end))
             if not self.objection and self.clock.now < end:
                 self.rules.at_the_end()
             settled_after = self.clock.now - peace
@@ -333,6 +335,15 @@ class World:
             lasted_seconds=self.clock.now - self._began,
             settled_after_seconds=settled_after,
         )
+
+    def _wait_for_the_end(self, longest: float) -> None:
+        """Let it go on as long as something happens: a slow world with rounds within rounds needs its time."""
+        facts = -1
+        while not self.objection and not self.tables.all_over() and self.clock.now < longest:
+            before, facts = facts, sum(len(stream) for stream in self.tables.journal.values())
+            if facts == before:
+                return
+            self.clock.run(min(self.clock.now + PATIENCE_SECONDS, longest))
 
     def _kinds(self) -> Counter[str]:
         began = [row for row in self.tables.steps.values() if row.head_seq]
