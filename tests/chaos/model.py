@@ -129,9 +129,6 @@ def run_errands(conversation: Conversation) -> Move:
 
 def serve(ledger: Ledger, *, port: int, seed: int | None, delay_seconds: float = 0.0) -> OfflineServer:
     """The server, ready to serve."""
-    # Roles of the harness end with a result of their own; nobody else does here.
-    rules = dict(policies.POLICIES)
-    policies.POLICIES = {**rules, "submit_result": run_errands}  # type: ignore[misc]
     server = OfflineServer(("127.0.0.1", port), allow_faults=True, delay_seconds=delay_seconds)
     server.RequestHandlerClass = ReportingHandler
     server.faults = Weather(ledger, seed)  # type: ignore[assignment]
@@ -147,6 +144,8 @@ def main() -> int:
     parser.add_argument("--weather", type=int, default=None, help="seed of the faults; without it there are none")
     parser.add_argument("--delay-seconds", type=float, default=0.0)
     options = parser.parse_args()
+    # Roles of the harness end with a result of their own; nobody else does in this process, which is why it is its own.
+    policies.POLICIES = {**policies.POLICIES, "submit_result": run_errands}  # type: ignore[misc]
     ledger = Ledger(options.ledger)
     with serve(ledger, port=options.port, seed=options.weather, delay_seconds=options.delay_seconds) as server:
         # `shutdown` waits for the loop that runs in this very thread.
