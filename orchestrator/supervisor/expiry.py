@@ -1,6 +1,6 @@
 """Questions that nobody answered come to what their policy says, by an answer like any other: the first one wins."""
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import ColumnElement, Engine, func, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
@@ -14,22 +14,27 @@ from chargehand.orchestrator.tables import RunRow, SignalRow, StepRow
 BATCH = 100
 
 
+def is_answered() -> ColumnElement[bool]:
+    """Whether somebody has answered what a step waits for; for a query of steps."""
+    return (
+        select(SignalRow.step)
+        # A supervisor sees every tenant's rows: only the step's own tenant answers it.
+        .where(
+            SignalRow.step == StepRow.id,
+            SignalRow.wait_id == StepRow.wait_id,
+            SignalRow.tenant == StepRow.tenant,
+        )
+        .exists()
+    )
+
+
 def expire(engine: Engine) -> int:
     """Answer what has expired by the database's clock; gives how many. A paused run's questions wait for its resume."""
     with Session(engine) as session, session.begin():
-        answered = (
-            select(SignalRow.step)
-            .where(
-                SignalRow.step == StepRow.id,
-                SignalRow.wait_id == StepRow.wait_id,
-                SignalRow.tenant == StepRow.tenant,
-            )
-            .exists()
-        )
         rows = session.scalars(
             select(StepRow)
             .join(RunRow, RunRow.id == StepRow.run)
-            .where(StepRow.status == "waiting", StepRow.expires_at <= func.clock_timestamp(), ~answered)
+            .where(StepRow.status == "waiting", StepRow.expires_at <= func.clock_timestamp(), ~is_answered())
             .where(RunRow.status == "running")
             .where(StepRow.schema_version <= SCHEMA_VERSION, RunRow.schema_version <= SCHEMA_VERSION)
             .order_by(StepRow.run, StepRow.ordinal)

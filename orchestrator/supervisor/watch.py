@@ -29,7 +29,7 @@ from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.steps import new_wait_id
 from chargehand.orchestrator.supervisor import dispatch, gates
 from chargehand.orchestrator.supervisor.admit import POOL_SILENCE_SECONDS, SOLO, live_slots
-from chargehand.orchestrator.supervisor.expiry import expire
+from chargehand.orchestrator.supervisor.expiry import expire, is_answered
 from chargehand.orchestrator.supervisor.queueing import start_queued
 from chargehand.orchestrator.supervisor.settling import settle_late_answers
 from chargehand.orchestrator.supervisor.warning import warn
@@ -301,23 +301,13 @@ def wake(engine: Engine) -> list[UUID]:
     Gives the runs of these steps.
     """
     with Session(engine) as session, session.begin():
-        answered = (
-            select(SignalRow.step)
-            # A supervisor sees every tenant's rows: only the step's own tenant answers it.
-            .where(
-                SignalRow.step == StepRow.id,
-                SignalRow.wait_id == StepRow.wait_id,
-                SignalRow.tenant == StepRow.tenant,
-            )
-            .exists()
-        )
         rows = session.scalars(
             select(StepRow)
             .join(RunRow, RunRow.id == StepRow.run)
             .where(StepRow.status == "waiting", RunRow.status == "running", _is_ours())
             # Of a user's own task the round and the dispatcher take care, once it may begin.
             .where((StepRow.spec["kind"].astext != dispatch.KIND) | (StepRow.wait_reason == "gate"))
-            .where((StepRow.run_after <= func.clock_timestamp()) | answered | _has_more_money())
+            .where((StepRow.run_after <= func.clock_timestamp()) | is_answered() | _has_more_money())
             .order_by(StepRow.run, StepRow.ordinal)
             .limit(BATCH)
             .with_for_update(skip_locked=True, key_share=True, of=StepRow)
