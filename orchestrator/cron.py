@@ -8,7 +8,7 @@ time counts: a job at 02:30 runs at the end of the hour that is left out in spri
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Literal, get_args
 from zoneinfo import ZoneInfo
 
@@ -39,31 +39,44 @@ class Cron:
 
     def ticks(self, moment: datetime) -> Iterator[datetime]:
         """All ticks after `moment`, in UTC, in order."""
-        zone = ZoneInfo(self.timezone)
-        walk = croniter(self.expression, moment.astimezone(zone))
         last = moment.astimezone(UTC)
-        while True:
-            local = walk.get_next(datetime)
-            tick = local.astimezone(UTC)
-            if tick <= last or (self._is_of_the_wall_clock and _is_second_time(tick, zone)):
-                continue
-            last = tick
-            yield tick
+        for tick in self._by_the_wall_clock(last) if self._is_of_the_wall_clock else self._as_time_passes(last):
+            if tick > last:
+                last = tick
+                yield tick
 
     def before(self, moment: datetime, most: int) -> list[datetime]:
         """The last ticks up to `moment`, itself included, in order."""
-        start = moment.astimezone(ZoneInfo(self.timezone)) + timedelta(microseconds=1)
-        walk = croniter(self.expression, start)
-        # Going back, the second of two equal hours is seen too: a few more than wanted, then the true ones.
-        earliest = min(
-            (walk.get_prev(datetime).astimezone(UTC) for _ in range(most + 3)), default=moment.astimezone(UTC)
-        )
+        zone = ZoneInfo(self.timezone)
+        walk = croniter(self.expression, _wall(moment + timedelta(microseconds=1), zone))
         ticks: list[datetime] = []
-        for tick in self.ticks(earliest - timedelta(microseconds=1)):
-            if tick > moment:
-                break
-            ticks.append(tick)
+        further = most
+        while len(ticks) < most:
+            # Where the clocks are shifted, ticks of the bare walk back may not exist: then it goes further.
+            earliest = _first_time([walk.get_prev(datetime) for _ in range(further)][-1], zone)
+            ticks = list(takewhile(lambda tick: tick <= moment, self.ticks(earliest - timedelta(microseconds=1))))
+            further *= 2
         return ticks[-most:]
+
+    def _by_the_wall_clock(self, moment: datetime) -> Iterator[datetime]:
+        zone = ZoneInfo(self.timezone)
+        for local in croniter(self.expression, _wall(moment, zone), ret_type=datetime):
+            yield _first_time(local, zone)
+
+    def _as_time_passes(self, moment: datetime) -> Iterator[datetime]:
+        """A walk at a fixed distance from UTC, begun anew where the zone shifts its clocks."""
+        zone = ZoneInfo(self.timezone)
+        offset = _offset(moment, zone)
+        while True:
+            for local in croniter(self.expression, (moment + offset).replace(tzinfo=None), ret_type=datetime):
+                tick = (local - offset).replace(tzinfo=UTC)
+                if _offset(tick, zone) != offset:
+                    shift = _shift(moment, tick, zone)
+                    # The shift itself may be a tick of the new walk.
+                    moment, offset = shift - timedelta(microseconds=1), _offset(shift, zone)
+                    break
+                moment = tick
+                yield tick
 
     @property
     def _is_of_the_wall_clock(self) -> bool:
@@ -125,5 +138,30 @@ def upcoming(cron: Cron, moment: datetime, count: int) -> list[datetime]:
     return list(islice(cron.ticks(moment), count))
 
 
-def _is_second_time(tick: datetime, zone: ZoneInfo) -> bool:
-    return tick.astimezone(zone).fold == 1
+def _offset(moment: datetime, zone: ZoneInfo) -> timedelta:
+    return moment.astimezone(zone).utcoffset() or timedelta()
+
+
+def _wall(moment: datetime, zone: ZoneInfo) -> datetime:
+    """What the clock on the wall shows, without its zone: croniter itself is wrong at shifts of half an hour."""
+    return moment.astimezone(zone).replace(tzinfo=None)
+
+
+def _first_time(local: datetime, zone: ZoneInfo) -> datetime:
+    """When the clock on the wall first shows `local`, or, where it is left out, the moment of the shift; in UTC."""
+    early, late = (local.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1))
+    # In a gap Python takes the distance before the shift for fold 0, which is the later moment then (PEP 495).
+    return _shift(late, early, zone) if late < early else early
+
+
+def _shift(before: datetime, after: datetime, zone: ZoneInfo) -> datetime:
+    """The first second after `before` at which the distance to UTC is another; it is another at `after`."""
+    offset = _offset(before, zone)
+    low, high = int(before.timestamp()), int(after.timestamp())
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _offset(datetime.fromtimestamp(middle, UTC), zone) == offset:
+            low = middle
+        else:
+            high = middle
+    return datetime.fromtimestamp(high, UTC)

@@ -1,5 +1,6 @@
 """Real services for tests: one embedded Postgres and Valkey for each test process, a fresh database for each module."""
 
+import os
 import shutil
 import tempfile
 import time
@@ -20,8 +21,11 @@ from chargehand.orchestrator.settings import load_settings
 POLL_SECONDS = 0.02
 
 # Two busy cores make single examples slow: a test's own time-out says when it hangs.
-hypothesis.settings.register_profile("chargehand", deadline=None)
-hypothesis.settings.load_profile("chargehand")
+# The examples are the same each time, so that a change is judged by what it changes; HYPOTHESIS_PROFILE=explore looks
+# for new ones, and what it finds is pinned by an `@example`.
+hypothesis.settings.register_profile("chargehand", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=1_000, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "chargehand"))
 
 
 # The last fifth of the files belongs to the quick ones, so that no process ends long after the others.
