@@ -24,10 +24,10 @@ override export DATA := $(value DATA)
 yes = $(filter-out 0 no false,$(1))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check lint types imports bench bench-memory chaos simulate lock clean
+.PHONY: help setup demo up test test-long check lint types imports bench bench-memory chaos simulate lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make .venv with the pinned dependencies (again only when they change)
 	@:
@@ -50,8 +50,11 @@ demo: setup ## Run the main job on the demo workspace, or on yours: WORKSPACE=pa
 up: setup ## Start databases, supervisor, pools and Flower until Ctrl-C
 	@$(BIN)/chargehand up
 
-test: setup ## Run all tests (TEST_WORKERS=3 processes; ARGS="-k words" for some)
-	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+test: setup ## Run the tests (TEST_WORKERS=3 processes; ARGS="-k words" for some)
+	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder -m "not long" $(ARGS)
+
+test-long: setup ## Run the tests that kill, race and measure for long; CI runs them after the others
+	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder -m long $(ARGS)
 
 check: lint types imports ## Lint, formatting, strict types, import layers
 

@@ -46,11 +46,13 @@ def test_a_turn_of_the_benchmark_has_an_answer_of_two_kilobytes() -> None:
     assert 1_900 <= len(response.model_dump_json()) <= 2_300
 
 
+@pytest.mark.long
 def test_waiting_threads_write_to_a_row_each(ground: Ground) -> None:
     times = turn.from_threads(ground, threads=3, rounds=2)
     assert len(times.wall) == 6
 
 
+@pytest.mark.long
 def test_claims_rounds_and_messages_are_measured(ground: Ground, redis_url: str) -> None:
     figures = {figure.name: figure for figure in core.measure(ground, claims=3, sizes=(5,), published=7)}
     assert set(figures) == {
@@ -77,6 +79,7 @@ def test_turns_of_a_long_step_are_all_found_when_it_is_opened_again(ground: Grou
     assert len(facts_of(ground, "work-1")) == 1 + 2 * (linear.FIRST_COMPARED + 5)
 
 
+@pytest.mark.long
 def test_agents_of_one_run_and_of_many_work_in_processes_of_their_own(ground: Ground) -> None:
     figures = {figure.name: figure for figure in agents.measure(ground, threads=3, seconds=0.5, rounds=1)}
     for crew in (agents.ONE_RUN, agents.MANY_RUNS):
@@ -91,6 +94,7 @@ def test_agents_of_one_run_and_of_many_work_in_processes_of_their_own(ground: Gr
     assert all(count >= 5 and count % 2 for count in counts)
 
 
+@pytest.mark.long
 def test_a_turn_and_a_script_step_are_run_between_the_steps_of_a_peer(ground: Ground) -> None:
     def nobody(database_url: str, *, count: int, answer: Callable[[], str], between: Callable[[], None]) -> list[float]:
         with psycopg.connect(database_url) as connection:
@@ -118,6 +122,7 @@ def test_the_bytes_of_turns_are_at_least_those_of_their_answers(ground: Ground) 
 
 
 @pytest.mark.system
+@pytest.mark.long
 def test_steps_of_a_killed_pool_run_again_and_end() -> None:
     settings = Settings(lease_seconds=LEASE_SECONDS, visibility_timeout_seconds=LEASE_SECONDS)
     figures = {figure.name: figure for figure in recovery.measure(steps=4, kills=1, settings=settings)}

@@ -20,7 +20,7 @@ from chargehand.orchestrator.laptop.services import Postgres
 from chargehand.orchestrator.plan import Plan, Step
 from chargehand.orchestrator.views import Event
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.long]
 
 DOOR = "backup"
 FLEET = Fleet(pools=("research",))

@@ -6,7 +6,7 @@ import pytest
 from chaos.__main__ import figures
 from chaos.story import Scale, play
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.long]
 
 SCALE = Scale(steps=36, faults=7, pause_seconds=0.4, seconds_a_step=0.4, drain_seconds=120)
 

@@ -14,7 +14,7 @@ from chaos.stage import Stage
 
 from chargehand.orchestrator.laptop.services import Postgres
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

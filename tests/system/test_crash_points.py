@@ -18,7 +18,7 @@ from chaos.points import MOMENTS, PLACES, POINTS, TRAP_VARIABLE, Point, Trap
 
 from chargehand.orchestrator.plan import Plan, Step
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.long]
 
 WAIT_SECONDS = 90.0
 # Scripts are packed when more than four times as many are ready as there are places: eight, and those of processes that

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import idle
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.long, pytest.mark.timeout(600)]
 
 
 def test_supervisor_and_pools_idle_below_700_mb_after_the_demo_and_one_process_embeds() -> None:

@@ -18,7 +18,7 @@ from chargehand.orchestrator.facts import StepRecovered, StepWaiting
 from chargehand.orchestrator.laptop.processes import Processes
 from chargehand.orchestrator.plan import Plan, Pool, Step
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.long]
 
 WAIT_SECONDS = 90.0
 NEIGHBOURS = 3

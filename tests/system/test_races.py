@@ -39,7 +39,7 @@ from chargehand.orchestrator.plan import Plan, Step
 from chargehand.orchestrator.transitions import RUN_ENDINGS
 from chargehand.orchestrator.views import Escalation
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.long]
 
 WAIT_SECONDS = 90.0
 # Five people at each of forty runs: two hundred sequences of acts.

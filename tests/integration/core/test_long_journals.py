@@ -16,6 +16,8 @@ from chargehand.orchestrator.plan import Step
 from chargehand.orchestrator.turns import StepRecorder
 from chargehand.workers.conversation import fold
 
+pytestmark = pytest.mark.long
+
 if TYPE_CHECKING:
     from tests.integration.core.conftest import House
 

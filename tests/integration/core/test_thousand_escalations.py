@@ -31,6 +31,8 @@ from chargehand.workers.tools.registry import Tool, ToolContext, make_tool
 from tests.integration.core import agents
 from tests.integration.core.conftest import AUDIT_KEY
 
+pytestmark = pytest.mark.long
+
 if TYPE_CHECKING:
     from tests.integration.core.conftest import House
 
