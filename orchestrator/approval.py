@@ -82,7 +82,10 @@ def is_approved(shown: Guarded, approvals: Mapping[str, Mapping[str, str]]) -> b
 
 def not_approved(shown: Guarded, approvals: Mapping[str, Mapping[str, str]]) -> str:
     """The question when a step is given what no person has approved."""
-    gates = ", ".join(repr(gate) for gate, approved in approvals.items() if approved.get(shown.step) != shown.hash)
+    objecting = {gate: approved for gate, approved in approvals.items() if approved.get(shown.step) != shown.hash}
+    gates = ", ".join(map(repr, objecting))
+    if not any(shown.step in approved for approved in objecting.values()):
+        return f"What step {shown.step!r} is given was not approved in this run at {gates}. May it go on with this?"
     return f"Step {shown.step!r} is given other arguments than were approved at {gates}. May it go on with these?"
 
 

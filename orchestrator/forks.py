@@ -197,7 +197,11 @@ def _taken_over(session: Session, source: UUID, found: Cut) -> dict[str, StepFac
             if isinstance(fact, StepFinished):
                 # Where it was first worked for: a fork of a fork points there too.
                 origin = fact.copied_from or _origin(entry)
-                facts[names[entry.step]] = fact.model_copy(update={"patch": None, "copied_from": origin})
+                # An approval is given once: what the fork does behind a gate is put before a person again.
+                approved: dict[str, str] | None = None if fact.approved is None else {}
+                facts[names[entry.step]] = fact.model_copy(
+                    update={"patch": None, "approved": approved, "copied_from": origin}
+                )
     return facts
 
 
