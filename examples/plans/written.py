@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from steps import (
     add_file,
+    ask_carrier,
     ask_far,
     ask_for_receipt,
     ask_near,
@@ -161,6 +162,13 @@ def any_join_plan() -> Plan:
     return Plan(first_of(racers) >> use_answer.step().set(key="use"))
 
 
+def replan_plan() -> Plan:
+    """A step that fails for good, which a planner may leave out."""
+    order = load_order.step(order_id=7).set(key="order")
+    carrier = ask_carrier.step(order=order).set(key="carrier")
+    return Plan([order, order >> carrier] >> file_case.step().set(key="file"))
+
+
 PLANS: dict[str, Callable[[], Plan]] = {
     "branch": branch_plan,
     "branch_by_odds": branch_by_odds_plan,
@@ -172,6 +180,7 @@ PLANS: dict[str, Callable[[], Plan]] = {
     "merge": merge_plan,
     "merge_conflict": merge_conflict_plan,
     "any_join": any_join_plan,
+    "replan": replan_plan,
     "delegate": delegate_plan,
     "hand_off": hand_off_plan,
 }

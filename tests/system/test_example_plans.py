@@ -158,6 +158,20 @@ def test_an_any_join_goes_on_with_the_first_and_cancels_the_other(laptop: Machin
     assert statuses(run) == {"near": "succeeded", "far": "cancelled", "use": "succeeded"}
 
 
+def test_a_planner_lets_the_rest_go_on_without_a_step_that_failed_for_good(laptop: Machine) -> None:
+    run = submitted(laptop, "replan", replans=1)
+    assert result_of(laptop, run) == {"order": {"order_id": 7, "cents": 700}}
+    assert statuses(run) == {
+        "order": "succeeded", "carrier": "superseded", "file": "superseded",
+        "replan:1": "succeeded", "file~2": "succeeded",
+    }  # fmt: skip
+
+
+def test_the_same_plan_without_a_planner_fails_with_its_step(laptop: Machine) -> None:
+    with pytest.raises(RunFailed, match="no carrier knows the parcel of order 7"):
+        submitted(laptop, "replan").wait(RUN_SECONDS)
+
+
 def test_an_agent_answers_with_quotes_that_a_script_compares_with_the_files(laptop: Machine, workspace: Path) -> None:
     run = submitted(laptop, "agent", workspace=workspace)
     found = result_of(laptop, run)
