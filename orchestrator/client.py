@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Self
@@ -28,9 +29,10 @@ from chargehand.memory.database import APP_ROLE, open_engine
 from chargehand.memory.git import StorageFull
 from chargehand.memory.procedural import Role
 from chargehand.memory.tables import RUN_STREAM
-from chargehand.orchestrator import answering, broker, endpoints, forks, runs, views
+from chargehand.orchestrator import answering, broker, charges, endpoints, forks, runs, views
 from chargehand.orchestrator.answering import Answered
 from chargehand.orchestrator.building import Plan as WrittenPlan
+from chargehand.orchestrator.charges import FleetCosts, RunCosts
 from chargehand.orchestrator.completion import Completion, as_result, complete
 from chargehand.orchestrator.errors import (
     InvalidPlan,
@@ -229,6 +231,11 @@ class Client:
         """The newest runs first."""
         with self.session() as session:
             return views.list_runs(session, limit=limit)
+
+    def costs(self, within: timedelta, *, as_claude: bool = False) -> FleetCosts:
+        """Where the money of all the tenant's runs went in this last stretch of time."""
+        with self.session() as session:
+            return charges.of_fleet(session, within, self.settings, as_claude=as_claude)
 
     def raise_budget(self, run: UUID | str, to_usd: str | Decimal) -> bool:
         """Let a run spend more, see `RunHandle.raise_budget`."""
@@ -515,6 +522,11 @@ class RunHandle:
             raise WaitTimeout(f"Run {self.run_id} is {view.status}; wait for its end.")
         with self._client.session() as session:
             return views.result_of(session, self.run_id)
+
+    def costs(self, *, as_claude: bool = False) -> RunCosts:
+        """Where its money went, and what caching and routing saved; `as_claude`: at Claude's prices, by tier."""
+        with self._client.session() as session:
+            return charges.of_run(session, self.run_id, self._client.settings, as_claude=as_claude)
 
     def artifacts(self) -> dict[str, str]:
         """name → content hash of what its steps kept."""

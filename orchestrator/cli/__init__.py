@@ -29,7 +29,7 @@ class _Chargehand(LazyGroup):
             (_RUNS, "status", "status", "List the newest runs, or show one with its steps."),
             (_RUNS, "status", "result", "Show what a run came to and write its files."),
             (_RUNS, "status", "explain", "Say why each unfinished step of a run does not go on."),
-            (_RUNS, "status", "cost", "Count what a run cost: calls, tokens, money, time."),
+            (_RUNS, "cost", "cost", "Show where the money of a run, or of all, went."),
             (_RUNS, "events", "logs", "Print what happened in a run, fact by fact."),
             (_RUNS, "control", "cancel", "End a run now."),
             (_RUNS, "control", "pause", "Start nothing new in a run and stop its steps at their next turn."),

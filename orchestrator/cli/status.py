@@ -1,4 +1,4 @@
-"""`status`, `result`, `explain` and `cost`: what runs are, came to, wait for and cost."""
+"""`status`, `result` and `explain`: what runs are, came to and wait for."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from chargehand.orchestrator import explaining, views
+from chargehand.orchestrator import explaining
 from chargehand.orchestrator.cli.following import take_look
 from chargehand.orchestrator.cli.results import check_folder, default_folder
 from chargehand.orchestrator.cli.submit import conclude, watch
@@ -128,43 +128,4 @@ def explain(run: RunName, as_json: AsJson = False) -> None:
     for key, why in reasons:
         table.add_row(Text(f"  {one_line(key)}", style="bold"), Text(one_line(why)))
     if reasons:
-        console.print(table)
-
-
-@app.command()
-def cost(run: RunName, as_json: AsJson = False) -> None:
-    """Count what a run cost: calls, tokens, money, time."""
-    with Client() as client:
-        handle = client.run(run)
-        view, steps = handle.status(), handle.steps()
-        with client.session() as session:
-            account = views.account(session, handle.run_id)
-    if as_json:
-        by_step = {step.key: {"turns": step.turns, "spent_microusd": step.spent_microusd} for step in steps}
-        print_json({"run_id": view.run_id, "cap_microusd": view.cap_microusd, "account": account, "steps": by_step})
-        return
-    console = answers()
-    facts = Table(box=None, pad_edge=False, show_header=False)
-    is_over = account.cost_microusd > view.cap_microusd
-    over = ": a model's server charged more than the upper bound of a call" if is_over else ""
-    for name, value in (
-        ("cost", f"{money(account.cost_microusd)} of {money(view.cap_microusd)}{over}"),
-        ("model calls", f"{account.calls:,} answered, {account.calls_failed:,} failed or of unknown outcome"),
-        ("models", one_line(", ".join(account.models)) or "none"),
-        ("tokens", f"{account.input_tokens:,} in, {account.output_tokens:,} out"),
-        ("prompt cache", f"{account.cache_read_tokens:,} read, {account.cache_write_tokens:,} written"),
-        ("time", duration(account.duration_seconds)),
-    ):
-        facts.add_row(Text(name, style="bold"), Text(value))
-    console.print(facts)
-    agents = [step for step in steps if step.turns]
-    if agents:
-        table = Table(box=None, pad_edge=False)
-        for name in ("STEP", "ROLE", "TURNS", "COST"):
-            table.add_column(name, justify="right" if name in ("TURNS", "COST") else "left")
-        for step in agents:
-            table.add_row(
-                Text(one_line(step.key)), Text(one_line(step.label)), str(step.turns), money(step.spent_microusd)
-            )
-        console.print()
         console.print(table)

@@ -256,7 +256,12 @@ def test_a_run_is_watched_steered_and_proved_without_any_worker(in_process, repo
     assert [event["seq"] for event in objects] == list(range(1, len(objects) + 1))
 
     cost = json.loads(in_process("cost", name, "--json", **servers).stdout)
-    assert cost["account"]["calls"] == 0
+    assert cost["account"]["calls"] == cost["total"]["calls"] == 0
+    assert "saved by routing" in in_process("cost", name, **servers).stdout
+    assert "prices of" in in_process("cost", "--since", "7d", **servers).stdout
+    assert json.loads(in_process("cost", "--since", "2h", "--json", **servers).stdout)["total"]["cost_microusd"] == 0
+    refused(in_process("cost", **servers), "--since 7d")
+    refused(in_process("cost", "--since", "7", **servers), "give 30m")
     verified = in_process("audit", "verify", name, **servers)
     assert verified.returncode == 0, verified.stdout
     assert "chain OK" in verified.stdout

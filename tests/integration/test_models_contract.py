@@ -13,11 +13,11 @@ import pytest
 from redis import Redis
 
 from chargehand.orchestrator.facts import Usage
+from chargehand.orchestrator.prices import reserve_microusd
 from chargehand.workers.models.client import AnthropicModels, open_client
 from chargehand.workers.models.interface import ModelBusy, ModelCall, ModelRefused, ModelUnavailable
 from chargehand.workers.models.limits import FleetLimits, RateLimits
 from chargehand.workers.models.prefix import PROFILES, Profile
-from chargehand.workers.models.prices import reserve_microusd
 from chargehand.workers.models.router import Tiers
 from chargehand.workers.offline import MODEL, NOTICE
 from chargehand.workers.offline.server import OfflineServer

@@ -25,6 +25,7 @@ from pydantic import JsonValue
 from redis import Redis
 
 from chargehand.orchestrator.facts import Usage
+from chargehand.orchestrator.prices import PRICES, Price, cost_microusd, price_of, reserve_microusd, with_overrides
 from chargehand.orchestrator.settings import Settings
 from chargehand.workers.held import Held
 from chargehand.workers.holds import NOTHING_HELD, Holds
@@ -42,7 +43,6 @@ from chargehand.workers.models.interface import (
 )
 from chargehand.workers.models.limits import FleetLimits, Need, Wait, parse_limits
 from chargehand.workers.models.prefix import CacheWatch, Profile, adapted, profile_for
-from chargehand.workers.models.prices import PRICES, Price, cost_microusd, price_of, reserve_microusd, with_overrides
 from chargehand.workers.models.router import Choice, Tiers, choose, problems_in
 
 log = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from chargehand.memory.pathnames import shown
 from chargehand.orchestrator.errors import InvalidWorkspace
+from chargehand.orchestrator.prices import is_language_model
 from chargehand.workers.findings import Frozen
-from chargehand.workers.models.prices import is_language_model
 from chargehand.workers.report.contents import ReportInput, RunFacts, TaintedInstruction
 from chargehand.workers.report.document import compose_report
 from chargehand.workers.report.gathering import gather_report

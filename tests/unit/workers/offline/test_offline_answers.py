@@ -165,7 +165,7 @@ def test_no_input_brings_a_policy_down(inputs: Any, finish: str) -> None:
 
 
 def test_no_other_module_knows_the_stand_in() -> None:
-    allowed = {"workers/models/prices.py", "orchestrator/laptop/specs.py"}
+    allowed = {"orchestrator/prices.py", "orchestrator/laptop/specs.py"}
     knowing = set()
     for folder in ("orchestrator", "workers", "memory"):
         for path in (REPOSITORY / folder).rglob("*.py"):

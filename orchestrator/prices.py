@@ -54,7 +54,9 @@ def _flat(input_microusd: int, output_microusd: int, cache_read_permille: int) -
     return Price(bands=(band,), cache_read_permille=cache_read_permille)
 
 
-# Claude's list prices of November 2026 (genai-prices 0.2.3), keyed by the name without its date.
+# Of the table below; shown wherever a sum rests on it.
+PRICES_AS_OF = "2026-11 (genai-prices 0.2.3)"
+# Claude's list prices, keyed by the name without its date.
 PRICES: Mapping[str, Price] = {
     "claude-haiku-5-5": Price(
         bands=(

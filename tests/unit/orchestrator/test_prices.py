@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from chargehand.orchestrator.errors import InvalidSettings
 from chargehand.orchestrator.facts import Usage
-from chargehand.workers.models.prices import (
+from chargehand.orchestrator.prices import (
     HIDDEN_PROMPT_TOKENS,
     PRICES,
     cost_microusd,
