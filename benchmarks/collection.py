@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import NotMeasured
-from chargehand.memory.semantic import MemoryItem
+from chargehand.memory.beliefs import MemoryItem
 
 # LoCoMo's questions that have no answer in their conversation.
 UNANSWERABLE = 5

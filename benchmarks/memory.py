@@ -13,10 +13,11 @@ from uuid import UUID, uuid4
 from benchmarks.collection import Collection, Corpus, Question, collections_in
 from benchmarks.figures import Figure, NotMeasured, percentile
 from benchmarks.ground import Ground
+from chargehand.memory.beliefs import remember
 from chargehand.memory.database import tenant_session
 from chargehand.memory.embedder import Embedder, load_embedder
 from chargehand.memory.ranking import fuse, spread
-from chargehand.memory.semantic import CANDIDATES, Candidates, candidates, recall, remember
+from chargehand.memory.semantic import CANDIDATES, Candidates, candidates, recall
 
 TARGETS = {"scifact": 0.74, "locomo": 0.50}
 TARGET_INGEST = 100.0

@@ -1,23 +1,21 @@
 """Semantic memory: passages and notes that are found again by their words and their meaning."""
 
-import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 from uuid import UUID
 
-from pydantic import JsonValue
-from sqlalchemy import delete, select, text, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import func, literal, select, text
 from sqlalchemy.orm import Session
 
+from chargehand.memory.beliefs import Trust, believed
 from chargehand.memory.embedder import Embedder, Vector
+from chargehand.memory.importance import WORTH_SHARE, weigh, worth
 from chargehand.memory.ranking import fuse, spread
-from chargehand.memory.semantic_tables import Embedding, Memory
-
-# Called in the writing transaction before the write; raises when the writer has lost its lease.
-Guard = Callable[[Session], None]
+from chargehand.memory.semantic_tables import Memory
 
 # Up to here an exact search takes < 10 ms and misses nothing; beyond, HNSW is faster (75 ms against 5 at 34k).
 EXACT_UP_TO = 6_000
@@ -29,20 +27,8 @@ CANDIDATES = 60
 LEXICAL_WEIGHT = 0.5
 # Of its score a passage lends this to the one before and the one after it.
 CONTEXT_SHARE = 0.2
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MemoryItem:
-    """Something to remember, with the place where it was read."""
-
-    source: str
-    line_start: int
-    line_end: int
-    text: str
-    kind: str = "passage"
-    derived_from: tuple[UUID, ...] = ()
-    """The memories it was concluded from; if one of them turns out poisoned, this goes with it."""
-    details: Mapping[str, JsonValue] = field(default_factory=dict)
+# That a memory came up is noted at most so often: readers must not write a row each time.
+RECALL_NOTED_SECONDS = 3_600.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,33 +47,18 @@ class Recalled:
     """Cosine to the question; None if the passage has no vector of the model that asks."""
     lexical_score: float
     """BM25; 0 if none of the question's words occur."""
-
-
-class MemoryNotFound(LookupError):
-    """No such memory for this tenant."""
-
-
-class AlreadySuperseded(RuntimeError):
-    """Somebody else has replaced this memory; read the newer one first."""
-
-
-def remember(
-    session: Session,
-    *,
-    tenant: UUID,
-    scope: str,
-    items: Sequence[MemoryItem],
-    embedder: Embedder | None,
-    guard: Guard | None = None,
-) -> tuple[UUID, ...]:
-    """Keep the items and give their ids, in order; what is known already is neither embedded nor written again.
-
-    A text that this tenant has embedded before, in whatever scope, keeps its vector. Without an embedder the items are
-    found by their words only.
-    Embedding takes up to 50 ms an item and the transaction is open meanwhile: give at most some dozens.
-    A memory that was superseded stays superseded when it is remembered again.
-    """
-    return write(session, tenant=tenant, scope=scope, items=items, embedder=embedder, guard=guard)
+    trust: Trust = "content"
+    """Whose word it is."""
+    importance: float | None = None
+    """As it was given, before it faded; None: it does not age."""
+    created_at: datetime | None = None
+    superseded_by: UUID | None = None
+    """Only in what was believed at an earlier moment."""
+    run_id: UUID | None = None
+    step_id: UUID | None = None
+    tool: str | None = None
+    role_version: str | None = None
+    """Blob hash of the role of the step."""
 
 
 def recall(
@@ -101,15 +72,21 @@ def recall(
     kinds: Sequence[str] | None = None,
     lexical_weight: float = LEXICAL_WEIGHT,
     context_share: float = CONTEXT_SHARE,
+    worth_share: float = WORTH_SHARE,
+    as_of: datetime | None = None,
 ) -> tuple[Recalled, ...]:
     """The memories of `scope` that answer `query` best, best first, by words and by meaning together.
 
-    What stands just before and after a passage in its source lends it `context_share` of its score.
+    What stands just before and after a passage in its source lends it `context_share` of its score. What has an
+    importance is weighed by what is left of it (see `importance`), and fades anew from this recall on.
+    `as_of`: what was believed at that moment, which an aware datetime names; what was forgotten since is not found.
     It always gives the nearest, however far: look at `similarity` and `lexical_score` before believing that
     something was found. The session must be bound to `tenant`.
     """
     if limit < 1:
         raise ValueError(f"limit is {limit}; ask for at least one memory.")
+    if as_of is not None and as_of.tzinfo is None:
+        raise ValueError(f"as_of is {as_of.isoformat()}, which is no moment; give it a time zone.")
     question = query.replace("\0", " ").strip()
     if not question:
         return ()
@@ -122,16 +99,20 @@ def recall(
         embedder=embedder,
         kinds=kinds,
         limit=max(CANDIDATES, 2 * limit),
+        as_of=as_of,
     )
     ranked = spread(
         fuse(scored.lexical, scored.similarity, lexical_weight=lexical_weight), scored.neighbours, share=context_share
-    )[:limit]
-    rows = session.execute(
-        select(Memory.id, Memory.source, Memory.line_start, Memory.line_end, Memory.text, Memory.kind).where(
-            Memory.tenant == tenant, Memory.id.in_([memory for memory, _ in ranked])
-        )
-    )
-    found = {row.id: row for row in rows}
+    )[: 2 * limit]
+    found = _rows(session, tenant=tenant, memories=[memory for memory, _ in ranked], as_of=as_of)
+    worths = {
+        memory: worth(row.importance, age_seconds=float(row.age_seconds))
+        for memory, row in found.items()
+        if row.importance is not None
+    }
+    ranked = weigh(ranked, worths, share=worth_share)[:limit]
+    if as_of is None:
+        _note_recall(session, tenant=tenant, memories=worths.keys() & {memory for memory, _ in ranked})
     return tuple(
         Recalled(
             memory_id=memory,
@@ -143,194 +124,68 @@ def recall(
             score=score,
             similarity=scored.similarity.get(memory),
             lexical_score=scored.lexical[memory],
+            trust=found[memory].trust,
+            importance=found[memory].importance,
+            created_at=found[memory].created_at,
+            superseded_by=found[memory].superseded_by,
+            run_id=found[memory].run,
+            step_id=found[memory].step,
+            tool=found[memory].tool,
+            role_version=found[memory].role_version,
         )
         for memory, score in ranked
         if memory in found
     )
 
 
-def supersede(
-    session: Session,
-    *,
-    tenant: UUID,
-    scope: str,
-    memory_id: UUID,
-    item: MemoryItem,
-    embedder: Embedder,
-    guard: Guard | None = None,
-) -> UUID:
-    """Replace a memory by a newer one and give the newer one's id; the old text is kept, but not recalled.
-
-    Of two that replace the same memory the second raises `AlreadySuperseded`: it had read what no longer holds.
-    """
-    (newer,) = write(session, tenant=tenant, scope=scope, items=[item], embedder=embedder, guard=guard, revive=True)
-    if newer == memory_id:
-        return newer
-    replaced = session.execute(
-        update(Memory)
-        .where(Memory.tenant == tenant, Memory.id == memory_id, Memory.superseded_by.is_(None))
-        .values(superseded_by=newer)
-        .returning(Memory.id)
-    ).scalar_one_or_none()
-    if replaced is None:
-        by = session.execute(
-            select(Memory.superseded_by).where(Memory.tenant == tenant, Memory.id == memory_id)
-        ).one_or_none()
-        if by is None:
-            raise MemoryNotFound(f"Memory {memory_id} does not exist; recall it again.")
-        if by.superseded_by != newer:
-            raise AlreadySuperseded(f"Memory {memory_id} was superseded by {by.superseded_by}; read that one first.")
-    return newer
-
-
-def forget_source(
-    session: Session, *, tenant: UUID, source: str, scope: str | None = None, guard: Guard | None = None
-) -> tuple[UUID, ...]:
-    """Delete what was read in `source` and everything concluded from it, and give the ids that went.
-
-    A good memory that a poisoned one had superseded is valid again. What another transaction concludes from the
-    source and has not committed yet is not seen: fence or stop its writers first, or forget twice.
-    """
-    if guard is not None:
-        guard(session)
-    forgotten = tuple(
-        session.scalars(
-            text(
-                """
-                WITH RECURSIVE poisoned (id) AS (
-                    SELECT id FROM chargehand.memories
-                    WHERE tenant = :tenant AND source = :source AND (CAST(:scope AS text) IS NULL OR scope = :scope)
-                    UNION
-                    SELECT m.id FROM poisoned p
-                    JOIN chargehand.memories m ON m.tenant = :tenant AND m.derived_from @> ARRAY[p.id]
-                )
-                DELETE FROM chargehand.memories m USING poisoned p
-                WHERE m.tenant = :tenant AND m.id = p.id RETURNING m.id
-                """
-            ),
-            {"tenant": tenant, "source": source, "scope": scope},
-        )
+def _rows(session: Session, *, tenant: UUID, memories: Sequence[UUID], as_of: datetime | None) -> dict[UUID, Any]:
+    moment = func.statement_timestamp() if as_of is None else literal(as_of)
+    fresh = func.greatest(Memory.created_at, Memory.recalled_at) if as_of is None else Memory.created_at
+    rows = session.execute(
+        select(
+            Memory.id,
+            Memory.source,
+            Memory.line_start,
+            Memory.line_end,
+            Memory.text,
+            Memory.kind,
+            Memory.trust,
+            Memory.importance,
+            Memory.created_at,
+            Memory.superseded_by,
+            Memory.run,
+            Memory.step,
+            Memory.tool,
+            Memory.role_version,
+            func.extract("epoch", moment - fresh).label("age_seconds"),
+        ).where(Memory.tenant == tenant, Memory.id.in_(memories))
     )
-    if forgotten:
-        session.execute(
-            update(Memory)
-            .where(Memory.tenant == tenant, Memory.superseded_by.in_(forgotten))
-            .values(superseded_by=None)
-            .execution_options(synchronize_session=False)
-        )
-    return tuple(sorted(forgotten))
+    return {row.id: row for row in rows}
+
+
+def _note_recall(session: Session, *, tenant: UUID, memories: Collection[UUID]) -> None:
+    """Note that these came up, unless that was noted within the hour; what somebody else holds is left to them."""
+    if not memories:
+        return
+    session.execute(
+        text(
+            "WITH due AS (SELECT tenant, id FROM chargehand.memories WHERE tenant = :tenant AND id = ANY (:memories) "
+            "AND coalesce(recalled_at, created_at) < clock_timestamp() - make_interval(secs => :noted) "
+            "ORDER BY id FOR NO KEY UPDATE SKIP LOCKED) "
+            "UPDATE chargehand.memories m SET recalled_at = clock_timestamp() FROM due "
+            "WHERE m.tenant = due.tenant AND m.id = due.id"
+        ),
+        {"tenant": tenant, "memories": sorted(memories), "noted": RECALL_NOTED_SECONDS},
+    )
 
 
 def is_known(session: Session, *, tenant: UUID, scope: str) -> bool:
     """Whether anything is remembered under `scope`."""
-    found = select(Memory.id).where(Memory.tenant == tenant, Memory.scope == scope, Memory.superseded_by.is_(None))
-    return session.scalar(select(found.exists())) is True
-
-
-def forget_scope(session: Session, *, tenant: UUID, scope: str, guard: Guard | None = None) -> int:
-    """Delete every memory of `scope` (a run that was erased) and give their number."""
-    if guard is not None:
-        guard(session)
-    gone = session.scalars(
-        delete(Memory).where(Memory.tenant == tenant, Memory.scope == scope).returning(Memory.id),
-        execution_options={"synchronize_session": False},
+    found = text(
+        "SELECT EXISTS (SELECT FROM chargehand.memories m WHERE m.tenant = :tenant AND m.scope = :scope "
+        f"AND {believed('m', as_of=None)})"
     )
-    return len(gone.all())
-
-
-def write(
-    session: Session,
-    *,
-    tenant: UUID,
-    scope: str,
-    items: Sequence[MemoryItem],
-    embedder: Embedder | None,
-    guard: Guard | None,
-    revive: bool = False,
-) -> tuple[UUID, ...]:
-    """Embed what is new, ask the guard, write in the order of the ids (so that two writers do not deadlock)."""
-    ids = tuple(memory_id(tenant=tenant, scope=scope, item=item) for item in items)
-    if not ids:
-        return ()
-    new = _unknown(session, tenant=tenant, ids=ids, items=items, embedder=embedder)
-    vectors = _vectors(session, tenant=tenant, items=new, embedder=embedder) if embedder is not None else {}
-    if guard is not None:
-        guard(session)
-    if new:
-        session.execute(
-            insert(Memory).on_conflict_do_nothing(index_elements=["tenant", "id"]),
-            [
-                {
-                    "tenant": tenant,
-                    "id": key,
-                    "scope": scope,
-                    "source": item.source,
-                    "line_start": item.line_start,
-                    "line_end": item.line_end,
-                    "kind": item.kind,
-                    "text": item.text,
-                    "words": len(re.findall(r"\w+", item.text)),
-                    "derived_from": list(item.derived_from),
-                    "details": dict(item.details),
-                }
-                for key, item in new.items()
-            ],
-        )
-    if vectors and embedder is not None:
-        session.execute(
-            insert(Embedding).on_conflict_do_nothing(index_elements=["tenant", "memory", "model_id"]),
-            [
-                {"tenant": tenant, "memory": key, "model_id": embedder.model_id, "scope": scope, "vector": vector}
-                for key, vector in vectors.items()
-            ],
-        )
-    if revive:
-        session.execute(
-            update(Memory)
-            .where(Memory.tenant == tenant, Memory.id.in_(ids), Memory.superseded_by.is_not(None))
-            .values(superseded_by=None)
-            .execution_options(synchronize_session=False)
-        )
-    return ids
-
-
-def _unknown(
-    session: Session, *, tenant: UUID, ids: Sequence[UUID], items: Sequence[MemoryItem], embedder: Embedder | None
-) -> dict[UUID, MemoryItem]:
-    """The items that are not kept yet (or not with this model's vector), in the order of their ids."""
-    query = select(Memory.id).where(Memory.tenant == tenant, Memory.id.in_(ids))
-    if embedder is not None:
-        query = select(Embedding.memory).where(
-            Embedding.tenant == tenant, Embedding.model_id == embedder.model_id, Embedding.memory.in_(ids)
-        )
-    known = set(session.scalars(query))
-    return {key: item for key, item in sorted(zip(ids, items, strict=True)) if key not in known}
-
-
-def _vectors(
-    session: Session, *, tenant: UUID, items: Mapping[UUID, MemoryItem], embedder: Embedder
-) -> dict[UUID, list[float]]:
-    """A vector for each item: an earlier scope's where the very same text has one, otherwise a new one.
-
-    A second audit of a repository embeds only what has changed, which is most of its time.
-    """
-    if not items:
-        return {}
-    rows = session.execute(
-        select(Memory.source, Memory.text, Embedding.vector)
-        .join(Embedding, (Embedding.tenant == Memory.tenant) & (Embedding.memory == Memory.id))
-        .where(
-            Memory.tenant == tenant,
-            Memory.source.in_({item.source for item in items.values()}),
-            Memory.text.in_({item.text for item in items.values()}),
-            Embedding.model_id == embedder.model_id,
-        )
-    )
-    earlier = {(source, passage): vector for source, passage, vector in rows}
-    unseen = {key: item for key, item in items.items() if (item.source, item.text) not in earlier}
-    fresh = embedder.embed([embedded_text(item) for item in unseen.values()])
-    made = {key: vector.tolist() for key, vector in zip(unseen, fresh, strict=True)}
-    return {key: made[key] if key in made else earlier[item.source, item.text] for key, item in items.items()}
+    return session.scalar(found, {"tenant": tenant, "scope": scope}) is True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -354,14 +209,19 @@ def candidates(
     embedder: Embedder,
     kinds: Sequence[str] | None,
     limit: int,
+    as_of: datetime | None = None,
 ) -> Candidates:
     """The best `limit` by words and by meaning and what stands beside them, in one statement."""
+    by_words = (
+        "chargehand.lexical_recall(:question, :scope, CAST(:kinds AS text[]), :limit, ARRAY(SELECT memory FROM near))"
+        if as_of is None
+        else "chargehand.lexical_recall_at("
+        ":question, :scope, CAST(:kinds AS text[]), :limit, ARRAY(SELECT memory FROM near), :as_of)"
+    )
     statement = f"""
-        WITH near AS MATERIALIZED ({_route(session, tenant=tenant, scope=scope, embedder=embedder)})
+        WITH near AS MATERIALIZED ({_route(session, tenant=tenant, scope=scope, embedder=embedder, as_of=as_of)})
         SELECT w.memory, w.score, w.previous, w.next, {_distance(embedder)} AS distance
-        FROM chargehand.lexical_recall(
-            :question, :scope, CAST(:kinds AS text[]), :limit, ARRAY(SELECT memory FROM near)
-        ) w
+        FROM {by_words} w
         LEFT JOIN chargehand.embeddings e
           ON e.tenant = :tenant AND e.memory = w.memory AND e.model_id = '{embedder.model_id}'
     """
@@ -374,6 +234,7 @@ def candidates(
             "kinds": as_array(kinds),
             "vector": as_literal(vector),
             "limit": limit,
+            **_moment(as_of),
         },
     ).all()
     before = {(row.previous, row.memory) for row in rows if row.previous is not None}
@@ -395,22 +256,36 @@ def nearest(
     kinds: Sequence[str] | None,
     limit: int,
     exact_up_to: int = EXACT_UP_TO,
+    as_of: datetime | None = None,
 ) -> dict[UUID, float]:
     """Cosine of the memories nearest to `vector`: exact in a small scope, by HNSW in a large one."""
     rows = session.execute(
-        text(_route(session, tenant=tenant, scope=scope, embedder=embedder, exact_up_to=exact_up_to)),
+        text(_route(session, tenant=tenant, scope=scope, embedder=embedder, exact_up_to=exact_up_to, as_of=as_of)),
         {
             "tenant": tenant,
             "scope": scope,
             "kinds": as_array(kinds),
             "vector": as_literal(vector),
             "limit": limit,
+            **_moment(as_of),
         },
     )
     return {row.memory: 1.0 - float(row.distance) for row in rows}
 
 
-def _route(session: Session, *, tenant: UUID, scope: str, embedder: Embedder, exact_up_to: int = EXACT_UP_TO) -> str:
+def _moment(as_of: datetime | None) -> dict[str, datetime]:
+    return {} if as_of is None else {"as_of": as_of}
+
+
+def _route(
+    session: Session,
+    *,
+    tenant: UUID,
+    scope: str,
+    embedder: Embedder,
+    exact_up_to: int = EXACT_UP_TO,
+    as_of: datetime | None = None,
+) -> str:
     """The query of the nearest that suits the size of the scope.
 
     The planner would pick HNSW where the exact search is eight times faster, so the size decides here.
@@ -420,14 +295,16 @@ def _route(session: Session, *, tenant: UUID, scope: str, embedder: Embedder, ex
         raise ValueError(f"The embedder's model id {embedder.model_id!r} may hold letters, digits, '.', '_' and '-'.")
     size = session.scalar(
         text(
-            "SELECT count(*) FROM (SELECT 1 FROM chargehand.memories WHERE tenant = :tenant AND scope = :scope "
-            "AND superseded_by IS NULL LIMIT :most) counted"
+            "SELECT count(*) FROM (SELECT 1 FROM chargehand.memories m WHERE m.tenant = :tenant AND m.scope = :scope "
+            f"AND {believed('m', as_of=as_of)} LIMIT :most) counted"
         ),
-        {"tenant": tenant, "scope": scope, "most": exact_up_to + 1},
+        {"tenant": tenant, "scope": scope, "most": exact_up_to + 1, **_moment(as_of)},
     )
     distance = _distance(embedder)
     embedded = f"e.tenant = :tenant AND e.scope = :scope AND e.model_id = '{embedder.model_id}'"
-    valid = "m.superseded_by IS NULL AND (CAST(:kinds AS text[]) IS NULL OR m.kind = ANY (CAST(:kinds AS text[])))"
+    valid = (
+        f"{believed('m', as_of=as_of)} AND (CAST(:kinds AS text[]) IS NULL OR m.kind = ANY (CAST(:kinds AS text[])))"
+    )
     if (size or 0) <= exact_up_to:
         # OFFSET 0 keeps the planner from walking the HNSW index.
         return f"""
@@ -462,18 +339,6 @@ def _distance(embedder: Embedder) -> str:
 def as_literal(vector: Vector) -> str:
     """A vector as pgvector reads it."""
     return json.dumps([round(float(value), 6) for value in vector])
-
-
-def memory_id(*, tenant: UUID, scope: str, item: MemoryItem) -> UUID:
-    """The id of an item: a hash of what it says and where that was read."""
-    parts = [str(tenant), scope, item.kind, item.source, item.line_start, item.line_end, item.text]
-    digest = hashlib.sha256(json.dumps(parts).encode()).digest()
-    return UUID(bytes=digest[:16])
-
-
-def embedded_text(item: MemoryItem) -> str:
-    """What the model reads: the path says what a passage is about (`shop/labels.py`), so it leads."""
-    return f"{re.sub(r'[/_.-]+', ' ', item.source)}\n{item.text}"
 
 
 def as_array(values: Sequence[str] | None) -> list[str] | None:

@@ -7,7 +7,9 @@ from uuid import UUID
 
 from pgvector.sqlalchemy import HALFVEC
 from sqlalchemy import (
+    REAL,
     BigInteger,
+    CheckConstraint,
     Computed,
     DateTime,
     ForeignKeyConstraint,
@@ -19,7 +21,7 @@ from sqlalchemy import (
     literal_column,
 )
 from sqlalchemy import text as sql
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSTZMULTIRANGE, TSVECTOR
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -31,6 +33,8 @@ from chargehand.memory.embedder import DIMENSIONS, MODEL_ID
 WORDS_OF = (
     r"""regexp_replace(regexp_replace({text}, '([a-z0-9])([A-Z])', '\1 \2', 'g'), '[!-/:-@\[-`{{-~]+', ' ', 'g')"""
 )
+# Whose word a memory is, least trusted first.
+TRUST = ("content", "conclusion", "person")
 PASSAGE_WORDS = WORDS_OF.format(text="source || ' ' || text")
 
 
@@ -45,7 +49,7 @@ class Memory(Base):
             "ix_memories_scope",
             "tenant",
             "scope",
-            postgresql_include=["words"],
+            postgresql_include=["words", "expires_at"],
             postgresql_where=sql("superseded_by IS NULL"),
         ),
         # What was read in a source, and what stands before and after a passage of it.
@@ -53,6 +57,11 @@ class Memory(Base):
         # Without fastupdate: a search would read the list of what is not sorted in yet, and the planner then avoids it.
         Index("ix_memories_tsv", "tsv", postgresql_using="gin", postgresql_with={"fastupdate": "off"}),
         Index("ix_memories_derived_from", "derived_from", postgresql_using="gin"),
+        # What is to be swept, and what came of a run that is erased.
+        Index("ix_memories_expires_at", "expires_at", postgresql_where=sql("expires_at IS NOT NULL")),
+        Index("ix_memories_run", "tenant", "run", postgresql_where=sql("run IS NOT NULL")),
+        CheckConstraint(f"trust IN ({', '.join(repr(one) for one in TRUST)})", name="trust"),
+        CheckConstraint("importance BETWEEN 0 AND 1", name="importance"),
         {"postgresql_partition_by": "HASH (tenant)"},
     )
 
@@ -73,6 +82,25 @@ class Memory(Base):
     superseded_by: Mapped[UUID | None] = mapped_column(PG_UUID(as_uuid=True))
     derived_from: Mapped[list[UUID]] = mapped_column(ARRAY(PG_UUID(as_uuid=True)), server_default=sql("'{}'"))
     """The memories it was concluded from: poison spreads along these."""
+    rests_on: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=sql("'{}'"))
+    """Further sources that it was concluded from, of which nothing is remembered."""
+    trust: Mapped[str] = mapped_column(Text, server_default="content")
+    """Whose word it is; one of `TRUST`."""
+    importance: Mapped[float | None] = mapped_column(REAL)
+    """When it was written, or last recalled; NULL: it does not age."""
+    recalled_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """When it last came up, to within an hour; only of what ages."""
+    expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    believed: Mapped[Any] = mapped_column(
+        TSTZMULTIRANGE,
+        server_default=sql("tstzmultirange(tstzrange(clock_timestamp(), NULL::timestamp with time zone))"),
+    )
+    """The periods in which it counted, as far as it had not expired."""
+    run: Mapped[UUID | None] = mapped_column(PG_UUID(as_uuid=True))
+    """Where it comes from: run, step, what gave it, and the blob hash of the role."""
+    step: Mapped[UUID | None] = mapped_column(PG_UUID(as_uuid=True))
+    tool: Mapped[str | None] = mapped_column(Text)
+    role_version: Mapped[str | None] = mapped_column(Text)
     details: Mapped[dict[str, Any]] = mapped_column("metadata", JSONB, server_default=sql("'{}'::jsonb"))
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     tsv: Mapped[str] = mapped_column(

@@ -14,8 +14,8 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from chargehand.memory.beliefs import Guard
 from chargehand.memory.redlock import Lock, Redlock
-from chargehand.memory.semantic import Guard
 from chargehand.memory.semantic_tables import SharedState
 
 # Of n writers one wins each round, so that n rounds serve n writers; more contention wants a lease.

@@ -32,6 +32,7 @@ from chargehand.orchestrator.supervisor.admit import POOL_SILENCE_SECONDS, SOLO,
 from chargehand.orchestrator.supervisor.expiry import expire, is_answered
 from chargehand.orchestrator.supervisor.queueing import start_queued
 from chargehand.orchestrator.supervisor.settling import settle_late_answers
+from chargehand.orchestrator.supervisor.sweeping import sweep_memories
 from chargehand.orchestrator.supervisor.warning import warn
 from chargehand.orchestrator.tables import PoolRow, RunRow, SignalRow, StepRow, SubmissionRow
 from chargehand.orchestrator.transitions import RUN_ENDINGS
@@ -85,6 +86,7 @@ def watch(engine: Engine, settings: Settings, *, queue_length: Callable[[str], i
     _isolated(lambda: settle_late_answers(engine), 0)
     _isolated(lambda: expire(engine), 0)
     _isolated(lambda: warn(engine), 0)
+    _isolated(lambda: sweep_memories(engine), 0)
     woken = _isolated(lambda: wake(engine), none)
     overdue = _isolated(lambda: end_overdue(engine), 0)
     # After whatever ends runs: their keys are free.

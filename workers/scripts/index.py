@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from chargehand.memory.semantic import MemoryItem, remember
+from chargehand.memory.beliefs import MemoryItem, remember
 from chargehand.workers.findings import Frozen
 from chargehand.workers.scripts.base_tree import lines_of, list_files, read_files, text_of
 from chargehand.workers.scripts.passages import cut

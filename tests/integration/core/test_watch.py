@@ -618,3 +618,17 @@ def test_a_process_long_silent_is_forgotten(house: "House") -> None:
     house.execute("UPDATE pools SET seen_at = clock_timestamp() - interval '1 day' WHERE pool = 'coding'")
     watch.forget_dead_pools(house.supervisor)
     assert house.execute("SELECT pool FROM pools") == [("research",)]
+
+
+def test_a_round_removes_memories_whose_time_is_over(house: "House") -> None:
+    house.execute(
+        "INSERT INTO memories (tenant, id, scope, source, line_start, line_end, kind, text, words, expires_at) "
+        "SELECT :tenant, gen_random_uuid(), 's', 'x', 1, 1, 'note', kept, 1, clock_timestamp() + given::interval "
+        "FROM (VALUES ('old', '-1 s'), ('new', '1 h')) AS v(kept, given)",
+        {"tenant": house.tenant},
+    )
+
+    house.watch()
+
+    left = house.execute("SELECT text FROM memories WHERE tenant = :tenant", {"tenant": house.tenant})
+    assert [kept for (kept,) in left] == ["new"]

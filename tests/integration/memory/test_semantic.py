@@ -10,21 +10,11 @@ from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 from chargehand.memory import semantic
+from chargehand.memory.beliefs import AlreadySuperseded, MemoryItem, MemoryNotFound, remember, supersede
 from chargehand.memory.database import tenant_session
 from chargehand.memory.embedder import Embedder, Vector
-from chargehand.memory.semantic import (
-    AlreadySuperseded,
-    Candidates,
-    MemoryItem,
-    MemoryNotFound,
-    candidates,
-    forget_scope,
-    forget_source,
-    nearest,
-    recall,
-    remember,
-    supersede,
-)
+from chargehand.memory.forgetting import forget_scope, forget_source
+from chargehand.memory.semantic import Candidates, candidates, nearest, recall
 
 OpenSession = Callable[[], AbstractContextManager[Session]]
 
