@@ -147,12 +147,6 @@ class Account:
     """Of the run's own stream."""
 
 
-def list_runs(session: Session, *, limit: int = 20) -> list[RunView]:
-    """The newest runs first."""
-    ids = session.scalars(select(RunRow.id).order_by(RunRow.created_at.desc()).limit(limit)).all()
-    return [view_run(session, run_id) for run_id in ids]
-
-
 def view_run(session: Session, run_id: UUID) -> RunView:
     """One run; raises `NotFound`."""
     row = session.get(RunRow, run_id, populate_existing=True)

@@ -47,7 +47,7 @@ def objections(
     client = run._client
     settings = client.settings
     evidence = gather(
-        client._engine.url.set(drivername="postgresql").render_as_string(hide_password=False),
+        client.services.engine.url.set(drivername="postgresql").render_as_string(hide_password=False),
         ledger,
         accepted=[run.run_id],
         audit_key=audit_key(settings),

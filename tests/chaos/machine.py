@@ -218,7 +218,7 @@ class Machine:
         """Deliver the message of a step once more, as a broker may."""
         step = next(step for step in run.steps() if step.key == key)
         link = Link(step_id=step.step_id, pool=step.pool, label=f"{step.pool}/{step.label}")
-        app = self.client._app()
+        app = self.client.services.broker()
         broker.step_signature(app, self.settings, tenant=self.client.tenant, run_id=run.run_id, link=link).apply_async()
 
 

@@ -12,8 +12,9 @@ from benchmarks.collection import collections_in
 from benchmarks.ground import Ground, make_floor_table
 from chargehand.memory import journal
 from chargehand.memory.embedder import load_embedder
-from chargehand.orchestrator import verification, views
+from chargehand.orchestrator import verification
 from chargehand.orchestrator.laptop import Valkey
+from chargehand.orchestrator.listing import RunFilter, page_of_runs
 from chargehand.orchestrator.plan import step_id
 from chargehand.orchestrator.settings import Settings
 
@@ -34,7 +35,7 @@ def test_measured_turns_are_real_ones_whose_journal_verifies(ground: Ground) -> 
     floor, turns = turn.tight_loop(ground, rounds=ROUNDS, warm_up=2)
     assert len(floor.wall) == len(turns.wall) == len(turns.cpu) == ROUNDS
     with Session(ground.supervisor) as session:
-        run_id = views.list_runs(session, limit=1)[0].run_id
+        run_id = page_of_runs(session, RunFilter(), limit=1).runs[0].run_id
         assert verification.verify_run(session, run_id).objections == ()
         step = next(entry.step for entry in journal.read(session, run_id) if entry.kind == "step.claimed")
         kinds = [entry.kind for entry in journal.read(session, run_id, step=step)]
@@ -87,7 +88,7 @@ def test_agents_of_one_run_and_of_many_work_in_processes_of_their_own(ground: Gr
         # A turn takes a twentieth of a second or more.
         assert 0 < figures[f"agents_{crew}_turns_per_second"].value < 2 * 3 / agents.CALL_SECONDS[0]
     with Session(ground.supervisor) as session:
-        runs = views.list_runs(session, limit=7)
+        runs = page_of_runs(session, RunFilter(), limit=7).runs
         counts = [len(journal.read(session, run.run_id, step=step_id(run.run_id, "work-0"))) for run in runs]
     assert len(counts) == 7
     # Claimed, and two facts for each of several turns.
@@ -112,7 +113,8 @@ def test_a_turn_and_a_script_step_are_run_between_the_steps_of_a_peer(ground: Gr
     assert figures["turn_over_nobody"].value == figures["turn_beside_nobody_p50_ms"].value / 1_000
     with Session(ground.supervisor) as session:
         assert [
-            verification.verify_run(session, run.run_id).objections for run in views.list_runs(session, limit=2)
+            verification.verify_run(session, run.run_id).objections
+            for run in page_of_runs(session, RunFilter(), limit=2).runs
         ] == [(), ()]
 
 
@@ -135,7 +137,7 @@ def test_steps_of_a_killed_pool_run_again_and_end() -> None:
 def facts_of(ground: Ground, key: str) -> list[str]:
     """Kinds of the facts of a step of the newest run."""
     with Session(ground.supervisor) as session:
-        run_id = views.list_runs(session, limit=1)[0].run_id
+        run_id = page_of_runs(session, RunFilter(), limit=1).runs[0].run_id
         return [entry.kind for entry in journal.read(session, run_id, step=step_id(run_id, key))]
 
 

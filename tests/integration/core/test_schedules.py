@@ -10,9 +10,9 @@ from uuid import UUID
 import pytest
 
 from chargehand.orchestrator import runs, schedules
+from chargehand.orchestrator.client.scheduling import Schedules
 from chargehand.orchestrator.errors import NotFound, UserError
 from chargehand.orchestrator.plan import Plan, Step
-from chargehand.orchestrator.scheduling import Schedules
 from chargehand.orchestrator.supervisor import firing
 from chargehand.orchestrator.supervisor.firing import fire
 

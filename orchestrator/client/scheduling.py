@@ -13,6 +13,7 @@ from chargehand.memory.procedural import Role
 from chargehand.memory.sources import is_remote, locate
 from chargehand.orchestrator import cron, schedules
 from chargehand.orchestrator.building import Plan as WrittenPlan
+from chargehand.orchestrator.client.interface import AnySchedules
 from chargehand.orchestrator.errors import UserError
 from chargehand.orchestrator.facts import OnConflict
 from chargehand.orchestrator.plan import Plan, validate
@@ -29,7 +30,7 @@ from chargehand.orchestrator.settings import Settings
 OpenSession = Callable[[], AbstractContextManager[Session]]
 
 
-class Schedules:
+class Schedules(AnySchedules):
     """The schedules of one tenant."""
 
     def __init__(self, open_session: OpenSession, tenant: UUID, settings: Settings) -> None:
@@ -53,13 +54,7 @@ class Schedules:
         on_conflict: OnConflict | None = None,
         roles: Iterable[Role] = (),
     ) -> Schedule:
-        """Ask for a run at each tick of a cron expression (five fields; a sixth, at the end, is seconds).
-
-        `missed`: what becomes of ticks that nobody was there for: `skip`, `once` (one run for all of them) or `all`
-        (the ten newest). Runs may overlap; with `on_conflict` they have the key `schedule/NAME` in common, unless
-        another is named. `workspace` is copied at its HEAD at each tick, by a supervisor: it must be able to read it.
-        Raises `UserError`.
-        """
+        """Ask for a run at each tick of a cron expression, see `AnySchedules.add`."""
         when = cron.parse(expression, timezone)
         policy = cron.check_missed(missed)
         goal = check_goal(goal) if plan is None else goal.strip()
