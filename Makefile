@@ -24,7 +24,7 @@ override export DATA := $(value DATA)
 yes = $(filter-out 0 no false,$(1))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-long check lint types imports bench bench-memory chaos simulate lock clean
+.PHONY: help setup demo up test test-long live check lint types imports bench bench-memory chaos simulate lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ test: setup ## Run the tests (TEST_WORKERS=3 processes; ARGS="-k words" for some
 
 test-long: setup ## Run the tests that kill, race and measure for long; CI runs them after the others
 	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder -m long $(ARGS)
+
+live: setup ## Ask the real server of your key or base URL a few small questions (costs about a cent)
+	@PYTHONPATH=tests $(BIN)/python -m live
 
 check: lint types imports ## Lint, formatting, strict types, import layers
 

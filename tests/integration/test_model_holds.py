@@ -11,10 +11,11 @@ import pytest
 from chargehand.orchestrator.errors import ChargehandError, Unavailable
 from chargehand.workers.held import Held
 from chargehand.workers.holds import Holds
-from chargehand.workers.models.client import AnthropicModels, open_client
+from chargehand.workers.models.client import AnthropicModels
 from chargehand.workers.models.interface import ModelCall, ModelHeld
-from chargehand.workers.models.prefix import PROFILES
+from chargehand.workers.models.profiles import PROFILES
 from chargehand.workers.models.router import Tiers
+from chargehand.workers.models.wire import open_client
 from chargehand.workers.offline.server import OfflineServer
 from chargehand.workers.tools.outside import is_outside
 

@@ -19,9 +19,10 @@ from chargehand.orchestrator.plan import Plan, Step
 from chargehand.orchestrator.spending import Peers
 from chargehand.workers.agent import AgentTask, Finished, run_agent
 from chargehand.workers.findings import Answer
-from chargehand.workers.models.client import AnthropicModels, open_client
-from chargehand.workers.models.prefix import PROFILES
+from chargehand.workers.models.client import AnthropicModels
+from chargehand.workers.models.profiles import PROFILES
 from chargehand.workers.models.router import Tiers
+from chargehand.workers.models.wire import open_client
 from chargehand.workers.offline import MODEL, NOTICE
 from chargehand.workers.offline.server import OfflineServer
 from chargehand.workers.scripts.inventory import take_stock

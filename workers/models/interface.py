@@ -33,6 +33,8 @@ class ModelCall:
     """Set where somebody watches: the call is then streamed. It changes nothing in the answer."""
     model: str | None = None
     """The model that the quote chose, or one that is asked for by name; None: the router decides."""
+    output_schema: Block | None = None
+    """JSON schema of an answer that is one JSON text; None: the answer is free, or given by a tool."""
     request_id: str = ""
     """`run/step/call` of the journal, told to the server in a header, so that its logs can be laid beside ours."""
 

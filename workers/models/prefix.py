@@ -1,16 +1,11 @@
-"""What a server can do: which features are sent to it, and how its prompt cache behaves."""
+"""How a server's prompt cache behaves, and when it is said that it does not."""
 
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
-from urllib.parse import urlsplit
+from collections.abc import Mapping
 
-from chargehand.orchestrator.errors import InvalidSettings
 from chargehand.orchestrator.facts import Usage
-from chargehand.workers.models.interface import Block
 
 log = logging.getLogger(__name__)
 
@@ -18,88 +13,6 @@ log = logging.getLogger(__name__)
 SILENT_CALLS = 3
 # Models remembered for that.
 MAX_WATCHED = 64
-
-Feature = Literal["cache_control", "strict_tools", "tool_choice", "count_tokens"]
-ALL_FEATURES: frozenset[Feature] = frozenset({"cache_control", "strict_tools", "tool_choice", "count_tokens"})
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Profile:
-    """What one kind of server understands."""
-
-    name: str
-    features: frozenset[Feature] = ALL_FEATURES
-    extra_body: Mapping[str, float] = field(default_factory=dict)
-    """Sent with every request, for example a temperature, which Claude itself no longer takes."""
-    max_output_tokens: int = 32_000
-    """More is not asked for; it bounds the reservation too."""
-
-
-PROFILES: Mapping[str, Profile] = {
-    "anthropic": Profile(name="anthropic"),
-    "llama.cpp": Profile(
-        name="llama.cpp",
-        features=frozenset({"tool_choice", "count_tokens"}),
-        extra_body={"temperature": 0.0},
-        max_output_tokens=8_192,
-    ),
-    "vllm": Profile(
-        name="vllm",
-        features=frozenset({"tool_choice", "count_tokens"}),
-        extra_body={"temperature": 0.0},
-        max_output_tokens=8_192,
-    ),
-    "sglang": Profile(name="sglang", max_output_tokens=8_192),
-    "ollama": Profile(name="ollama", features=frozenset(), extra_body={"temperature": 0.0}, max_output_tokens=8_192),
-    "lmstudio": Profile(name="lmstudio", features=frozenset({"tool_choice"}), max_output_tokens=8_192),
-    "litellm": Profile(name="litellm"),
-}
-# Ports that these servers listen on unless told otherwise.
-_PORTS: Mapping[int, str] = {
-    8080: "llama.cpp",
-    8000: "vllm",
-    30000: "sglang",
-    11434: "ollama",
-    1234: "lmstudio",
-    4000: "litellm",
-}
-
-
-def profile_for(base_url: str, named: str = "") -> Profile:
-    """The profile of a server: by its name (`CHARGEHAND_MODEL_PROFILE`), else by the port of a known local server.
-
-    Raises `InvalidSettings` for a name that does not exist. A server that nobody knows gets all that Messages has.
-    """
-    if named and named not in PROFILES:
-        raise InvalidSettings(f"CHARGEHAND_MODEL_PROFILE is {named!r}; use one of {', '.join(sorted(PROFILES))}.")
-    address = urlsplit(base_url)
-    if not named and address.hostname in {"127.0.0.1", "localhost", "::1"}:
-        named = _PORTS.get(address.port or 0, "")
-    return PROFILES[named or "anthropic"]
-
-
-def adapted(blocks: Sequence[Block], profile: Profile) -> list[Block]:
-    """Blocks, tools or messages without what the server does not understand; the input is not changed."""
-    drop = set()
-    if "cache_control" not in profile.features:
-        drop.add("cache_control")
-    if "strict_tools" not in profile.features:
-        drop.add("strict")
-    if not drop:
-        return [dict(block) for block in blocks]
-    cleaned: list[Block] = []
-    for block in blocks:
-        kept = {name: value for name, value in block.items() if name not in drop}
-        content = kept.get("content")
-        if isinstance(content, list):
-            kept["content"] = [
-                {name: value for name, value in inner.items() if name not in drop} if isinstance(inner, dict) else inner
-                for inner in content
-            ]
-        cleaned.append(kept)
-    return cleaned
-
-
 # From 512 to 4,096 tokens, differing by model; the strictest only makes the warning come later.
 STRICTEST_MIN_PREFIX_TOKENS = 4_096
 

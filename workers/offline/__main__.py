@@ -11,6 +11,7 @@ from pathlib import Path
 from chargehand.workers.offline import NOTICE
 from chargehand.workers.offline.accounting import MIN_PREFIX_TOKENS
 from chargehand.workers.offline.faults import UnknownFault
+from chargehand.workers.offline.imitation import IMITATIONS
 from chargehand.workers.offline.server import OfflineServer
 
 
@@ -26,6 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--min-prefix-tokens", type=int, default=MIN_PREFIX_TOKENS, help="shortest prefix that is cached"
     )
+    parser.add_argument(
+        "--imitate", choices=sorted(IMITATIONS), default="anthropic", help="tests: the quirks of another server"
+    )
     options = parser.parse_args(arguments)
     if options.faults and not options.allow_faults:
         parser.error("--faults needs --allow-faults.")
@@ -37,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
             ledger_path=options.ledger,
             min_prefix_tokens=options.min_prefix_tokens,
             delay_seconds=options.delay_seconds,
+            imitation=IMITATIONS[options.imitate],
         )
     except OSError as error:
         sys.stderr.write(f"Cannot listen on {options.host}:{options.port} ({error.strerror}); choose another --port.\n")

@@ -44,11 +44,13 @@ class Conversation:
 
     @cached_property
     def tools(self) -> dict[str, Mapping[str, Any]]:
-        """Input schema of each tool by its name."""
+        """Input schema of each tool by its name; only the one that must be called, if there is such a one."""
+        choice = self._request.get("tool_choice")
+        forced = choice.get("name") if isinstance(choice, Mapping) and choice.get("type") == "tool" else None
         return {
             str(tool["name"]): tool.get("input_schema") or {}
             for tool in self._request.get("tools") or ()
-            if "name" in tool
+            if "name" in tool and forced in (None, tool["name"])
         }
 
     @cached_property

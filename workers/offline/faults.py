@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 # rate_limited 429 · overloaded 529 · server_error 500 · refusal: stop reason · cut_stream: closed in the middle ·
-# pings: a stream that never ends · delay: slow but right · lost_after_billing: paid for, and the answer never arrives
+# pings: a stream that never ends · delay: slow but right · lost_after_billing: paid for, and the answer never arrives ·
+# prose: the tool call is written down as text
 KINDS = (
     "rate_limited",
     "overloaded",
@@ -21,6 +22,7 @@ KINDS = (
     "pings",
     "delay",
     "lost_after_billing",
+    "prose",
 )
 # Calls remembered for `GET /_calls`; the ledger file keeps all.
 KEPT_CALLS = 10_000

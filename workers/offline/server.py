@@ -12,9 +12,10 @@ from typing import Any
 from chargehand.workers.offline import MODEL, NOTICE
 from chargehand.workers.offline.accounting import MIN_PREFIX_TOKENS, Counted, PromptCache, tokens_of
 from chargehand.workers.offline.faults import Fault, FaultPlan, Ledger, UnknownFault
+from chargehand.workers.offline.imitation import CLAUDE, Imitation, heard, in_prose, told
 from chargehand.workers.offline.policies import answer
 from chargehand.workers.offline.streaming import encoded, events_of
-from chargehand.workers.offline.validation import complaint
+from chargehand.workers.offline.validation import GONE, complaint
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,9 @@ class OfflineServer(ThreadingHTTPServer):
         ledger_path: Path | None = None,
         min_prefix_tokens: int = MIN_PREFIX_TOKENS,
         delay_seconds: float = 0.0,
+        imitation: Imitation = CLAUDE,
     ) -> None:
+        self.imitation = imitation
         self.allow_faults = allow_faults
         self.delay_seconds = delay_seconds
         self.faults = FaultPlan()
@@ -96,7 +99,7 @@ class MessagesHandler(BaseHTTPRequestHandler):
                 self._send(200, {"faults": self.server.faults.replace(request)})
             except UnknownFault as error:
                 self._fail(400, "invalid_request_error", str(error))
-        elif path == "/v1/messages/count_tokens":
+        elif path == "/v1/messages/count_tokens" and self.server.imitation.counts_tokens:
             wrong = complaint(request, counting=True)
             if wrong:
                 self._fail(400, "invalid_request_error", wrong)
@@ -109,7 +112,12 @@ class MessagesHandler(BaseHTTPRequestHandler):
 
     def _messages(self, path: str, request: Any) -> None:
         ledger = self.server.ledger
+        imitation = self.server.imitation
+        if imitation.samples and isinstance(request, dict):
+            request = {name: value for name, value in request.items() if name not in GONE}
         wrong = complaint(request)
+        if not wrong and request["max_tokens"] == 0 and not imitation.prewarms:
+            wrong = "max_tokens: Input should be greater than 0"
         if wrong:
             ledger.record(path, request if isinstance(request, dict) else {}, outcome="invalid", billed=False)
             self._fail(400, "invalid_request_error", wrong)
@@ -120,8 +128,10 @@ class MessagesHandler(BaseHTTPRequestHandler):
         pause = self.server.delay_seconds + (fault.seconds if fault and fault.kind == "delay" else 0.0)
         if pause:
             time.sleep(pause)
+        request = heard(request, imitation)
         message = message_for(request, self.server.cache.count(request), refuse=bool(fault and fault.kind == "refusal"))
         usage = message["usage"]
+        message = told(in_prose(message) if fault is not None and fault.kind == "prose" else message, imitation)
         ledger.record(
             path,
             request,

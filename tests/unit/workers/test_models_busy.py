@@ -2,7 +2,7 @@
 
 import pytest
 
-from chargehand.workers.models.client import DEFAULT_BUSY_SECONDS, MAX_BUSY_SECONDS, busy_seconds
+from chargehand.workers.models.wire import DEFAULT_BUSY_SECONDS, MAX_BUSY_SECONDS, busy_seconds
 
 NOON = "Sun, 06 Nov 1994 12:00:00 GMT"
 

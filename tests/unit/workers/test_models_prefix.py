@@ -8,7 +8,8 @@ import pytest
 
 from chargehand.orchestrator.errors import InvalidSettings
 from chargehand.orchestrator.facts import Usage
-from chargehand.workers.models.prefix import PROFILES, SILENT_CALLS, CacheWatch, adapted, profile_for
+from chargehand.workers.models.prefix import SILENT_CALLS, CacheWatch
+from chargehand.workers.models.profiles import PROFILES, adapted, profile_for
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The answer to a request, chosen by the finish tool among its tools."""
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,7 +37,17 @@ POLICIES: Mapping[str, Policy] = {
 def answer(request: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Content blocks for this request: a pure function of it."""
     conversation = Conversation(request)
+    schema = ((request.get("output_config") or {}).get("format") or {}).get("schema")
+    if isinstance(schema, Mapping):
+        return [{"type": "text", "text": json.dumps(form.smallest(schema, schema, form.MAX_DEPTH))}]
+    forced = (request.get("tool_choice") or {}).get("type") == "tool"
     policy = next((POLICIES[name] for name in POLICIES if name in conversation.tools), None)
+    if policy is None and forced and conversation.tools:
+        # A tool that must be called and that nobody wrote rules for: the smallest valid call.
+        name, wanted = next(iter(conversation.tools.items()))
+        value = form.smallest(wanted, wanted, form.MAX_DEPTH)
+        number = len(conversation.calls)
+        return [{"type": "tool_use", "id": f"toolu_offline_{number:04d}", "name": name, "input": value}]
     if policy is None:
         known = ", ".join(POLICIES)
         return [{"type": "text", "text": f"Answered by rules; {NOTICE}. No rule for this request; known: {known}."}]

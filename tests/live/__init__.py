@@ -1,0 +1,1 @@
+"""Smoke tests against a real server, for whoever has a key: `make live`."""
