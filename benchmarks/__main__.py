@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 
-from benchmarks import agents, breaker, core, fleet, handoff, idle, linear, memory, peers, recovery, replay, turn
+from benchmarks import agents, breaker, core, fleet, handoff, idle, linear, memory, peers, recovery, replay, state, turn
 from benchmarks.figures import Figure, NotMeasured
 from benchmarks.ground import Ground, open_ground
 
@@ -28,6 +28,7 @@ SUITES: dict[str, Suite] = {
     "agents": grounded(agents.measure),
     "peers": grounded(peers.measure),
     "replay": grounded(replay.measure),
+    "state": grounded(state.measure),
     "breaker": breaker.measure,
     "fleet": fleet.measure,
     "handoff": handoff.measure,

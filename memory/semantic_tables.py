@@ -1,4 +1,4 @@
-"""Tables of semantic and procedural memory and of shared state."""
+"""Tables of semantic and procedural memory."""
 
 import re
 from datetime import datetime
@@ -8,7 +8,6 @@ from uuid import UUID
 from pgvector.sqlalchemy import HALFVEC
 from sqlalchemy import (
     REAL,
-    BigInteger,
     CheckConstraint,
     Computed,
     DateTime,
@@ -152,27 +151,6 @@ class RoleVersion(Base):
     commit: Mapped[str | None] = mapped_column(Text)
     """The commit the file was at; an installed package has none."""
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-
-
-class SharedState(Base):
-    """A value that several agents read and replace."""
-
-    __tablename__ = "shared_state"
-    __table_args__ = (
-        PrimaryKeyConstraint("tenant", "scope", "key"),
-        # Rewritten often: room on the page keeps the updates off the index.
-        {"postgresql_with": {"fillfactor": "70"}},
-    )
-
-    tenant: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True))
-    scope: Mapped[str] = mapped_column(Text)
-    key: Mapped[str] = mapped_column(Text)
-    value: Mapped[Any] = mapped_column(JSONB)
-    version: Mapped[int] = mapped_column(BigInteger)
-    """Grows with each value; 0 is a row that only a lease has touched."""
-    fence: Mapped[int] = mapped_column(BigInteger, server_default=sql("0"))
-    """Grows with each lease; a holder whose number is older may not commit."""
-    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
 
 def made_by_ddl(kind: str, name: str | None) -> bool:

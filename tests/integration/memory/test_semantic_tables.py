@@ -5,7 +5,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, MetaData, create_engine, make_url, text
 
 from chargehand.memory.database import APP_ROLE, SUPERVISOR_ROLE
-from chargehand.memory.semantic_tables import Embedding, Memory, RoleVersion, SharedState, made_by_ddl
+from chargehand.memory.semantic_tables import Embedding, Memory, RoleVersion, made_by_ddl
+from chargehand.memory.state_tables import SharedState
 
 TABLES = [model.__table__ for model in (Memory, Embedding, RoleVersion, SharedState)]
 NAMES = {table.name for table in TABLES}
