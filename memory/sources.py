@@ -242,17 +242,7 @@ def uncommitted_files(local: Source, repository: Path) -> list[bytes]:
     assert local.work_tree is not None
     with tempfile.TemporaryDirectory(prefix="chargehand-status-") as folder:
         shadow = Path(folder)
-        head = _head(str(local.work_tree), local)
-        _init(shadow, object_format="sha256" if len(head) == 64 else "sha1")
-        (shadow / "HEAD").write_text(f"{head}\n")
-        (shadow / "config").write_text(f"[core]\n\tbare = false\n{_extension_of(head)}{_settings(local, shadow)}")
-        for index in (local.git_dir / "index", *local.git_dir.glob("sharedindex.*")):
-            if index.is_file():
-                shutil.copyfile(index, shadow / index.name)
-        exclude = local.common_dir / "info" / "exclude"
-        if exclude.is_file():
-            (shadow / "info").mkdir(exist_ok=True)
-            shutil.copyfile(exclude, shadow / "info" / "exclude")
+        _shadow(local, shadow, _head(str(local.work_tree), local))
         stores = [_quoted(local.common_dir / "objects"), _quoted(repository / "objects")]
         rows = run_git(
             "status", "--porcelain=v1", "-z", "--no-renames", "--ignore-submodules=all", "--untracked-files=normal",
@@ -261,6 +251,35 @@ def uncommitted_files(local: Source, repository: Path) -> list[bytes]:
             environment={"GIT_ALTERNATE_OBJECT_DIRECTORIES": ":".join(stores)},
         )  # fmt: skip
     return [row[3:] for row in split_z(rows)]
+
+
+def files_of(local: Source, folder: Path) -> list[bytes]:
+    """Files below `folder` that git tracks or would track; the source's configuration is not asked."""
+    assert local.work_tree is not None
+    with tempfile.TemporaryDirectory(prefix="chargehand-files-") as temporary:
+        shadow = Path(temporary)
+        _shadow(local, shadow, _head(str(local.work_tree), local))
+        inside = os.fspath(folder.relative_to(local.work_tree))
+        rows = run_git(
+            "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", inside,
+            git_dir=shadow,
+            work_tree=local.work_tree,
+        )  # fmt: skip
+    return sorted({os.fsencode(local.work_tree) + b"/" + name for name in split_z(rows)})
+
+
+def _shadow(local: Source, shadow: Path, head: str) -> None:
+    """A git directory of ours with the source's index and excludes, but not its configuration."""
+    _init(shadow, object_format="sha256" if len(head) == 64 else "sha1")
+    (shadow / "HEAD").write_text(f"{head}\n")
+    (shadow / "config").write_text(f"[core]\n\tbare = false\n{_extension_of(head)}{_settings(local, shadow)}")
+    for index in (local.git_dir / "index", *local.git_dir.glob("sharedindex.*")):
+        if index.is_file():
+            shutil.copyfile(index, shadow / index.name)
+    exclude = local.common_dir / "info" / "exclude"
+    if exclude.is_file():
+        (shadow / "info").mkdir(exist_ok=True)
+        shutil.copyfile(exclude, shadow / "info" / "exclude")
 
 
 def _extension_of(commit: str) -> str:

@@ -26,6 +26,7 @@ class _Chargehand(LazyGroup):
             (_WORK, "schedule", "schedule", "Ask for runs by the clock."),
             (_WORK, "patch", "apply", "Apply the changes of a run to your working tree."),
             (_WORK, "fork", "fork", "Start a run from where another one stood, with something changed."),
+            (_WORK, "memory", "memory", "Search, fill and empty what agents remember."),
             (_RUNS, "status", "status", "List the newest runs, or show one with its steps."),
             (_RUNS, "status", "result", "Show what a run came to and write its files."),
             (_RUNS, "status", "explain", "Say why each unfinished step of a run does not go on."),

@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import OperationalError as NoDatabase
 
 from chargehand.memory.artifacts import ArtifactMissing
+from chargehand.memory.embedder import EmbeddingModelMissing
 from chargehand.memory.git import GitFailed, StorageFull
 from chargehand.memory.procedural import InvalidRole, RoleNotFound
 from chargehand.memory.sources import RepositoryUnreadable
@@ -67,7 +68,7 @@ def describe(error: Exception) -> Failure | None:
             return Failure(line=_one_line(error), exit_code=exits.FAILED)
         case WaitTimeout():
             return Failure(line=_one_line(error), exit_code=exits.TIMED_OUT)
-        case Unavailable() | StorageFull():
+        case Unavailable() | StorageFull() | EmbeddingModelMissing():
             # The end of a log may follow; it is worth more than its line breaks.
             return Failure(line=str(error), exit_code=exits.UNAVAILABLE)
         case NoDatabase() | psycopg.OperationalError():

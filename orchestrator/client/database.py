@@ -17,6 +17,7 @@ from chargehand.orchestrator.answering import Answered
 from chargehand.orchestrator.charges import FleetCosts
 from chargehand.orchestrator.client.handle import RunHandle
 from chargehand.orchestrator.client.interface import PAGE_RUNS, AnyClient
+from chargehand.orchestrator.client.memories import Memories
 from chargehand.orchestrator.client.scheduling import Schedules
 from chargehand.orchestrator.client.services import Services, user_name
 from chargehand.orchestrator.client.submitting import CallersConnection, submit
@@ -112,6 +113,11 @@ class Client(AnyClient[RunHandle]):
             replans=replans,
         )
         return self._handle(run_id)
+
+    @property
+    def memory(self) -> Memories:
+        """What is remembered: add, note, search, forget, stats."""
+        return Memories(self.session, self.tenant)
 
     @property
     def schedules(self) -> Schedules:

@@ -13,6 +13,7 @@ from uuid import uuid4
 import pytest
 from pydantic import JsonValue
 
+from chargehand.memory.passages import cut
 from chargehand.memory.procedural import load_roles
 from chargehand.orchestrator.facts import ModelRequested, ModelResponded, StepClaimed, StepFact
 from chargehand.orchestrator.plan import Plan, Step
@@ -26,7 +27,6 @@ from chargehand.workers.models.wire import open_client
 from chargehand.workers.offline import MODEL, NOTICE
 from chargehand.workers.offline.server import OfflineServer
 from chargehand.workers.scripts.inventory import take_stock
-from chargehand.workers.scripts.passages import cut
 from chargehand.workers.scripts.scan import scan_tree
 from chargehand.workers.tools.catalogue import registered_tools
 from chargehand.workers.tools.finish import FINISH_TOOLS

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 from pydantic import Field, JsonValue, ValidationError
 
+from chargehand.memory.text_files import lines_of, text_of
 from chargehand.workers.findings import Answer, CheckedAnswer, Frozen, Quote
-from chargehand.workers.scripts.base_tree import TreeFile, lines_of, list_files, read_blobs, text_of
+from chargehand.workers.scripts.base_tree import TreeFile, list_files, read_blobs
 from chargehand.workers.scripts.registry import ScriptContext, Workspace, script
 
 ANSWER_FIELDS = frozenset(Answer.model_fields)

@@ -65,19 +65,6 @@ def read_blobs(workspace: Workspace, files: Sequence[TreeFile]) -> list[bytes]:
     return contents
 
 
-def text_of(content: bytes) -> str | None:
-    """The content as text, bytes that are not UTF-8 as backslash escapes; None if it is binary."""
-    if b"\0" in content:
-        return None
-    return content.decode("utf-8", "backslashreplace")
-
-
-def lines_of(text: str) -> list[str]:
-    """The lines without their newline; only `\\n` ends a line, as in git, so that `\\r` stays visible."""
-    lines = text.split("\n")
-    return lines[:-1] if lines[-1] == "" else lines
-
-
 def git_dir_of(workspace: Workspace) -> Path:
     """The git directory of the clone."""
     return workspace.path / ".git"

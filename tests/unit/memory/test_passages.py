@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chargehand.workers.scripts.passages import MAX_LINES, cut
+from chargehand.memory.passages import MAX_LINES, cut
 
 PYTHON = (
     '''"""Labels."""

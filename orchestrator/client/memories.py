@@ -1,0 +1,161 @@
+"""What a program does with memory: `client.memory.add("docs/")`, `client.memory.search("When is the desk open?")`."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from uuid import UUID
+
+from chargehand.memory.beliefs import MemoryItem, Provenance, remember
+from chargehand.memory.embedder import Embedder, load_embedder
+from chargehand.memory.file_records import Library, OpenSession, roots_of
+from chargehand.memory.folder import open_folder
+from chargehand.memory.forgetting import forget_source
+from chargehand.memory.holdings import Holding, holdings, sources_below
+from chargehand.memory.ingest import Ingested, ingest
+from chargehand.memory.pathnames import shown
+from chargehand.memory.semantic import Recalled, recall
+from chargehand.orchestrator.errors import NotFound, UserError
+
+# Where memories are that no single run has made.
+LIBRARY = "library"
+# More is no note; a file is cut into passages.
+MAX_NOTE_CHARACTERS = 8_000
+# More is no answer to a question, and each of them is looked at.
+MAX_LIMIT = 200
+
+
+class Memories:
+    """What one tenant remembers."""
+
+    def __init__(
+        self, open_session: OpenSession, tenant: UUID, *, embedder: Callable[[], Embedder] = load_embedder
+    ) -> None:
+        """`open_session`: transactions bound to the tenant."""
+        self._session, self._tenant, self._embedder = open_session, tenant, embedder
+
+    def add(
+        self,
+        path: str | Path,
+        *,
+        name: str | None = None,
+        scope: str = LIBRARY,
+        progress: Callable[[Ingested], None] = lambda _: None,
+    ) -> Ingested:
+        """Remember the text files of a folder, or one file, as they are now.
+
+        Done again it reads what has changed, and forgets what is gone. Sources are called `NAME/path`, after the folder
+        unless `name` is given. Raises `UserError` when there is nothing to read, or when another folder is known by
+        that name.
+        """
+        try:
+            folder = open_folder(Path(path), name=name)
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            raise UserError(f"{shown(str(path))} cannot be read ({why}); give a folder or a file.") from error
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        library = Library(
+            open_session=self._session, tenant=self._tenant, scope=check_scope(scope), embedder=self._embedder()
+        )
+        root = shown(str(folder.root))
+        if folder.owned is not None:
+            with self._session() as session:
+                others = roots_of(session, library, folder.owned) - {root}
+            if others:
+                known = folder.owned.rstrip("/")
+                raise UserError(
+                    f"{known!r} is what was read in {min(others)}; give {root} another name, or forget the other first."
+                )
+        return ingest(
+            library,
+            folder.listing,
+            folder.read,
+            owned=folder.owned,
+            details={"root": root},
+            progress=progress,
+        )
+
+    def note(self, text: str, *, source: str, scope: str = LIBRARY) -> UUID:
+        """Remember a sentence or a page that somebody has written; raises `UserError` for an empty or a long one."""
+        text = text.replace("\0", " ").strip()
+        if not text or len(text) > MAX_NOTE_CHARACTERS:
+            raise UserError(
+                f"A note has 1 to {MAX_NOTE_CHARACTERS} characters, this one {len(text)}; write another, or add a file."
+            )
+        if not source.strip():
+            raise UserError("The note has no source; say where it is from, so that it can be forgotten again.")
+        item = MemoryItem(
+            source=source.strip(),
+            line_start=1,
+            line_end=text.count("\n") + 1,
+            text=text,
+            kind="note",
+            trust="person",
+            provenance=Provenance(tool="note"),
+        )
+        with self._session() as session:
+            (made,) = remember(
+                session, tenant=self._tenant, scope=check_scope(scope), items=[item], embedder=self._embedder()
+            )
+        return made
+
+    def search(
+        self,
+        query: str,
+        *,
+        scope: str = LIBRARY,
+        kinds: Sequence[str] | None = None,
+        limit: int = 8,
+        as_of: datetime | None = None,
+    ) -> tuple[Recalled, ...]:
+        """What answers the query best, best first: always the nearest, however far, see `recall`.
+
+        `as_of`: what was believed at that moment (with a time zone).
+        """
+        if as_of is not None and as_of.tzinfo is None:
+            raise UserError(f"as_of is {as_of.isoformat()}, which is no moment; give it a time zone.")
+        if not query.strip():
+            raise UserError("The query is empty; write what you look for, in words or as a question.")
+        if not 1 <= limit <= MAX_LIMIT:
+            raise UserError(f"limit is {limit}; ask for 1 to {MAX_LIMIT} memories.")
+        with self._session() as session:
+            return recall(
+                session,
+                tenant=self._tenant,
+                scope=check_scope(scope),
+                query=query,
+                embedder=self._embedder(),
+                kinds=kinds,
+                limit=limit,
+                as_of=as_of,
+            )
+
+    def forget(self, source: str, *, scope: str | None = None) -> tuple[UUID, ...]:
+        """Delete what was read in a source and all that was concluded from it, in one scope or in every one.
+
+        One that ends with `/` stands for all that begin so. Raises `NotFound` when nothing is known of it.
+        """
+        with self._session() as session:
+            below = source.endswith("/")
+            sources = sources_below(session, tenant=self._tenant, beginning=source, scope=scope) if below else (source,)
+            gone = tuple(
+                memory
+                for one in sources
+                for memory in forget_source(session, tenant=self._tenant, source=one, scope=scope)
+            )
+        if not gone:
+            where = f"in scope {scope!r}" if scope is not None else "in any scope"
+            raise NotFound(f"Nothing was read in {source!r} {where}; `chargehand memory search` shows sources.")
+        return gone
+
+    def stats(self) -> tuple[Holding, ...]:
+        """How much is remembered, by scope."""
+        with self._session() as session:
+            return holdings(session, tenant=self._tenant)
+
+
+def check_scope(scope: str) -> str:
+    """The scope, if it is one; raises `UserError`."""
+    if not scope.strip():
+        raise UserError(f"Scope {scope!r} is empty; name one, for example {LIBRARY!r}.")
+    return scope.strip()
