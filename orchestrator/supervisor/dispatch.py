@@ -13,7 +13,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from pydantic import JsonValue
-from sqlalchemy import Engine, func, or_, select
+from sqlalchemy import ColumnElement, Engine, func, or_, select
 from sqlalchemy.orm import Session
 
 from chargehand.memory import journal
@@ -258,6 +258,8 @@ def take_due(engine: Engine, brokers: TaskBrokers, *, run_id: UUID | None = None
             .where(StepRow.schema_version <= SCHEMA_VERSION, RunRow.schema_version <= SCHEMA_VERSION)
             # They take no place in the batch: what can be sent elsewhere is not held up.
             .where(or_(broker.not_in(brokers.away()), left <= 0))
+            # A task that has answered is neither sent again nor given up, however late its answer is taken.
+            .where(~_has_answered())
         )
         if run_id is not None:
             query = query.where(StepRow.run == run_id)
@@ -278,6 +280,13 @@ def take_due(engine: Engine, brokers: TaskBrokers, *, run_id: UUID | None = None
                 runs.ring(session, row.tenant, row.run)
         to_revoke = _take_unwanted(session, run_id) if run_id is not None else []
         return Due(messages=tuple(messages), to_revoke=tuple(to_revoke), moved=frozenset(moved))
+
+
+def _has_answered() -> ColumnElement[bool]:
+    own = select(SignalRow.step).where(
+        SignalRow.tenant == StepRow.tenant, SignalRow.step == StepRow.id, SignalRow.wait_id == StepRow.id
+    )
+    return own.exists()
 
 
 def _take(

@@ -52,7 +52,7 @@ class GraphRules:
         match fact:
             case StepClaimed():
                 self._on_start(row)
-            case StepWaiting(reason="gate"):
+            case StepWaiting(reason="gate" | "celery_task"):
                 self._on_start(row)
             case StepWaiting(reason="children", child=None):
                 self._on_start(row)
@@ -278,6 +278,9 @@ class GraphRules:
         if heard:
             if heard[0].choice != choice:
                 self._object(f"step {row.key!r} was told {choice!r} and heard {heard[0].choice!r}")
+            return
+        if row.spec.kind == "celery_task" and (choice == "lost" or (row.id, row.id) in self._tables.signals):
+            # The task's own word counts before a report and before what a person decided; of it asks the rule of tasks.
             return
         end = self._end_of(row)
         if row.status in {"cancelled", "superseded"} or (end is not None and end.error == DEADLINE):

@@ -11,7 +11,7 @@ from chargehand.orchestrator.canvas import Chain, Chord, Link, Pack
 from chargehand.orchestrator.facts import ToolStarted
 from chargehand.orchestrator.plan import step_id
 from chargehand.orchestrator.supervisor import admit
-from simulation import statements, supervision, unrolling, watching, writers
+from simulation import sending, statements, supervision, unrolling, watching, writers
 from simulation.tables import Signal, StepLine, Tables
 
 
@@ -289,6 +289,16 @@ def _merged_anyhow(merge: Any) -> Any:
     return lax
 
 
+def _taking_for_good(take_due: Any) -> Any:
+    def lax(tables: Tables, *given: Any) -> Any:
+        messages = take_due(tables, *given)
+        for message in messages:
+            tables.steps[message.labels.step_id].run_after = None
+        return messages
+
+    return lax
+
+
 def _always(answer: bool) -> Callable[[Any], Any]:
     return lambda _act: lambda *_given, **_named: answer
 
@@ -363,6 +373,9 @@ def _mutations() -> Sequence[Mutation]:
         Mutation("a colleague is not waited for", unrolling, "_answer_for_colleague", _told_too_early),
         Mutation("answers are not heard", statements, "signal", _nobody_heard),
         Mutation("agents do not hear what people say", statements, "told", _nobody_heard),
+        Mutation("a task's answer is not heard", sending, "take_answers", _nothing),
+        Mutation("a task that has answered is given up", sending, "has_answered", _always(False)),
+        Mutation("a message that may have left is not sent again", sending, "take_due", _taking_for_good),
         Mutation("nobody hears old rings", watching, "old_rings", lambda _: lambda *_: []),
     )  # fmt: skip
 

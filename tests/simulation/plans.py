@@ -1,10 +1,23 @@
-"""Random plans of all that a plan can say: lines, fans, joins, gates, branches, maps, repeats, merges, planners."""
+"""Random plans of all that can be said: lines, fans, joins, gates, branches, maps, repeats, merges, tasks, planners."""
 
 from collections.abc import Callable
 
 from pydantic import JsonValue
 
-from chargehand.orchestrator.plan import ITEM, POOLS, RESULT_OF, Branch, Expiry, Join, Map, Merge, Pool, Repeat, Step
+from chargehand.orchestrator.plan import (
+    ITEM,
+    POOLS,
+    RESULT_OF,
+    Branch,
+    CeleryTask,
+    Expiry,
+    Join,
+    Map,
+    Merge,
+    Pool,
+    Repeat,
+    Step,
+)
 from simulation.choices import Choices
 from simulation.work import ALWAYS, EFFECTS
 
@@ -212,6 +225,8 @@ class Planner:
         if self._choices.happens(TAPE, 0.1):
             # Whatever it chooses, the body goes on.
             return self._branch(key, LABELS[:2], after=after)
+        if self._choices.happens(TAPE, 0.08):
+            return self._task(key, after, "all")
         if self._agents and self._choices.happens(TAPE, 0.25):
             return self._agent(key, after, "all", may_patch=False)
         return self._script(key, after, "all")
@@ -222,6 +237,7 @@ class Planner:
         key = self._key(len(self._steps) + 1)
         kinds = (self._script, self._script, self._agent if self._agents else self._script, self._gate)
         make = self._choices.one_of(TAPE, kinds) if not self._choices.happens(TAPE, 0.3) else self._script
+        make = self._task if self._choices.happens(TAPE, 0.1) else make
         joins: tuple[Join, ...] = ("all", "all", "all", "settled", "any")
         if join is None:
             join = self._choices.one_of(TAPE, joins) if after and not when else "all"
@@ -287,6 +303,27 @@ class Planner:
             instruction="Go on?",
             deadline_seconds=self._deadline(),
             expires=None if then is None else Expiry(after_seconds=12.0, then=then),
+        )
+
+    def _task(self, key: str, after: tuple[str, ...], join: Join) -> Step:
+        """Somebody else's work: some of it may be sent again, and some of it takes longer than anybody waits."""
+        resend = self._choices.one_of(TAPE, (None, None, 4.0))
+        task = CeleryTask(
+            task="theirs",
+            queue="theirs",
+            effect="effectful" if resend is None else "idempotent",
+            resend_seconds=resend,
+            when_lost=self._choices.one_of(TAPE, ("ask", "fail")),
+        )
+        seconds = self._choices.one_of(TAPE, (0.05, 1.0, 4.0, 30.0))
+        return Step(
+            key=key,
+            kind="celery_task",
+            celery_task=task,
+            after=after,
+            join=join,
+            deadline_seconds=self._choices.one_of(TAPE, (8.0, 20.0, 60.0)),
+            arguments={"seconds": seconds, "fails": self._choices.one_of(TAPE, (0, 0, 0, 1))},
         )
 
     def _patch(self, key: str) -> JsonValue:

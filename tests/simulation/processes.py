@@ -11,9 +11,10 @@ from chargehand.orchestrator import heartbeat
 from chargehand.orchestrator.connections import Connections, Row
 from chargehand.orchestrator.errors import ChargehandError, Unavailable
 from chargehand.orchestrator.supervisor.admit import SOLO
+from chargehand.orchestrator.supervisor.dispatch import KIND
 from chargehand.workers.executor import execute, execute_pack
 from chargehand.workers.shop import Shop
-from simulation import statements, supervision, watching
+from simulation import sending, statements, supervision, watching
 from simulation.broker import SUPERVISOR, Delivery
 from simulation.clock import Fiber, Killed
 from simulation.ledger import Effect
@@ -445,6 +446,7 @@ class Supervisor(Process):
         self._answering = 0
         world.broker.listen(SUPERVISOR, self._poke)
         self.start(self._watch_forever)
+        self.start(self._dispatch_forever)
         self.after(0.0, self._poke)
 
     def _poke(self) -> None:
@@ -467,6 +469,8 @@ class Supervisor(Process):
         while True:
             if self._advance(run_id):
                 self._admit()
+            if sending.has_tasks(self.world.tables, run_id):
+                self._dispatch(run_id)
             if not self.transact("has_rings", lambda: supervision.has_rings(self.world.tables, run_id)):
                 return
 
@@ -486,6 +490,25 @@ class Supervisor(Process):
         for one in admitted:
             self.point("publish")
             self.world.broker.publish(one.tenant, one.run_id, one.emissions)
+
+    def _dispatch(self, run_id: UUID | None = None) -> None:
+        """`Dispatcher.dispatch`: whoever dies between the two commits has sent what nobody knows of."""
+        tables = self.world.tables
+        taken = self.transact("take_due", lambda: sending.take_due(tables, run_id))
+        sent = []
+        for message in taken:
+            self.point("send")
+            sent += [message] if self.world.their_app.take(message) else []
+        if taken:
+            self.transact("note_sent", lambda: sending.note_sent(tables, taken, sent))
+
+    def _dispatch_forever(self) -> None:
+        """`Supervisor.dispatch_forever`."""
+        while True:
+            self.world.current_fiber().sleep(self.world.settings.watch_interval_seconds)
+            if any(row.spec.kind == KIND for row in self.world.tables.open_rows()):
+                with suppress(Outage):
+                    self._dispatch()
 
     def _watch_forever(self) -> None:
         """`Supervisor.watch_forever`."""

@@ -39,7 +39,7 @@ from chargehand.orchestrator.supervisor import replans
 from chargehand.orchestrator.supervisor.admit import POOL_SILENCE_SECONDS, SOLO, Admitted
 from chargehand.orchestrator.supervisor.warning import passed
 from chargehand.orchestrator.transitions import RUN_ENDINGS
-from simulation import unrolling, writers
+from simulation import sending, unrolling, writers
 from simulation.statements import result_of
 from simulation.tables import RunIsLocked, RunLine, StepLine, Tables, Transaction
 
@@ -79,6 +79,8 @@ def has_rings(tables: Tables, run_id: UUID) -> bool:
 
 def _advance(tables: Tables, run: RunLine, transaction: Transaction) -> bool:
     # With patches all steps stay locked from here on, and nobody acts in between.
+    if run.status == "running":
+        sending.take_answers(tables, run.id)
     if any(_may_have_patch(row) for row in tables.of_run[run.id]):
         _apply_patches(tables, run)
         standing = tables.standings(run.id)
@@ -131,6 +133,9 @@ def _write(tables: Tables, run: RunLine, found: rounds.Round) -> None:
         tables.record(run, StepsAnchored(anchors=tuple(anchors)))
     for step in found.gates:
         _open_gate(tables, tables.steps[step])
+    for step in found.tasks:
+        if may_begin(tables, tables.steps[step]):
+            sending.open_task(tables, tables.steps[step])
     if found.to_cancel:
         for reason in dict.fromkeys(found.to_cancel.values()):
             unwanted = [tables.steps[step] for step, why in found.to_cancel.items() if why == reason]

@@ -24,6 +24,7 @@ from chargehand.orchestrator.facts import (
 from chargehand.orchestrator.questions import EXPIRY, expiring, of_settings, unattended_choice, why_ended
 from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.supervisor.admit import POOL_SILENCE_SECONDS, SOLO
+from chargehand.orchestrator.supervisor.dispatch import KIND
 from chargehand.orchestrator.supervisor.settling import HOLD_NOTHING
 from chargehand.orchestrator.supervisor.watch import (
     COMMIT_SECONDS,
@@ -189,6 +190,8 @@ def wake(tables: Tables) -> list[UUID]:
     for row in tables.open_rows():
         if row.status != "waiting" or tables.run_of(row).status != "running":
             continue
+        if row.spec.kind == KIND and row.wait_reason != "gate":
+            continue
         signal = tables.signal(row)
         is_due = row.run_after is not None and row.run_after <= now
         if signal is None and not is_due and not _has_more_money(tables, row):
@@ -312,7 +315,7 @@ def end_overdue(tables: Tables) -> int:
         writers.end_run(tables, run, outcome="failed", reason="its deadline has passed")
         ended += 1
     for row in tables.open_rows():
-        if row.deadline_at is None or row.deadline_at >= now or row.status not in STARTED:
+        if row.deadline_at is None or row.deadline_at >= now or row.status not in STARTED or row.spec.kind == KIND:
             continue
         tables.append(row, StepFinished(outcome="failed", error="its deadline has passed"))
         row.status, row.wait_id, row.wait_reason, row.halt = "failed", None, None, None

@@ -31,6 +31,7 @@ from simulation.processes import RESTART_SECONDS, Process, Supervisor, Worker
 from simulation.rules import Rules
 from simulation.story import told_by
 from simulation.tables import Entry, StepLine, Tables
+from simulation.their_app import Habits, TheirApp
 from simulation.work import FINISH, ROLE_VERSIONS, STAGE, ModelManners, SimulatedReader
 
 TAPE = "world"
@@ -59,6 +60,7 @@ class Conditions:
     manners: Manners
     malice: Malice
     model: ModelManners
+    their_habits: Habits
     flurries: int
     poison: bool
     agents: bool
@@ -109,6 +111,12 @@ def draw_conditions(choices: Choices) -> Conditions:
             strikes=8 if temper in {"strikes", "all"} else 2 if temper == "people" else 0,
         ),
         model=ModelManners(trouble=0.3 * some if temper in {"money", "all"} else 0.0),
+        their_habits=Habits(
+            lose=0.2 * some if temper == "broker" or everything else 0.0,
+            double=0.3 * some if temper == "broker" or everything else 0.05,
+            die=0.2 * some if temper == "strikes" or everything else 0.0,
+            refuse=0.2 * some if temper == "broker" or everything else 0.0,
+        ),
         flurries={"calm": 0, "people": 10, "all": 7}.get(temper, 6),
         poison=temper == "poison" or (everything and choices.happens(TAPE, 0.3)),
         agents=temper != "calm" or bool(choices.number(TAPE, 2)),
@@ -181,6 +189,7 @@ class World:
         self._began = self.clock.now
         self._is_troubled = True
         self.nemesis = Nemesis(self, self.conditions.malice)
+        self.their_app = TheirApp(self, self.conditions.their_habits)
         self._submit()
         for _ in range(self.conditions.supervisors):
             self._start_supervisor()
@@ -315,7 +324,7 @@ class World:
                 self._make_peace()
                 self._wait_for_the_end(min(peace + LONGEST_SECONDS, end))
             if not self.objection and self.clock.now < end:
-                self.rules.at_the_end()
+                self.rules.at_the_end(answered=self.their_app.answered_in_time)
             settled_after = self.clock.now - peace
             for process in [*self.workers, *self.supervisors]:
                 process.is_alive = False
@@ -363,6 +372,7 @@ class World:
         self.postgres_is_down = False
         self.broker.is_down = False
         self.broker.manners = Manners()
+        self.their_app.habits = Habits()
         self.people.settle_down()
         for process in [*self.workers, *self.supervisors]:
             if process.is_frozen:

@@ -406,6 +406,21 @@ def test_a_step_that_waits_for_no_task_takes_no_answer_of_one(house: "House") ->
 # --- when nothing comes back ------------------------------------------------------------------------------------------
 
 
+def test_a_task_that_has_answered_is_not_given_up_because_its_answer_is_taken_late(house: "House", post: Post) -> None:
+    run_id = begun(house, post, task(deadline_seconds=60.0, when_lost="fail"))
+    with house.as_tenant() as session:
+        runs.pause(session, house.tenant, run_id)
+    answer(house, run_id, result="paid")
+    pass_time(house, run_id, "pay", 61)
+    with house.as_tenant() as session:
+        runs.resume(session, house.tenant, run_id)
+    # A supervisor may look at what is due before any round has heard the answer.
+    Dispatcher(house.supervisor, post).dispatch()
+    go(house, post, run_id)
+    check(house, run_id, "succeeded")
+    assert end_of(house, run_id).result == "paid"
+
+
 def test_an_effectful_task_that_says_nothing_is_put_before_a_person_with_the_evidence(
     house: "House", post: Post
 ) -> None:
