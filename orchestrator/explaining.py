@@ -1,6 +1,7 @@
 """Why each live step of a run does not go on, in words: its pool, its predecessors, money, a person, a pause."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import func, select
@@ -46,7 +47,8 @@ def explain(session: Session, run_id: UUID) -> list[tuple[str, str]]:
         elif step.status == "running":
             why = f"running on {step.holder}, epoch {step.epoch}, turn {step.turns}"
         elif step.key in tasks:
-            why = tasks[step.key]
+            everything = paused.get(("all", "")) if not tasks[step.key].is_sent else None
+            why = everything.why if everything is not None else tasks[step.key].why
         elif step.status == "waiting":
             why = f"waits for {step.wait_reason}" + (MORE_MONEY if step.wait_reason == "budget" else "")
         elif step.status == "pending" or step.status == "chained":
@@ -91,7 +93,13 @@ def _has_key_of(session: Session, run_id: UUID) -> UUID | None:
     )
 
 
-def _waits_of_tasks(session: Session, run_id: UUID) -> dict[str, str]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Task:
+    is_sent: bool
+    why: str
+
+
+def _waits_of_tasks(session: Session, run_id: UUID) -> dict[str, _Task]:
     """Of steps that wait for a task of the user's own app: what is known of it."""
     now = func.clock_timestamp()
     sent, left = func.extract("epoch", now - StepRow.queued_at), func.extract("epoch", StepRow.deadline_at - now)
@@ -101,11 +109,14 @@ def _waits_of_tasks(session: Session, run_id: UUID) -> dict[str, str]:
         .order_by(StepRow.ordinal)
     )
     return {
-        key: wait_in_words(
-            CeleryTask.model_validate(spec["celery_task"]),
-            sending=sending,
-            sent_seconds_ago=None if ago is None else float(ago),
-            left_seconds=None if rest is None else float(rest),
+        key: _Task(
+            is_sent=ago is not None,
+            why=wait_in_words(
+                CeleryTask.model_validate(spec["celery_task"]),
+                sending=sending,
+                sent_seconds_ago=None if ago is None else float(ago),
+                left_seconds=None if rest is None else float(rest),
+            ),
         )
         for key, spec, sending, ago, rest in rows
     }

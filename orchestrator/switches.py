@@ -14,7 +14,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import BigInteger, CheckConstraint, DateTime, Identity, Text, delete, func, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ColumnElement,
+    DateTime,
+    Identity,
+    Text,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy import text as sql
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -163,6 +175,11 @@ def resume(session: Session, kind: Kind, name: str, *, by: str, reason: str = ""
 
 def _note(session: Session, kind: Kind, name: str, change: str, *, by: str, reason: str) -> None:
     session.execute(insert(SwitchChangeRow).values(kind=kind, name=name.strip(), change=change, by=by, reason=reason))
+
+
+def is_everything_paused() -> ColumnElement[bool]:
+    """In a query: whether the whole fleet is paused."""
+    return select(SwitchRow.kind).where(SwitchRow.kind == "all").exists()
 
 
 def listed(session: Session) -> list[Switch]:

@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Engine, func, or_, select
 from sqlalchemy.orm import Session
 
 from chargehand.memory import journal
-from chargehand.orchestrator import celery_tasks, runs
+from chargehand.orchestrator import celery_tasks, runs, switches
 from chargehand.orchestrator.celery_tasks import Again, Answer, ArgumentsMissing, Call, Ended, Labels, Lost, Message
 from chargehand.orchestrator.facts import (
     SCHEMA_VERSION,
@@ -259,7 +259,7 @@ def take_due(engine: Engine, brokers: TaskBrokers, *, run_id: UUID | None = None
             # They take no place in the batch: what can be sent elsewhere is not held up.
             .where(or_(broker.not_in(brokers.away()), left <= 0))
             # A task that has answered is neither sent again nor given up, however late its answer is taken.
-            .where(~_has_answered())
+            .where(~_has_answered(), ~switches.is_everything_paused())
         )
         if run_id is not None:
             query = query.where(StepRow.run == run_id)

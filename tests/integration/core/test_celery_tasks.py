@@ -8,9 +8,10 @@ from uuid import UUID, uuid4
 
 import pytest
 from pydantic import JsonValue
+from sqlalchemy.orm import Session
 
 from chargehand.memory import journal
-from chargehand.orchestrator import completion, explaining, runs, views
+from chargehand.orchestrator import completion, explaining, runs, switches, views
 from chargehand.orchestrator.celery_tasks import Labels, Message, arguments_hash, lost_id
 from chargehand.orchestrator.completion import Completion, Received
 from chargehand.orchestrator.errors import NotFound, UserError
@@ -267,6 +268,25 @@ def test_a_paused_run_sends_nothing_until_it_goes_on(house: "House", post: Post)
         runs.resume(session, house.tenant, run_id)
     go(house, post, run_id)
     assert len(post.sent) == 1
+
+
+def test_a_paused_fleet_sends_nothing_and_takes_answers_to_what_was_sent_before(house: "House", post: Post) -> None:
+    run_id = begun(house, post, task("pay"), task("thank", "pay"))
+    with Session(house.supervisor) as session, session.begin():
+        assert switches.pause(session, "all", "", by="ada")
+    try:
+        answer(house, run_id, result=1)
+        go(house, post, run_id)
+        assert house.statuses(run_id) == {"pay": "succeeded", "thank": "waiting"}
+        with house.as_tenant() as session:
+            [(_, why)] = explaining.explain(session, run_id)
+        assert "the whole fleet is paused by ada" in why
+        assert len(post.sent) == 1
+    finally:
+        with Session(house.supervisor) as session, session.begin():
+            assert switches.resume(session, "all", "", by="ada")
+    Dispatcher(house.supervisor, post).dispatch()
+    assert len(post.sent) == 2
 
 
 def test_an_answer_to_a_paused_run_is_heard_when_it_goes_on(house: "House", post: Post) -> None:
