@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 # Of its own: one of the peers brings a pytest plugin, and nobody needs fifty megabytes of them to run the tests.
 BENCH_VENV := build/bench
+EMBEDDERS_VENV := build/embedders
 BENCH_STAMP := $(BENCH_VENV)/.set-up
 # Two cores are what a laptop or a CI runner surely has, and a third of the tests wait: for a lease to expire, for
 # processes to come back. A file's tests share services, so a file stays on one.
@@ -24,10 +25,10 @@ override export DATA := $(value DATA)
 yes = $(filter-out 0 no false,$(1))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-long live check lint types imports bench bench-memory chaos simulate lock clean
+.PHONY: help setup demo up test test-long test-embedders live check lint types imports bench bench-memory chaos simulate lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make .venv with the pinned dependencies (again only when they change)
 	@:
@@ -58,6 +59,12 @@ test-long: setup ## Run the tests that kill, race and measure for long; CI runs 
 
 live: setup ## Ask the real server of your key or base URL a few small questions (costs about a cent)
 	@PYTHONPATH=tests $(BIN)/python -m live
+
+test-embedders: ## Test the optional embedding models with their libraries, in an environment of their own
+	@test -x $(EMBEDDERS_VENV)/bin/pip || $(PYTHON) -m venv $(EMBEDDERS_VENV)
+	@$(EMBEDDERS_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement requirements-embedders.lock
+	@$(EMBEDDERS_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(EMBEDDERS_VENV)/bin/python -m pytest -n 0 tests/integration/memory/test_embedding_providers.py
 
 check: lint types imports ## Lint, formatting, strict types, import layers
 
@@ -102,6 +109,11 @@ lock: ## Resolve requirements.lock and requirements-bench.lock anew from pyproje
 	build/lock/bin/pip install --quiet --disable-pip-version-check --constraint requirements.lock '.[bench]'
 	{ echo "# What the benchmarks need beyond requirements.lock. Made by 'make lock' from pyproject.toml."; \
 	  build/lock/bin/pip freeze | grep -v '^chargehand ' | grep -vxF -f requirements.lock; } > requirements-bench.lock
+	rm -rf build/lock
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet --disable-pip-version-check '.[dev,fastembed,voyageai]'
+	{ echo "# What the optional embedding models are tested with. Made by 'make lock' from pyproject.toml."; \
+	  build/lock/bin/pip freeze | grep -v '^chargehand '; } > requirements-embedders.lock
 	rm -rf build/lock
 
 clean: ## Remove .venv, builds and caches; databases stay (CHARGEHAND_HOME, ~/.local/share/chargehand)

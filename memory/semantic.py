@@ -14,8 +14,10 @@ from sqlalchemy.orm import Session
 from chargehand.memory.beliefs import Trust, believed
 from chargehand.memory.embedder import Embedder, Vector
 from chargehand.memory.importance import WORTH_SHARE, weigh, worth
+from chargehand.memory.model_check import require_own_vectors
 from chargehand.memory.ranking import fuse, spread
 from chargehand.memory.semantic_tables import Memory
+from chargehand.memory.vectors import question_vector
 
 # Up to here an exact search takes < 10 ms and misses nothing; beyond, HNSW is faster (75 ms against 5 at 34k).
 EXACT_UP_TO = 6_000
@@ -82,6 +84,7 @@ def recall(
     `as_of`: what was believed at that moment, which an aware datetime names; what was forgotten since is not found.
     It always gives the nearest, however far: look at `similarity` and `lexical_score` before believing that
     something was found. The session must be bound to `tenant`.
+    Raises `MixedModels` while some memory of the scope has a vector of another model and none of `embedder`'s.
     """
     if limit < 1:
         raise ValueError(f"limit is {limit}; ask for at least one memory.")
@@ -95,7 +98,7 @@ def recall(
         tenant=tenant,
         scope=scope,
         question=question,
-        vector=embedder.embed([question])[0],
+        vector=question_vector(embedder, question),
         embedder=embedder,
         kinds=kinds,
         limit=max(CANDIDATES, 2 * limit),
@@ -293,6 +296,7 @@ def _route(
     # Inlined, because a bound model would keep a generic plan from the partial index.
     if not re.fullmatch(r"[a-zA-Z0-9._-]+", embedder.model_id):
         raise ValueError(f"The embedder's model id {embedder.model_id!r} may hold letters, digits, '.', '_' and '-'.")
+    require_own_vectors(session, tenant=tenant, scope=scope, model_id=embedder.model_id)
     size = session.scalar(
         text(
             "SELECT count(*) FROM (SELECT 1 FROM chargehand.memories m WHERE m.tenant = :tenant AND m.scope = :scope "

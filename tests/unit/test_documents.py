@@ -22,7 +22,9 @@ DOCUMENTS = sorted(
     for path in ROOT.glob(pattern)
 )
 # Read from the environment elsewhere than in `Settings`.
-OTHER_VARIABLES = re.compile(r"CHARGEHAND_(MODEL_(PRICES|LIMITS|PROFILE)|OFFLINE_DELAY_SECONDS|DEBUG)\Z")
+OTHER_VARIABLES = re.compile(
+    r"CHARGEHAND_(MODEL_(PRICES|LIMITS|PROFILE)|OFFLINE_DELAY_SECONDS|DEBUG|EMBEDDER(_[A-Z_]+)?)\Z"
+)
 
 markdown = MarkdownIt().enable("table")
 

