@@ -359,6 +359,8 @@ class Usage(BaseModel):
     output_tokens: int = 0
     cache_write_tokens: int = 0
     cache_read_tokens: int = 0
+    cache_write_hour_tokens: int = 0
+    """Those of `cache_write_tokens` that are kept for an hour instead of five minutes, which costs more."""
 
 
 class ModelResponded(Fact):
@@ -374,6 +376,10 @@ class ModelResponded(Fact):
     usage: Usage
     cost_microusd: int
     duration_ms: int = 0
+    message_id: str = ""
+    """The server's own id of it."""
+    cache_miss: str = ""
+    """Why the server could not read what it had cached of the prompt before; empty: it could, or does not say."""
 
 
 class ModelFailed(Fact):

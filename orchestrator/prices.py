@@ -14,6 +14,8 @@ from chargehand.orchestrator.facts import Usage
 MILLION = 1_000_000
 # A prefix written to the five-minute cache costs a quarter more than plain input.
 CACHE_WRITE_PERMILLE = 1_250
+# One that is kept for an hour costs twice the plain input.
+CACHE_WRITE_HOUR_PERMILLE = 2_000
 # Servers put tool instructions of their own before ours: a few hundred tokens on every model so far.
 HIDDEN_PROMPT_TOKENS = 2_000
 
@@ -113,13 +115,21 @@ def cost_microusd(model: str, usage: Usage, prices: Mapping[str, Price] = PRICES
     input_permille = (
         usage.input_tokens * 1_000
         + usage.cache_write_tokens * CACHE_WRITE_PERMILLE
+        + usage.cache_write_hour_tokens * (CACHE_WRITE_HOUR_PERMILLE - CACHE_WRITE_PERMILLE)
         + usage.cache_read_tokens * price.cache_read_permille
     )
     total = input_permille * band.input_microusd + usage.output_tokens * 1_000 * band.output_microusd
     return -(-total // (MILLION * 1_000))
 
 
-def reserve_microusd(model: str, request_bytes: int, max_tokens: int, prices: Mapping[str, Price] = PRICES) -> int:
+def reserve_microusd(
+    model: str,
+    request_bytes: int,
+    max_tokens: int,
+    prices: Mapping[str, Price] = PRICES,
+    *,
+    kept_for_an_hour: bool = False,
+) -> int:
     """Upper bound of what a request can cost, before it is sent.
 
     A token is at least one byte of UTF-8; every one is taken as written to the cache, in the dearest band. Holds for
@@ -128,7 +138,8 @@ def reserve_microusd(model: str, request_bytes: int, max_tokens: int, prices: Ma
     price = price_of(model, prices).price
     dearest_input = max(band.input_microusd for band in price.bands)
     dearest_output = max(band.output_microusd for band in price.bands)
-    permille = max(CACHE_WRITE_PERMILLE, price.cache_read_permille)
+    written_permille = CACHE_WRITE_HOUR_PERMILLE if kept_for_an_hour else CACHE_WRITE_PERMILLE
+    permille = max(written_permille, price.cache_read_permille)
     total = (request_bytes + HIDDEN_PROMPT_TOKENS) * permille * dearest_input + max_tokens * 1_000 * dearest_output
     return -(-total // (MILLION * 1_000))
 

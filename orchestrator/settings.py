@@ -80,6 +80,8 @@ class Settings(BaseSettings):
     small_model: str = "claude-haiku-5-5"
     medium_model: str = "claude-sonnet-5-5"
     large_model: str = "claude-opus-5-5"
+    cache_min_tokens: dict[str, int] = {}
+    """Shortest prompt prefix that a model caches, as JSON `{"claude-haiku-5-5": 2048}`; a shorter one is not warmed."""
 
     celery_tasks_broker_url: str = ""
     """Broker of your own Celery app, for steps of kind `celery_task`; empty: our Redis."""

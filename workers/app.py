@@ -99,7 +99,7 @@ def compose(pool: str, slots: int) -> Shop:
         workspaces=settings.home / "workspaces",
         scripts=registered_scripts(),
         tools=registered_tools(),
-        models=open_models(settings, threads=slots, redis=client, holds=holds),
+        models=open_models(settings, threads=slots, redis=client, hasty=hasty, holds=holds),
         holds=holds,
         embedder=load_embedder,
         recall=recall_from_run,

@@ -129,7 +129,8 @@ class Request:
 def build(task: AgentTask, tools: Sequence[Tool], conversation: Conversation) -> Request:
     """The next request of the conversation; every tool call in it must have its result.
 
-    `tools`: those of the role. In the last turn only the finish tool is offered, and asked for.
+    `tools`: those of the role. In the last turn the finish tool must be called; the others stay, or the whole prefix
+    would be another one, and be paid for once more.
     """
     turn = conversation.turns + 1
     final = turn >= task.max_turns
@@ -240,7 +241,7 @@ def _frame(
     task: AgentTask, tools: Sequence[Tool], *, final: bool
 ) -> tuple[tuple[Block, ...], Sequence[Tool], Block | None]:
     """What stands around the messages: system, tools, and which of them is asked for."""
-    offered = [task.finish] if final else sorted([*tools, task.finish], key=lambda tool: tool.name)
+    offered = sorted([*tools, task.finish], key=lambda tool: tool.name)
     system: tuple[Block, ...] = (
         {"type": "text", "text": PREAMBLE},
         {"type": "text", "text": task.role.instructions, "cache_control": _EPHEMERAL},

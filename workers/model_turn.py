@@ -23,8 +23,10 @@ from chargehand.workers.models.interface import (
     ModelUnavailable,
     Quote,
 )
+from chargehand.workers.models.prefix import Ttl, ttl_for
 from chargehand.workers.outcomes import GO_ON_OPTIONS, Failed, Wait, backoff_seconds
 from chargehand.workers.tape import Tape
+from chargehand.workers.tools.colleagues import COLLEAGUE_TOOLS
 from chargehand.workers.tools.registry import Tool, storable
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,9 @@ MAX_REFUSALS = 2
 # Tiers there are to fall back to.
 MAX_FALL_BACKS = 3
 DELTA_INTERVAL_SECONDS = 0.25
+# How long an agent is thought to wait for a person's approval, and for a colleague's answer.
+APPROVAL_SECONDS = 1_800.0
+COLLEAGUE_SECONDS = 600.0
 
 
 class Deltas:
@@ -94,6 +99,7 @@ class ModelTurn:
         self._new_call_id = new_call_id
         self._sleep = sleep
         self._sleeps = 0
+        self._cache_ttl = _cache_ttl(task, tools)
 
     def ask(self, conversation: Conversation) -> Wait | Failed | None:
         """Reserve, call and record; None: there is an answer, or a short wait is over."""
@@ -107,6 +113,8 @@ class ModelTurn:
             max_tokens=request.max_tokens,
             on_delta=self._on_delta,
             model=self._task.model,
+            cache_ttl=self._cache_ttl,
+            previous_message_id=conversation.exchanges[-1].answer.message_id if conversation.exchanges else "",
         )
         try:
             quote, call_id = self._reserve(call, request.turn, request.prompt_hash, request.reads)
@@ -246,7 +254,19 @@ def _responded(call_id: UUID, answer: ModelAnswer) -> ModelResponded:
         usage=answer.usage,
         cost_microusd=answer.cost_microusd,
         duration_ms=answer.duration_ms,
+        message_id=answer.message_id,
+        cache_miss=answer.cache_miss,
     )
+
+
+def _cache_ttl(task: AgentTask, tools: Sequence[Tool]) -> Ttl:
+    """How long the server keeps this agent's prompt: as long as it is likely to wait between two of its turns."""
+    names = {tool.name for tool in tools}
+    if task.role.approve:
+        return ttl_for(gap_seconds=APPROVAL_SECONDS, reuses=1)
+    if names & COLLEAGUE_TOOLS:
+        return ttl_for(gap_seconds=COLLEAGUE_SECONDS, reuses=1)
+    return ttl_for(gap_seconds=0, reuses=task.max_turns - 1)
 
 
 def _storable_block(block: Block) -> Block:

@@ -10,7 +10,8 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -33,11 +34,26 @@ from chargehand.workers.models.interface import (
     Quote,
 )
 from chargehand.workers.models.limits import FleetLimits, Need, Wait, parse_limits
-from chargehand.workers.models.prefix import CacheWatch
+from chargehand.workers.models.prefix import (
+    TTL_SECONDS,
+    USUAL_MIN_PREFIX_TOKENS,
+    CacheWatch,
+    has_breakpoint,
+    shared_prefix,
+)
 from chargehand.workers.models.profiles import Profile, profile_for
 from chargehand.workers.models.router import Choice, Tiers, choose, problems_in
 from chargehand.workers.models.structured import asked, understood
-from chargehand.workers.models.wire import IDLE_SECONDS, TOTAL_SECONDS, Wire, blocks_of, open_client, usage_of
+from chargehand.workers.models.warming import Warming
+from chargehand.workers.models.wire import (
+    IDLE_SECONDS,
+    TOTAL_SECONDS,
+    Wire,
+    blocks_of,
+    cache_miss_of,
+    open_client,
+    usage_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +89,8 @@ class AnthropicModels:
         prices: Mapping[str, Price] = PRICES,
         limits: FleetLimits | None = None,
         holds: Holds = NOTHING_HELD,
+        warming: Warming | None = None,
+        min_prefix_tokens: Mapping[str, int] = MappingProxyType({}),
         total_seconds: float = TOTAL_SECONDS,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
@@ -81,7 +99,9 @@ class AnthropicModels:
         self._prices = prices
         self._limits = limits
         self._holds = holds
-        self._watch = CacheWatch()
+        self._warming = warming
+        self._min_prefix_tokens = min_prefix_tokens
+        self._watch = CacheWatch(min_prefix_tokens)
         self._overloaded: dict[str, Shunned] = {}
         self._refusals: OrderedDict[str, set[str]] = OrderedDict()
         self._priced: set[str] = set()
@@ -110,7 +130,7 @@ class AnthropicModels:
         return Quote(
             model=choice.model,
             tier=choice.tier,
-            reserved_microusd=reserve_microusd(choice.model, body_bytes, max_tokens, self._prices),
+            reserved_microusd=self._bound(call, choice.model, body_bytes, max_tokens),
             max_tokens=max_tokens,
             routed_because=choice.reason + self._price_note(choice.model),
         )
@@ -148,22 +168,38 @@ class AnthropicModels:
         wire = self._wire
         sent = asked(call, wire.profile)
         body_bytes = len(_body(sent))
-        reserved = reserve_microusd(model, body_bytes, call.max_tokens, self._prices)
+        reserved = self._bound(call, model, body_bytes, call.max_tokens)
         started = time.monotonic()
         try:
-            message = wire.send(sent, model, reserved_microusd=reserved)
+            with self._warmed(call, model, wire.profile) as begun:
+                message = wire.send(sent, model, reserved_microusd=reserved, begun=begun)
         except ModelBusy as busy:
             self._busy(model, busy)
             raise
         answer = self._answer(message, model, started)
         answer = replace(answer, content=understood(answer.content, call, wire.profile))
         self._settle_limits(model, body_bytes, call.max_tokens, answer.usage)
-        if call.messages and _has_breakpoint(call) and "cache_control" in wire.profile.features:
+        if call.messages and has_breakpoint(call) and "cache_control" in wire.profile.features:
             self._watch.saw(model, answer.usage)
         if answer.stop_reason == "refusal":
             self._remember_refusal(call, model)
             raise ModelRefused(f"{answer.model} refused to answer.", cost_microusd=answer.cost_microusd)
         return answer
+
+    def _bound(self, call: ModelCall, model: str, body_bytes: int, max_tokens: int) -> int:
+        lasting = call.cache_ttl == "1h"
+        return reserve_microusd(model, body_bytes, max_tokens, self._prices, kept_for_an_hour=lasting)
+
+    def _warmed(
+        self, call: ModelCall, model: str, profile: Profile
+    ) -> AbstractContextManager[Callable[[], None] | None]:
+        """Waits for whoever warms the prefix of an agent's first call, or leads; its later turns have a warm one."""
+        if self._warming is None or len(call.messages) != 1 or "cache_control" not in profile.features:
+            return nullcontext()
+        prefix, tokens = shared_prefix(call)
+        if tokens < self._min_prefix_tokens.get(model, USUAL_MIN_PREFIX_TOKENS):
+            return nullcontext()
+        return self._warming.turn(f"{model}:{prefix}", ttl_seconds=TTL_SECONDS[call.cache_ttl])
 
     def _busy(self, model: str, busy: ModelBusy) -> None:
         """Leave an overloaded model alone in this process, and slow the whole fleet down for a rate limit."""
@@ -240,6 +276,8 @@ class AnthropicModels:
             usage=usage,
             cost_microusd=cost_microusd(charged, usage, self._prices),
             duration_ms=round((time.monotonic() - started) * 1_000),
+            message_id=str(message.get("id") or ""),
+            cache_miss=cache_miss_of(message),
         )
 
     def _settle_limits(self, model: str, body_bytes: int, max_tokens: int, usage: Usage) -> None:
@@ -252,12 +290,18 @@ class AnthropicModels:
 
 
 def open_models(
-    settings: Settings, *, threads: int, redis: "Redis | None" = None, holds: Holds = NOTHING_HELD
+    settings: Settings,
+    *,
+    threads: int,
+    redis: "Redis | None" = None,
+    hasty: "Redis | None" = None,
+    holds: Holds = NOTHING_HELD,
 ) -> AnthropicModels:
     """The models of a worker process with this many threads, from settings and environment.
 
     Reads `ANTHROPIC_API_KEY` and `ANTHROPIC_BASE_URL` (through the SDK), and `CHARGEHAND_MODEL_PRICES`,
-    `CHARGEHAND_MODEL_LIMITS` and `CHARGEHAND_MODEL_PROFILE`. Raises `InvalidSettings`.
+    `CHARGEHAND_MODEL_LIMITS` and `CHARGEHAND_MODEL_PROFILE`. `hasty`: a Redis with short time-outs, for what only saves
+    money. Raises `InvalidSettings`.
     """
     client = open_client(threads=threads)
     limits = None
@@ -271,6 +315,8 @@ def open_models(
         prices=with_overrides(os.environ.get("CHARGEHAND_MODEL_PRICES", "")),
         limits=limits,
         holds=holds,
+        warming=Warming(hasty, key_prefix=settings.key_prefix) if hasty is not None else None,
+        min_prefix_tokens=settings.cache_min_tokens,
         total_seconds=settings.model_timeout_seconds,
     )
 
@@ -283,11 +329,3 @@ def _body(call: ModelCall) -> bytes:
 
 def _fingerprint(call: ModelCall) -> str:
     return hashlib.sha256(_body(call)).hexdigest()
-
-
-def _has_breakpoint(call: ModelCall) -> bool:
-    blocks = [*call.tools, *call.system]
-    for message in call.messages:
-        content = message.get("content")
-        blocks += [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
-    return any(block.get("cache_control") for block in blocks)

@@ -35,6 +35,10 @@ class ModelCall:
     """The model that the quote chose, or one that is asked for by name; None: the router decides."""
     output_schema: Block | None = None
     """JSON schema of an answer that is one JSON text; None: the answer is free, or given by a tool."""
+    cache_ttl: Literal["5m", "1h"] = "5m"
+    """How long the server keeps what it caches of this call, from its last use; the longer one costs more to write."""
+    previous_message_id: str | None = None
+    """The server's id of the answer before, so that it can say why its cache was not read; empty: there is none."""
     request_id: str = ""
     """`run/step/call` of the journal, told to the server in a header, so that its logs can be laid beside ours."""
 
@@ -66,6 +70,10 @@ class ModelAnswer:
     usage: Usage
     cost_microusd: int
     duration_ms: int
+    message_id: str = ""
+    """The server's id of the answer."""
+    cache_miss: str = ""
+    """Why the server could not read all of the prompt that it might have; empty: it could, or does not say."""
 
 
 class ModelBusy(ChargehandError):

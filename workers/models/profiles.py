@@ -85,23 +85,29 @@ def profile_for(base_url: str, named: str = "", *, setting: str = "CHARGEHAND_MO
     return PROFILES[named or "anthropic"]
 
 
-def adapted(blocks: Sequence[Block], profile: Profile) -> list[Block]:
+def adapted(blocks: Sequence[Block], profile: Profile, *, cache_ttl: str = "5m") -> list[Block]:
     """Blocks, tools or messages without what the server does not understand; the input is not changed."""
     drop = set()
     if "cache_control" not in profile.features:
         drop.add("cache_control")
     if "strict_tools" not in profile.features:
         drop.add("strict")
-    if not drop:
+    lasting = cache_ttl != "5m" and "cache_ttl" in profile.features
+    if not drop and not lasting:
         return [dict(block) for block in blocks]
+
+    def kept(block: Block) -> Block:
+        rest = {name: value for name, value in block.items() if name not in drop}
+        mark = rest.get("cache_control")
+        if lasting and isinstance(mark, dict):
+            rest["cache_control"] = {**mark, "ttl": cache_ttl}
+        return rest
+
     cleaned: list[Block] = []
     for block in blocks:
-        kept = {name: value for name, value in block.items() if name not in drop}
-        content = kept.get("content")
+        outer = kept(block)
+        content = outer.get("content")
         if isinstance(content, list):
-            kept["content"] = [
-                {name: value for name, value in inner.items() if name not in drop} if isinstance(inner, dict) else inner
-                for inner in content
-            ]
-        cleaned.append(kept)
+            outer["content"] = [kept(inner) if isinstance(inner, dict) else inner for inner in content]
+        cleaned.append(outer)
     return cleaned

@@ -9,7 +9,7 @@ import contextvars
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, cast
@@ -64,15 +64,17 @@ class Wire:
         """Close all connections."""
         self._client.close()
 
-    def send(self, call: ModelCall, model: str, *, reserved_microusd: int) -> dict[str, Any]:
-        """The server's message to this one request.
+    def send(
+        self, call: ModelCall, model: str, *, reserved_microusd: int, begun: Callable[[], None] | None = None
+    ) -> dict[str, Any]:
+        """The server's message to this one request; `begun` is called when it begins to arrive.
 
         Raises `ModelBusy`, which cost nothing, or `ModelUnavailable`, which costs the whole reservation when nobody can
         know what the server did.
         """
         token = _deadline.set(time.monotonic() + self._total_seconds)
         try:
-            return self._send(call, model)
+            return self._send(call, model, begun)
         except anthropic.APIStatusError as error:
             raise _status_failure(error, model, reserved_microusd) from error
         except anthropic.APIConnectionError as error:
@@ -87,10 +89,10 @@ class Wire:
         finally:
             _deadline.reset(token)
 
-    def _send(self, call: ModelCall, model: str) -> dict[str, Any]:
+    def _send(self, call: ModelCall, model: str, begun: Callable[[], None] | None) -> dict[str, Any]:
         request = request_of(call, model, self.profile)
-        if call.on_delta is not None or call.max_tokens > MAX_PLAIN_TOKENS:
-            return self._streamed(request, call.on_delta)
+        if call.on_delta is not None or begun is not None or call.max_tokens > MAX_PLAIN_TOKENS:
+            return self._streamed(request, call.on_delta, begun)
         timeout = httpx2.Timeout(
             connect=CONNECT_SECONDS, read=self._total_seconds, write=WRITE_SECONDS, pool=self._total_seconds
         )
@@ -101,7 +103,9 @@ class Wire:
             raise StreamCut("The answer is not a message.")
         return message
 
-    def _streamed(self, request: dict[str, Any], on_delta: DeltaHook | None) -> dict[str, Any]:
+    def _streamed(
+        self, request: dict[str, Any], on_delta: DeltaHook | None, begun: Callable[[], None] | None
+    ) -> dict[str, Any]:
         timeout = httpx2.Timeout(
             connect=CONNECT_SECONDS,
             read=min(self._idle_seconds, self._total_seconds),
@@ -111,6 +115,9 @@ class Wire:
         accumulator = Accumulator()
         with self._client.messages.create(**request, stream=True, timeout=timeout) as stream:
             for event in stream:
+                if begun is not None:
+                    begun()
+                    begun = None
                 text = accumulator.add(event)
                 if text and on_delta is not None:
                     on_delta(text)
@@ -122,16 +129,18 @@ def request_of(call: ModelCall, model: str, profile: Profile) -> dict[str, Any]:
     request: dict[str, Any] = {
         "model": model,
         "max_tokens": call.max_tokens,
-        "messages": adapted(call.messages, profile),
+        "messages": adapted(call.messages, profile, cache_ttl=call.cache_ttl),
     }
     if call.system:
-        request["system"] = adapted(call.system, profile)
+        request["system"] = adapted(call.system, profile, cache_ttl=call.cache_ttl)
     if call.tools:
-        request["tools"] = adapted(call.tools, profile)
+        request["tools"] = adapted(call.tools, profile, cache_ttl=call.cache_ttl)
         if call.tool_choice is not None and "tool_choice" in profile.features:
             request["tool_choice"] = dict(call.tool_choice)
     if call.output_schema is not None:
         request["output_config"] = {"format": {"type": "json_schema", "schema": call.output_schema}}
+    if call.previous_message_id is not None and "diagnostics" in profile.features:
+        request["diagnostics"] = {"previous_message_id": call.previous_message_id or None}
     if call.request_id:
         request["extra_headers"] = {REQUEST_ID_HEADER: call.request_id}
     if profile.extra_body:
@@ -155,6 +164,8 @@ def usage_of(usage: Mapping[str, Any]) -> Usage:
     `iterations` holds tokens of server-side steps that the top-level numbers leave out; they are paid for too.
     """
     totals = {"input_tokens": 0, "output_tokens": 0, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
+    kept = usage.get("cache_creation")
+    hour = kept.get("ephemeral_1h_input_tokens") if isinstance(kept, dict) else 0
     extra = [one for one in usage.get("iterations") or () if isinstance(one, dict) and one.get("type") != "message"]
     for part in (usage, *extra):
         for name in totals:
@@ -165,7 +176,18 @@ def usage_of(usage: Mapping[str, Any]) -> Usage:
         output_tokens=totals["output_tokens"],
         cache_write_tokens=totals["cache_creation_input_tokens"],
         cache_read_tokens=totals["cache_read_input_tokens"],
+        cache_write_hour_tokens=hour if isinstance(hour, int) and hour > 0 else 0,
     )
+
+
+def cache_miss_of(message: Mapping[str, Any]) -> str:
+    """Why the server's cache could not be read, in words; empty when it could, or when nobody says."""
+    told = message.get("diagnostics")
+    reason = told.get("cache_miss_reason") if isinstance(told, dict) else None
+    if not isinstance(reason, dict) or not reason.get("type"):
+        return ""
+    missed = reason.get("cache_missed_input_tokens")
+    return f"{reason['type']}: {missed} tokens" if isinstance(missed, int) else str(reason["type"])
 
 
 def busy_seconds(headers: Mapping[str, str]) -> float:

@@ -1,9 +1,15 @@
-"""Counts tokens and keeps the books of a prompt cache, as the real server does for money."""
+"""Counts tokens and keeps the books of a prompt cache, as the real server does for money.
+
+A prefix is looked for when the request arrives and can be read once its answer has begun: N cold calls at once pay for
+N writes. A breakpoint finds older entries up to twenty blocks before it. Another `tool_choice` makes the messages'
+part of a prefix another one.
+"""
 
 import hashlib
 import json
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +19,13 @@ BYTES_PER_TOKEN = 4
 # How far before a breakpoint an older entry is still found.
 LOOK_BACK_BLOCKS = 20
 TTL_SECONDS = 300.0
+HOUR_SECONDS = 3_600.0
 # A shorter prefix is silently not cached; the real figure differs by model.
 MIN_PREFIX_TOKENS = 1024
 # The cache forgets the oldest entries above this; an entry is 100 bytes.
 MAX_ENTRIES = 20_000
+# Requests that a later one may be compared with.
+MAX_REMEMBERED = 2_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +35,8 @@ class Counted:
     fresh: int
     written: int
     read: int
+    written_for_an_hour: int = 0
+    """Those of `written` that are kept for an hour."""
 
     @property
     def total(self) -> int:
@@ -47,37 +58,46 @@ class PromptCache:
         self._min_prefix_tokens = min_prefix_tokens
         self._clock = clock
         self._expires: dict[str, float] = {}
+        self._kept_seconds: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def count(self, request: Mapping[str, Any]) -> Counted:
-        """Tokens of the request, read from and written to the cache at its breakpoints."""
-        hashes: list[str] = []
-        sums: list[int] = []
-        breakpoints: list[int] = []
-        running = hashlib.sha256(str(request.get("model")).encode())
-        total = 0
-        for index, (label, block) in enumerate(_blocks(request)):
-            bare = {name: value for name, value in block.items() if name != "cache_control"}
-            running.update(label.encode() + _canonical(bare))
-            total += tokens_of(bare)
-            hashes.append(running.hexdigest())
-            sums.append(total)
-            if block.get("cache_control"):
-                breakpoints.append(index)
-        if request.get("cache_control") and hashes:
-            breakpoints.append(len(hashes) - 1)
-        usable = sorted({index for index in breakpoints if sums[index] >= self._min_prefix_tokens})
-        if not usable:
-            return Counted(fresh=total, written=0, read=0)
+        """Tokens of the request, read from and written to the cache at its breakpoints, all at once."""
+        counted = self.look(request)
+        self.store(request)
+        return counted
+
+    def look(self, request: Mapping[str, Any]) -> Counted:
+        """Tokens of the request as it arrives; what is read stays in the cache for as long again."""
+        prompt = _Prompt(request, self._min_prefix_tokens)
+        if not prompt.usable:
+            return Counted(fresh=prompt.total, written=0, read=0)
         with self._lock:
             now = self._clock()
-            hit = self._longest_hit(usable, hashes, now)
-            read = sums[hit] if hit is not None else 0
-            for index in usable if hit is None else [*usable, hit]:
-                self._expires[hashes[index]] = now + TTL_SECONDS
+            hit = self._longest_hit(prompt.usable, prompt.hashes, now)
+            if hit is not None:
+                seconds = self._kept_seconds.get(prompt.hashes[hit], TTL_SECONDS)
+                self._expires[prompt.hashes[hit]] = now + seconds
+        read = prompt.sums[hit] if hit is not None else 0
+        end = prompt.sums[prompt.usable[-1]]
+        hour = max((prompt.sums[index] for index in prompt.usable if index in prompt.lasting), default=0)
+        return Counted(
+            fresh=prompt.total - max(end, read),
+            written=max(0, end - read),
+            read=read,
+            written_for_an_hour=max(0, hour - read),
+        )
+
+    def store(self, request: Mapping[str, Any]) -> None:
+        """The answer to the request has begun: its prefixes can be read from now on."""
+        prompt = _Prompt(request, self._min_prefix_tokens)
+        with self._lock:
+            now = self._clock()
+            for index in prompt.usable:
+                seconds = HOUR_SECONDS if index in prompt.lasting else TTL_SECONDS
+                self._kept_seconds[prompt.hashes[index]] = seconds
+                self._expires[prompt.hashes[index]] = now + seconds
             self._forget(now)
-        end = sums[usable[-1]]
-        return Counted(fresh=total - max(end, read), written=max(0, end - read), read=read)
 
     def _longest_hit(self, usable: list[int], hashes: list[str], now: float) -> int | None:
         for last in reversed(usable):
@@ -91,6 +111,88 @@ class PromptCache:
             return
         kept = sorted(((until, key) for key, until in self._expires.items() if until > now), reverse=True)
         self._expires = {key: until for until, key in kept[: MAX_ENTRIES // 2]}
+        self._kept_seconds = {key: self._kept_seconds[key] for key in self._expires if key in self._kept_seconds}
+
+
+class _Prompt:
+    """A request as its cache sees it."""
+
+    def __init__(self, request: Mapping[str, Any], min_prefix_tokens: int) -> None:
+        self.hashes: list[str] = []
+        self.sums: list[int] = []
+        self.total = 0
+        self.lasting: set[int] = set()
+        breakpoints: list[int] = []
+        running = hashlib.sha256(str(request.get("model")).encode())
+        in_messages = False
+        for index, (label, block) in enumerate(_blocks(request)):
+            if label in ("user", "assistant") and not in_messages:
+                in_messages = True
+                running.update(_canonical(request.get("tool_choice")))
+            bare = {name: value for name, value in block.items() if name != "cache_control"}
+            running.update(label.encode() + _canonical(bare))
+            self.total += tokens_of(bare)
+            self.hashes.append(running.hexdigest())
+            self.sums.append(self.total)
+            mark = block.get("cache_control")
+            if mark:
+                breakpoints.append(index)
+                if isinstance(mark, Mapping) and mark.get("ttl") == "1h":
+                    self.lasting.add(index)
+        if request.get("cache_control") and self.hashes:
+            breakpoints.append(len(self.hashes) - 1)
+        self.usable = sorted({index for index in breakpoints if self.sums[index] >= min_prefix_tokens})
+
+
+class Diagnosis:
+    """Remembers requests by the ids of their answers, and says in what a later one differs; any thread may use it."""
+
+    def __init__(self) -> None:
+        self._seen: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def remember(self, message_id: str, request: Mapping[str, Any]) -> None:
+        """An answer was given to this request."""
+        with self._lock:
+            self._seen[message_id] = _parts(request)
+            while len(self._seen) > MAX_REMEMBERED:
+                self._seen.popitem(last=False)
+
+    def reason(self, request: Mapping[str, Any], counted: Counted) -> dict[str, Any] | None:
+        """Why the prefix of the request before could not be read; None when it could, or there was none."""
+        previous = (request.get("diagnostics") or {}).get("previous_message_id")
+        if previous is None:
+            return None
+        with self._lock:
+            before = self._seen.get(previous)
+        if before is None:
+            return {"type": "previous_message_not_found"}
+        now = _parts(request)
+        for part in ("model", "tools", "system"):
+            if before[part] != now[part]:
+                return {"type": f"{part}_changed", "cache_missed_input_tokens": max(0, before["tokens"] - counted.read)}
+        if now["messages"][: len(before["messages"])] != before["messages"]:
+            missed = max(0, before["tokens"] - counted.read)
+            return {"type": "messages_changed", "cache_missed_input_tokens": missed}
+        return {"type": "unavailable"} if before["tool_choice"] != now["tool_choice"] else None
+
+
+def _parts(request: Mapping[str, Any]) -> dict[str, Any]:
+    digests: dict[str, list[str]] = {"tool": [], "system": [], "message": []}
+    tokens = 0
+    for label, block in _blocks(request):
+        bare = {name: value for name, value in block.items() if name != "cache_control"}
+        part = label if label in ("tool", "system") else "message"
+        digests[part].append(hashlib.sha256(label.encode() + _canonical(bare)).hexdigest())
+        tokens += tokens_of(bare)
+    return {
+        "model": request.get("model"),
+        "tools": digests["tool"],
+        "system": digests["system"],
+        "messages": digests["message"],
+        "tool_choice": request.get("tool_choice"),
+        "tokens": tokens,
+    }
 
 
 def _blocks(request: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from chargehand.workers.offline import MODEL, NOTICE
-from chargehand.workers.offline.accounting import MIN_PREFIX_TOKENS, Counted, PromptCache, tokens_of
+from chargehand.workers.offline.accounting import MIN_PREFIX_TOKENS, Counted, Diagnosis, PromptCache, tokens_of
 from chargehand.workers.offline.faults import Fault, FaultPlan, Ledger, UnknownFault
 from chargehand.workers.offline.imitation import CLAUDE, Imitation, heard, in_prose, told
 from chargehand.workers.offline.policies import answer
@@ -51,6 +51,7 @@ class OfflineServer(ThreadingHTTPServer):
         self.faults = FaultPlan()
         self.ledger = Ledger(ledger_path)
         self.cache = PromptCache(min_prefix_tokens=min_prefix_tokens)
+        self.diagnosis = Diagnosis()
         super().__init__(address, MessagesHandler)
 
     @property
@@ -125,11 +126,16 @@ class MessagesHandler(BaseHTTPRequestHandler):
         fault = self.server.faults.take(request) if self.server.allow_faults else None
         if fault is not None and self._refuse(path, request, fault):
             return
+        request = heard(request, imitation)
+        counted = self.server.cache.look(request)
         pause = self.server.delay_seconds + (fault.seconds if fault and fault.kind == "delay" else 0.0)
         if pause:
             time.sleep(pause)
-        request = heard(request, imitation)
-        message = message_for(request, self.server.cache.count(request), refuse=bool(fault and fault.kind == "refusal"))
+        self.server.cache.store(request)
+        message = message_for(request, counted, refuse=bool(fault and fault.kind == "refusal"))
+        if request.get("diagnostics") is not None:
+            message["diagnostics"] = {"cache_miss_reason": self.server.diagnosis.reason(request, counted)}
+        self.server.diagnosis.remember(message["id"], request)
         usage = message["usage"]
         message = told(in_prose(message) if fault is not None and fault.kind == "prose" else message, imitation)
         ledger.record(
@@ -269,6 +275,10 @@ def message_for(request: Mapping[str, Any], counted: Counted, *, refuse: bool = 
             "input_tokens": counted.fresh,
             "cache_creation_input_tokens": counted.written,
             "cache_read_input_tokens": counted.read,
+            "cache_creation": {
+                "ephemeral_5m_input_tokens": counted.written - counted.written_for_an_hour,
+                "ephemeral_1h_input_tokens": counted.written_for_an_hour,
+            },
             "output_tokens": output_tokens,
             "service_tier": "standard",
         },

@@ -608,10 +608,8 @@ def test_in_its_last_turn_a_model_can_only_finish() -> None:
 
     outcome = run(journal, model, world, task_of(max_turns=4))
 
-    assert [[tool["name"] for tool in call.tools] for call in model.calls[2:]] == [
-        ["edit", "look", "pay", "submit_answer"],
-        ["submit_answer"],
-    ]
+    # The others are still there: without them the prefix would be another one, and be paid for once more.
+    assert model.calls[2].tools == model.calls[3].tools
     assert model.calls[3].tool_choice == {"type": "tool", "name": "submit_answer"}
     assert "last turn" in str(model.calls[3].messages[-1]["content"])
     assert "3 turns are left" in str(model.calls[1].messages[-1]["content"])
