@@ -4,7 +4,22 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 
-from benchmarks import agents, breaker, core, fleet, handoff, idle, linear, memory, peers, recovery, replay, state, turn
+from benchmarks import (
+    agents,
+    breaker,
+    core,
+    episodes,
+    fleet,
+    handoff,
+    idle,
+    linear,
+    memory,
+    peers,
+    recovery,
+    replay,
+    state,
+    turn,
+)
 from benchmarks.figures import Figure, NotMeasured
 from benchmarks.ground import Ground, open_ground
 
@@ -29,6 +44,7 @@ SUITES: dict[str, Suite] = {
     "peers": grounded(peers.measure),
     "replay": grounded(replay.measure),
     "state": grounded(state.measure),
+    "episodes": grounded(episodes.measure),
     "breaker": breaker.measure,
     "fleet": fleet.measure,
     "handoff": handoff.measure,

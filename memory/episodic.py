@@ -4,46 +4,20 @@ The journal in Postgres is the truth. A stream is written after the commit, and 
 missing: each entry names the one before it. A stream that is missing or torn is rebuilt from the journal.
 """
 
+import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Any, cast
 
 import redis
 from pydantic import JsonValue
+from redis.exceptions import NoScriptError
 
-from chargehand.memory.keyspace import CONVERSATION_TTL_SECONDS, Keyspace
-
-# Gives {stored, the newest seq before this call}. What does not follow the newest entry is not stored, so that a
-# torn stream never looks whole; what is there already is stored once. The time to live is set here, because an
-# append to an expired key would make one without. ARGV: seq, previous, tokens, body, most tokens, ttl.
-APPEND = """
-local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-local last, total = 0, 0
-if newest then
-  last = tonumber(string.match(newest[1], '^%d+'))
-  for i = 1, #newest[2], 2 do if newest[2][i] == 'total' then total = tonumber(newest[2][i + 1]) end end
-end
-local seq, previous, tokens = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-if seq <= last then return {2, last} end
-if previous ~= last then return {0, last} end
-total = total + tokens
-redis.call('XADD', KEYS[1], seq .. '-0', 'previous', ARGV[2], 'tokens', ARGV[3], 'total', total, 'body', ARGV[4])
-local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 2)
-while #oldest == 2 do
-  local before, own = 0, 0
-  for i = 1, #oldest[1][2], 2 do
-    if oldest[1][2][i] == 'total' then before = tonumber(oldest[1][2][i + 1]) end
-    if oldest[1][2][i] == 'tokens' then own = tonumber(oldest[1][2][i + 1]) end
-  end
-  if total - before + own <= tonumber(ARGV[5]) then break end
-  redis.call('XDEL', KEYS[1], oldest[1][1])
-  oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 2)
-end
-redis.call('EXPIRE', KEYS[1], ARGV[6])
-return {1, last}
-"""
+from chargehand.memory.episodic_lua import APPEND, COMPACT, REBUILD, WINDOW
+from chargehand.memory.keyspace import CONVERSATION_LIFE_SECONDS, CONVERSATION_TTL_SECONDS, Keyspace
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +32,10 @@ class Entry:
     """Its size in the model's window."""
     body: JsonValue
     """The message."""
+    belongs_to_previous: bool = False
+    """As a tool's result does to its call: neither is ever held, shown or summarised without the other."""
+    is_summary: bool = False
+    """It stands for this message and all before it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +56,15 @@ class Conversation:
     whole: bool
     """Every entry follows the one before it, up to the newest of the journal. If not: `rebuild`."""
 
+    @property
+    def tokens(self) -> int:
+        """What they take of a window."""
+        return sum(entry.tokens for entry in self.entries)
+
+
+class PrefixChanged(RuntimeError):
+    """What was to be replaced by a summary is not what was summarised any more; read it again."""
+
 
 def append(
     client: redis.Redis,
@@ -87,25 +74,31 @@ def append(
     *,
     max_tokens: int,
     ttl_seconds: int = CONVERSATION_TTL_SECONDS,
+    life_seconds: int = CONVERSATION_LIFE_SECONDS,
 ) -> Appended:
     """Add one entry in one call, drop the oldest beyond `max_tokens` and refresh the time to live.
 
     An entry that does not follow the newest is refused and shows the gap; the same entry twice is stored once.
-    The newest entry stays, however long it is.
+    The newest entry stays, however long it is, with what it belongs to. A stream lives at most `life_seconds` from its
+    first entry, however often it is continued: what was erased from the journal does not live on in Redis.
     """
     require_order(entry)
     state, newest = cast(
         "list[Any]",
-        client.eval(
+        _call(
+            client,
             APPEND,
-            1,
             keyspace.conversation(conversation),
-            str(entry.seq),
-            str(entry.previous_seq),
-            str(entry.tokens),
-            json.dumps(entry.body),
-            str(max_tokens),
-            str(ttl_seconds),
+            [
+                entry.seq,
+                entry.previous_seq,
+                entry.tokens,
+                json.dumps(entry.body),
+                int(entry.belongs_to_previous),
+                max_tokens,
+                ttl_seconds,
+                life_seconds,
+            ],
         ),
     )
     return Appended(stored=int(state) > 0, newest_seq=int(newest))
@@ -118,21 +111,47 @@ def read(client: redis.Redis, keyspace: Keyspace, conversation: str, *, newest_s
     journal was seen to hold (somebody committed meanwhile) is whole too.
     """
     rows = cast("list[tuple[str, dict[str, str]]]", client.xrange(keyspace.conversation(conversation)))
-    try:
-        entries = tuple(
-            Entry(
-                seq=int(identity.partition("-")[0]),
-                previous_seq=int(fields["previous"]),
-                tokens=int(fields["tokens"]),
-                body=json.loads(fields["body"]),
-            )
-            for identity, fields in rows
-        )
-    except (KeyError, ValueError):
-        # Not written by us, or cut: the journal has it all.
-        return Conversation(entries=(), whole=False)
-    linked = all(later.previous_seq == earlier.seq for earlier, later in pairwise(entries))
-    return Conversation(entries=entries, whole=linked and (entries[-1].seq if entries else 0) >= newest_seq)
+    return _conversation([(identity, fields) for identity, fields in rows], newest_seq)
+
+
+def window(
+    client: redis.Redis, keyspace: Keyspace, conversation: str, *, newest_seq: int, max_tokens: int
+) -> Conversation:
+    """The newest entries that fit into `max_tokens`, in one call; at least the newest, with what it belongs to."""
+    rows = cast(
+        "list[tuple[str, list[str]]]",
+        _call(client, WINDOW, keyspace.conversation(conversation), [max_tokens]),
+    )
+    return _conversation(
+        [(identity, dict(zip(fields[::2], fields[1::2], strict=True))) for identity, fields in reversed(rows)],
+        newest_seq,
+    )
+
+
+def compact(
+    client: redis.Redis,
+    keyspace: Keyspace,
+    conversation: str,
+    *,
+    prefix: Sequence[Entry],
+    summary: JsonValue,
+    tokens: int,
+) -> None:
+    """Replace the oldest entries, as they were read, by a summary of `tokens`; all in one call.
+
+    Raises `PrefixChanged` when they are not the oldest any more, or one of them is gone: somebody has trimmed,
+    compacted or rebuilt the stream meanwhile. What was appended meanwhile stays. Raises `ValueError` when the entry
+    behind them belongs to the last of them.
+    """
+    if not prefix:
+        raise ValueError("There is nothing to summarise; give the oldest entries.")
+    places = [len(prefix), prefix[0].seq, prefix[-1].seq, prefix[0].previous_seq]
+    arguments: list[str | int] = [*places, tokens, json.dumps(summary)]
+    state = _call(client, COMPACT, keyspace.conversation(conversation), arguments)
+    if state == 0:
+        raise PrefixChanged(f"Conversation {conversation!r} does not begin with what was summarised; read it again.")
+    if state == -1:
+        raise ValueError(f"Entry {prefix[-1].seq} and the one behind it belong together; summarise both or neither.")
 
 
 def rebuild(
@@ -143,8 +162,9 @@ def rebuild(
     *,
     max_tokens: int,
     ttl_seconds: int = CONVERSATION_TTL_SECONDS,
+    life_seconds: int = CONVERSATION_LIFE_SECONDS,
 ) -> None:
-    """Replace the stream by these entries of the journal, oldest first, in one transaction.
+    """Replace the stream by these entries of the journal, oldest first, in one call; its life begins anew.
 
     What somebody appended between the reading of the journal and this is lost from the stream, and shows as a gap.
     """
@@ -154,36 +174,60 @@ def rebuild(
     for earlier, later in pairwise(chain):
         if later.previous_seq != earlier.seq:
             raise ValueError(f"Entry {later.seq} names {later.previous_seq} as the one before, but {earlier.seq} is.")
-    kept = newest_within(chain, max_tokens=max_tokens)
-    key = keyspace.conversation(conversation)
-    total = 0
-    with client.pipeline(transaction=True) as pipeline:
-        pipeline.delete(key)
-        for entry in kept:
-            total += entry.tokens
-            fields = {
-                "previous": entry.previous_seq,
-                "tokens": entry.tokens,
-                "total": total,
-                "body": json.dumps(entry.body),
-            }
-            pipeline.xadd(key, cast("Any", fields), id=f"{entry.seq}-0")
-        if kept:
-            pipeline.expire(key, ttl_seconds)
-        pipeline.execute()
+    arguments: list[str | int] = [min(ttl_seconds, life_seconds)]
+    for entry in newest_within(chain, max_tokens=max_tokens):
+        arguments += [entry.seq, entry.previous_seq, entry.tokens, json.dumps(entry.body)]
+        arguments += [int(entry.belongs_to_previous), int(entry.is_summary)]
+    _call(client, REBUILD, keyspace.conversation(conversation), arguments)
 
 
-def newest_within(entries: tuple[Entry, ...], *, max_tokens: int) -> tuple[Entry, ...]:
-    """The newest entries that fit into `max_tokens`, at least one."""
-    total = 0
+def newest_within(entries: Sequence[Entry], *, max_tokens: int) -> tuple[Entry, ...]:
+    """The newest entries that fit into `max_tokens`, at least one, and none without what it belongs to."""
+    total, first = 0, len(entries)
     for position in range(len(entries) - 1, -1, -1):
         total += entries[position].tokens
-        if total > max_tokens:
-            return entries[min(position + 1, len(entries) - 1) :]
-    return entries
+        if total > max_tokens and first < len(entries):
+            break
+        if not entries[position].belongs_to_previous or position == 0:
+            first = position
+    return tuple(entries[first:])
 
 
 def require_order(entry: Entry) -> None:
     """Refuse an entry that cannot follow the one it names."""
     if not 0 <= entry.previous_seq < entry.seq:
         raise ValueError(f"Entry {entry.seq} names {entry.previous_seq} as the one before it; give a smaller number.")
+
+
+def _conversation(rows: Sequence[tuple[str, dict[str, str]]], newest_seq: int) -> Conversation:
+    try:
+        entries = tuple(
+            Entry(
+                seq=int(identity.partition("-")[0]),
+                previous_seq=int(fields["previous"]),
+                tokens=int(fields["tokens"]),
+                body=json.loads(fields["body"]),
+                belongs_to_previous=fields.get("belongs") == "1",
+                is_summary=fields.get("summary") == "1",
+            )
+            for identity, fields in rows
+        )
+    except (KeyError, ValueError):
+        # Not written by us, or cut: the journal has it all.
+        return Conversation(entries=(), whole=False)
+    linked = all(later.previous_seq == earlier.seq for earlier, later in pairwise(entries))
+    return Conversation(entries=entries, whole=linked and (entries[-1].seq if entries else 0) >= newest_seq)
+
+
+def _call(client: redis.Redis, script: str, key: str, arguments: Sequence[str | int]) -> object:
+    """Run a script by its hash; a server that does not have it, or has lost it, is sent the text."""
+    try:
+        return client.evalsha(_hash(script), 1, key, *arguments)
+    except NoScriptError:
+        return client.eval(script, 1, key, *arguments)
+
+
+@cache
+def _hash(script: str) -> str:
+    # The name that Redis gives it; nothing rests on it.
+    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()

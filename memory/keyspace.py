@@ -11,6 +11,8 @@ from redis.retry import Retry
 
 # A conversation that nobody continued for a day is rebuilt from the journal when somebody does.
 CONVERSATION_TTL_SECONDS = 24 * 3600
+# However often it is continued: then it is made anew from the journal, without what was erased there.
+CONVERSATION_LIFE_SECONDS = 7 * 24 * 3600
 # A lease longer than any compare-and-set that a holder would do; a crashed holder blocks others no longer than this.
 LOCK_TTL_SECONDS = 10.0
 # Longer than any command of ours takes; without a limit redis-py waits for ever on a stopped server.
@@ -48,12 +50,14 @@ def connect(
     It does not connect yet: the first command does, and raises `redis.exceptions.ConnectionError` if nobody answers.
     A retried command may run twice on the server: give it to scripts that can bear that.
     """
+    # A Unix socket has no such thing, and its connections refuse the word.
+    keepalive = {} if redis_url.startswith("unix:") else {"socket_keepalive": True}
     return redis.Redis.from_url(
         redis_url,
         decode_responses=True,
         socket_connect_timeout=connect_timeout_seconds,
         socket_timeout=socket_timeout_seconds,
-        socket_keepalive=True,
+        **keepalive,
         health_check_interval=30,
         retry=Retry(ExponentialWithJitterBackoff(cap=RETRY_CAP_SECONDS, base=RETRY_BASE_SECONDS), retries),
         retry_on_error=[RedisConnectionError, RedisTimeoutError],

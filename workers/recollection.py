@@ -43,6 +43,15 @@ class Recollection:
         found = newest([held[run] for run in continued.runs if run in held])
         if _is_all_that_fits(found, continued, held):
             return found
+        missing = _newer_than_held(continued, held)
+        if missing:
+            with open_session() as session:
+                newer = episodes(session, missing)
+            self._append(name, newer, after=max(one.ended_at_microseconds for one in held.values()))
+            held = {**held, **{one.run_id: one for one in newer}}
+            found = newest([held[run] for run in continued.runs if run in held])
+            if _is_all_that_fits(found, continued, held):
+                return found
         with open_session() as session:
             told = episodes(session, continued.runs)
         if max((one.ended_at_microseconds for one in held.values()), default=0) <= told[-1].ended_at_microseconds:
@@ -64,21 +73,37 @@ class Recollection:
             return {}
         return {one.run_id: one for one in told}
 
+    def _append(self, name: str, newer: Sequence[Episode], *, after: int) -> None:
+        """Add what has ended since; another worker may do the same, and whatever does not follow is left out."""
+        try:
+            for one in newer:
+                entry = _entry(one, previous_seq=after)
+                if entry is None:
+                    return
+                episodic.append(self._client, self._keyspace, name, entry, max_tokens=MOST_TOKENS_KEPT)
+                after = entry.seq
+        except redis.RedisError as error:
+            log.info("conversation not kept in Redis", extra={"why": str(error)})
+
     def _keep(self, name: str, told: Sequence[Episode]) -> None:
         entries: list[episodic.Entry] = []
         for one in told:
-            previous = entries[-1].seq if entries else 0
-            if one.ended_at_microseconds <= previous:
-                # Two that ended in the same microsecond: this conversation is read from the journal.
+            entry = _entry(one, previous_seq=entries[-1].seq if entries else 0)
+            if entry is None:
                 return
-            body = _EPISODE.dump_python(one, mode="json")
-            entries.append(
-                episodic.Entry(seq=one.ended_at_microseconds, previous_seq=previous, tokens=tokens_of(one), body=body)
-            )
+            entries.append(entry)
         try:
             episodic.rebuild(self._client, self._keyspace, name, entries, max_tokens=MOST_TOKENS_KEPT)
         except redis.RedisError as error:
             log.info("conversation not kept in Redis", extra={"why": str(error)})
+
+
+def _entry(one: Episode, *, previous_seq: int) -> episodic.Entry | None:
+    """None: two ended in the same microsecond, and this conversation is read from the journal."""
+    if one.ended_at_microseconds <= previous_seq:
+        return None
+    body = _EPISODE.dump_python(one, mode="json")
+    return episodic.Entry(seq=one.ended_at_microseconds, previous_seq=previous_seq, tokens=tokens_of(one), body=body)
 
 
 def newest(told: Sequence[Episode]) -> tuple[Episode, ...]:
@@ -90,6 +115,12 @@ def newest(told: Sequence[Episode]) -> tuple[Episode, ...]:
             break
         first = position
     return tuple(told[first:])
+
+
+def _newer_than_held(continued: Continued, held: Mapping[UUID, Episode]) -> tuple[UUID, ...]:
+    """The runs that have ended since the newest that is held; none where that one is not of them."""
+    last = next(reversed([*held]), None)
+    return continued.runs[continued.runs.index(last) + 1 :] if last in continued.runs else ()
 
 
 def _is_all_that_fits(found: Sequence[Episode], continued: Continued, held: Mapping[UUID, Episode]) -> bool:

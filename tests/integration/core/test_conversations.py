@@ -138,6 +138,21 @@ def test_emptied_redis_costs_a_read_of_the_journal_and_changes_nothing(house: "H
     assert all(one in shown for one in ("One", "Two"))
 
 
+def test_what_has_ended_since_is_added_to_what_redis_holds(house: "House", client: "redis.Redis") -> None:
+    desk = Desk(house, looks=0)
+    recollection = Recollection(client, Keyspace("test"))
+    talk(desk, "One", recollection=recollection)
+    talk(desk, "Two", recollection=recollection)
+    (key,) = client.keys("test:conversation:*")
+    client.expire(key, 1_000)
+    talk(desk, "Three", recollection=recollection)
+    talk(desk, "Four", recollection=recollection)
+    held = [fields["body"] for _, fields in client.xrange(key)]
+    assert [one in body for one, body in zip(("One", "Two", "Three"), held, strict=True)] == [True] * 3
+    assert client.ttl(key) > 1_000
+    assert [one in opening(desk) for one in ("One", "Two", "Three", "Four")] == [True] * 4
+
+
 def test_another_tenants_conversation_of_this_name_is_another_one(house: "House") -> None:
     desk = Desk(house, looks=0)
     first = talk(desk, "Mine")

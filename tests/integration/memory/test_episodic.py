@@ -1,20 +1,63 @@
-"""Episodic memory on a real Valkey: order, trimming, time to live, and what shows when a stream is torn."""
+"""Episodic memory on a real Valkey, and on a Redis 7 where there is one: order, trimming, lives, summaries, tears."""
 
+import os
+import shutil
+import subprocess
+import tempfile
+import time
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import redis
 
-from chargehand.memory.episodic import Appended, Entry, append, read, rebuild
+from chargehand.memory.episodic import (
+    Appended,
+    Entry,
+    PrefixChanged,
+    append,
+    compact,
+    newest_within,
+    read,
+    rebuild,
+    window,
+)
 from chargehand.memory.keyspace import Keyspace, connect
 
 KEYS = Keyspace("test")
 CHAT = "c1"
 
 
-@pytest.fixture
-def client(redis_url: str) -> Iterator[redis.Redis]:
-    client = connect(redis_url, connect_timeout_seconds=1)
+# The scripts have to run on both. A Redis of Debian or of a container: TEST_REDIS_SERVER names its binary.
+REDIS = os.environ.get("TEST_REDIS_SERVER") or shutil.which("redis-server")
+
+
+@pytest.fixture(scope="module")
+def redis_socket() -> Iterator[str]:
+    """The socket of a real Redis."""
+    if REDIS is None:
+        pytest.skip("no redis-server here: shown on Valkey only; TEST_REDIS_SERVER names a binary")
+    folder = Path(tempfile.mkdtemp(prefix="ch-redis-", dir="/tmp"))
+    options = ["--port", "0", "--unixsocket", f"{folder}/socket", "--save", "", "--dir", str(folder)]
+    with subprocess.Popen([REDIS, *options], stdout=subprocess.DEVNULL) as server:
+        try:
+            deadline = time.monotonic() + 10
+            while not (folder / "socket").exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            yield f"unix://{folder}/socket"
+        finally:
+            server.kill()
+            shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["valkey", "redis"])
+def client(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
+    url = request.getfixturevalue("redis_url" if request.param == "valkey" else "redis_socket")
+    client = connect(url, connect_timeout_seconds=1)
+    client.flushall()
+    assert ("valkey_version" in client.info("server")) == (request.param == "valkey")
     yield client
     client.close()
 
@@ -113,3 +156,110 @@ def test_entries_that_do_not_follow_each_other_are_refused(client: redis.Redis) 
         rebuild(client, KEYS, CHAT, (CHAIN[0], CHAIN[2]), max_tokens=1000)
     with pytest.raises(ValueError, match="smaller number"):
         append(client, KEYS, CHAT, entry(3, 3), max_tokens=1000)
+
+
+def call(seq: int, previous_seq: int, tokens: int = 10) -> Entry:
+    return entry(seq, previous_seq, tokens)
+
+
+def result(seq: int, previous_seq: int, tokens: int = 10) -> Entry:
+    return replace(entry(seq, previous_seq, tokens), belongs_to_previous=True)
+
+
+# Two questions with a call and two results each, and a last message.
+CALLS = (call(1, 0), result(2, 1), result(3, 2), call(4, 3), result(5, 4), result(6, 5), entry(7, 6))
+
+
+@pytest.mark.parametrize("most", range(5, 75, 10))
+def test_trimming_never_parts_a_call_from_its_result(client: redis.Redis, most: int) -> None:
+    append_all(client, CALLS, max_tokens=most)
+    kept = read(client, KEYS, CHAT, newest_seq=7)
+    assert kept.whole
+    assert kept.entries == newest_within(CALLS, max_tokens=most)
+    assert not kept.entries[0].belongs_to_previous
+    rebuild(client, KEYS, CHAT, CALLS, max_tokens=most)
+    assert read(client, KEYS, CHAT, newest_seq=7) == kept
+
+
+@pytest.mark.parametrize("most", range(5, 75, 10))
+def test_a_window_is_the_newest_that_fit_and_parts_nothing(client: redis.Redis, most: int) -> None:
+    append_all(client, CALLS)
+    shown = window(client, KEYS, CHAT, newest_seq=7, max_tokens=most)
+    assert shown.whole
+    assert shown.entries == newest_within(CALLS, max_tokens=most)
+    assert shown.tokens <= most or len(shown.entries) == 1
+    assert read(client, KEYS, CHAT, newest_seq=7).entries == CALLS
+
+
+def test_a_long_conversation_is_read_from_its_end(client: redis.Redis) -> None:
+    chain = tuple(entry(seq, seq - 1) for seq in range(1, 201))
+    rebuild(client, KEYS, CHAT, chain, max_tokens=10_000)
+    assert window(client, KEYS, CHAT, newest_seq=200, max_tokens=1_005).entries == chain[100:]
+
+
+def test_numbers_as_large_as_microseconds_since_1970_stay_exact(client: redis.Redis) -> None:
+    first, second = entry(1_764_126_000_123_457, 0), entry(1_764_126_000_123_458, 1_764_126_000_123_457)
+    append_all(client, (first, second))
+    assert read(client, KEYS, CHAT, newest_seq=second.seq).entries == (first, second)
+
+
+def test_a_summary_takes_the_place_of_what_it_stands_for(client: redis.Redis) -> None:
+    append_all(client, CALLS, max_tokens=1000)
+    client.expire(KEYS.conversation(CHAT), 100)
+    compact(client, KEYS, CHAT, prefix=CALLS[:3], summary="asked twice", tokens=4)
+    held = read(client, KEYS, CHAT, newest_seq=7)
+    assert held.whole
+    assert held.entries[0] == Entry(seq=3, previous_seq=0, tokens=4, body="asked twice", is_summary=True)
+    assert held.entries[1:] == CALLS[3:]
+    assert 90 < client.ttl(KEYS.conversation(CHAT)) <= 100
+    # It counts for what it has, not for what it stands for.
+    append_all(client, (entry(9, 7),), max_tokens=54)
+    assert read(client, KEYS, CHAT, newest_seq=9).entries[0].is_summary
+    append_all(client, (entry(10, 9),), max_tokens=54)
+    assert not read(client, KEYS, CHAT, newest_seq=10).entries[0].is_summary
+
+
+def test_a_summary_of_what_somebody_changed_meanwhile_is_refused(client: redis.Redis) -> None:
+    append_all(client, CALLS)
+    seen = read(client, KEYS, CHAT, newest_seq=7).entries
+    append_all(client, (entry(8, 7),))  # what comes behind does not matter
+    compact(client, KEYS, CHAT, prefix=seen[:3], summary="mine", tokens=4)
+    with pytest.raises(PrefixChanged):
+        compact(client, KEYS, CHAT, prefix=seen[:6], summary="late", tokens=4)
+    client.delete(KEYS.conversation(CHAT))
+    with pytest.raises(PrefixChanged):
+        compact(client, KEYS, CHAT, prefix=seen[:3], summary="of nothing", tokens=4)
+    rebuild(client, KEYS, CHAT, CALLS[3:], max_tokens=1000)
+    with pytest.raises(PrefixChanged):
+        compact(client, KEYS, CHAT, prefix=seen[:3], summary="of what was trimmed", tokens=4)
+
+
+def test_a_summary_never_parts_a_call_from_its_result(client: redis.Redis) -> None:
+    append_all(client, CALLS)
+    with pytest.raises(ValueError, match="belong together"):
+        compact(client, KEYS, CHAT, prefix=CALLS[:2], summary="half", tokens=4)
+    assert read(client, KEYS, CHAT, newest_seq=7).entries == CALLS
+
+
+def test_a_conversation_does_not_outlive_its_cap_however_often_it_is_continued(client: redis.Redis) -> None:
+    key = KEYS.conversation(CHAT)
+    append(client, KEYS, CHAT, CHAIN[0], max_tokens=1000, ttl_seconds=600, life_seconds=100)
+    assert 95 < client.ttl(key) <= 100
+    # As if it had been begun 90 s ago.
+    ((_, fields),) = client.xrange(key)
+    client.delete(key)
+    client.xadd(key, {**fields, "born": int(fields["born"]) - 90}, id="2-0")
+    append(client, KEYS, CHAT, CHAIN[1], max_tokens=1000, ttl_seconds=600, life_seconds=100)
+    assert 5 < client.ttl(key) <= 10
+    append(client, KEYS, CHAT, CHAIN[2], max_tokens=1000, ttl_seconds=600, life_seconds=100)
+    assert 5 < client.ttl(key) <= 10
+    compact(client, KEYS, CHAT, prefix=CHAIN[:2], summary="two", tokens=4)
+    append(client, KEYS, CHAT, CHAIN[3], max_tokens=1000, ttl_seconds=600, life_seconds=100)
+    assert 5 < client.ttl(key) <= 10
+
+
+def test_a_server_that_lost_its_scripts_is_given_them(client: redis.Redis) -> None:
+    append_all(client, CHAIN[:1])
+    client.script_flush()
+    append_all(client, CHAIN[1:])
+    assert read(client, KEYS, CHAT, newest_seq=9).entries == CHAIN
