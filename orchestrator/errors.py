@@ -27,6 +27,8 @@ Three kinds are kept apart: *try later* (`Unavailable`, `BudgetBusy`), *tell the
 `chargehand.workers.tools`), and *stop the run*. Catch where you can act.
 """
 
+from collections.abc import Mapping
+
 
 class ChargehandError(Exception):
     """Root of every error raised on purpose."""
@@ -74,7 +76,12 @@ class Unavailable(ChargehandError):
 
 
 class RunFailed(ChargehandError):
-    """The run ended without success."""
+    """The run ended without success; `partial` is what its succeeded steps gave, by key, as far as it came."""
+
+    def __init__(self, message: str, *, partial: Mapping[str, object] | None = None) -> None:
+        """Say why, and give what there is."""
+        super().__init__(message)
+        self.partial = dict(partial or {})
 
 
 class RunCancelled(ChargehandError):

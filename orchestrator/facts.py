@@ -26,6 +26,9 @@ SCHEMA_VERSION = 1
 RunOutcome = Literal["succeeded", "failed", "cancelled"]
 StepOutcome = Literal["succeeded", "failed", "cancelled"]
 OnConflict = Literal["queue", "reject", "cancel_older"]
+OnBudget = Literal["fail", "ask"]
+# The error of a step, and the reason of a run, that failed because money, calls or tokens were used up.
+OVER_BUDGET = "budget: "
 """What becomes of a run whose concurrency key another one has: it waits, is refused, or takes the other's place."""
 WaitReason = Literal["human", "gate", "rate", "budget", "retry", "children", "celery_task", "paused", "circuit"]
 
@@ -103,6 +106,10 @@ class RunSubmitted(Fact):
     forked_from: ForkedFrom | None = None
     replans: int = 0
     """How often the planner may be asked for another plan when a step has failed, or when an agent asks for it."""
+    on_budget: OnBudget = "ask"
+    """What a step does whose call does not fit into the budget; rows of before there was a choice asked."""
+    max_calls: int | None = None
+    max_tokens: int | None = None
 
 
 class RunQueued(Fact):

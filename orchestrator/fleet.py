@@ -1,8 +1,10 @@
-"""What an operator does with the whole fleet: pause and resume roles, tools, models or everything, and see circuits."""
+"""What an operator does with the whole fleet: pause roles, tools, models or all, see circuits, cap tenants."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from typing import Self
+from uuid import UUID
 
 import redis
 from sqlalchemy.orm import Session
@@ -12,9 +14,11 @@ from chargehand.memory.database import SUPERVISOR_ROLE, open_engine
 from chargehand.orchestrator import circuits, endpoints, switches
 from chargehand.orchestrator.circuits import CircuitView
 from chargehand.orchestrator.errors import Unavailable, UserError
+from chargehand.orchestrator.requests import microusd
 from chargehand.orchestrator.sessions import open_session
 from chargehand.orchestrator.settings import Settings, load_settings
 from chargehand.orchestrator.switches import Kind, Switch, SwitchChange
+from chargehand.orchestrator.tenant_caps import TenantCaps, caps_of, set_caps
 
 
 class Fleet:
@@ -71,6 +75,22 @@ class Fleet:
                 return circuits.look(client, key_prefix=self.settings.key_prefix)
         except redis.RedisError as error:
             raise Unavailable(f"Redis does not answer ({error}); without it every circuit is closed.") from error
+
+    def caps(self, tenant: UUID | None = None) -> TenantCaps:
+        """What a tenant may spend; this installation's own, unless another is named."""
+        with self._session() as session:
+            return caps_of(session, tenant or self.settings.tenant)
+
+    def set_caps(
+        self, tenant: UUID | None = None, *, total_usd: str | Decimal | None, day_usd: str | Decimal | None
+    ) -> TenantCaps:
+        """Cap what all runs of a tenant together may spend, in all and in a day (UTC); None: no cap."""
+        chosen = tenant or self.settings.tenant
+        total = None if total_usd is None else microusd(total_usd)
+        day = None if day_usd is None else microusd(day_usd)
+        with self._session() as session:
+            set_caps(session, chosen, cap_microusd=total, day_cap_microusd=day)
+            return caps_of(session, chosen)
 
     @contextmanager
     def _session(self) -> Iterator[Session]:

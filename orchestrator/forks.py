@@ -229,7 +229,15 @@ def accept(session: Session, tenant: UUID, prepared: Prepared) -> UUID:
     if made is None:
         return runs.same_request(session, tenant, request.run_id, request.idempotency_key)
     procedural.pin_roles(session, tenant=tenant, roles=request.roles)
-    session.execute(insert(BudgetRow).values(run=made, tenant=tenant, cap_microusd=submitted.budget_microusd))
+    runs.open_budget(
+        session,
+        tenant,
+        made,
+        cap_microusd=submitted.budget_microusd,
+        on_exceeded=submitted.on_budget,
+        max_calls=submitted.max_calls,
+        max_tokens=submitted.max_tokens,
+    )
     runs.add_steps(session, tenant, made, submitted.plan.steps, first_ordinal=0)
     _begin_streams(session, tenant, made, prepared.first_facts)
     runs.record(session, tenant, made, [submitted])

@@ -8,7 +8,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from chargehand.orchestrator.errors import InvalidBudget, InvalidGoal, UserError
-from chargehand.orchestrator.facts import OnConflict, WorkspaceRef
+from chargehand.orchestrator.facts import OnBudget, OnConflict, WorkspaceRef
 from chargehand.orchestrator.plan import Plan, Step
 
 # A goal is an instruction; what is longer is a document and belongs into the workspace.
@@ -41,6 +41,12 @@ class RunRequest(BaseModel):
     on_conflict: OnConflict = "queue"
     replans: int = Field(default=0, ge=0, le=MAX_REPLANS)
     """How often the planner may be asked for another plan."""
+    on_budget: OnBudget = "fail"
+    """What a step does whose call does not fit into the budget: it fails, or asks a person for more."""
+    max_calls: int | None = Field(default=None, gt=0)
+    """Of models, in the whole run."""
+    max_tokens: int | None = Field(default=None, gt=0)
+    """In and out, those read from a cache too, in the whole run."""
     role_texts: dict[str, str] = Field(default_factory=dict)
     """name → text of roles that the caller brings; all others are the installation's."""
 
@@ -91,6 +97,20 @@ def check_concurrency(key: str | None, on_conflict: OnConflict) -> str | None:
             "for example deploy-prod."
         )
     return key
+
+
+def check_on_budget(policy: OnBudget) -> OnBudget:
+    """The policy; raises `UserError` for one that there is not."""
+    if policy not in get_args(OnBudget):
+        raise UserError(f"on_budget is {policy!r}; use one of: {', '.join(get_args(OnBudget))}.")
+    return policy
+
+
+def check_count(name: str, count: int | None) -> int | None:
+    """A cap of calls or tokens; raises `UserError` for one below 1."""
+    if count is not None and count < 1:
+        raise UserError(f"{name} is {count}; give at least 1, or leave it out.")
+    return count
 
 
 def check_conversation(name: str | None) -> str | None:

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from decimal import Decimal
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from chargehand.orchestrator.drafts import Chainable, Draft, holds_drafts
 from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.outputs import OUTPUTS, register_output
 from chargehand.orchestrator.plan import POOLS
+from chargehand.orchestrator.requests import microusd
 
 
 class Named(Protocol):
@@ -39,9 +41,13 @@ class WrittenRole(Role):
         *,
         inputs: Chainable = (),
         max_turns: int | None = None,
+        budget_usd: str | Decimal | None = None,
         **facts: object,
     ) -> Draft:
-        """An agent's task. It waits for `inputs` and is shown their results; `facts` are handed over with it."""
+        """An agent's task. It waits for `inputs` and is shown their results; `facts` are handed over with it.
+
+        `budget_usd`: the part of the run's budget that it may spend, with the colleagues it asks.
+        """
         if not instruction.strip():
             raise InvalidPlan(f"A step of role {self.name!r} has no instruction; say what the agent is to do.")
         passed = [name for name, value in facts.items() if holds_drafts(value)]
@@ -55,6 +61,7 @@ class WrittenRole(Role):
                 "pool": self.pool,
                 "instruction": instruction,
                 "max_turns": max_turns,
+                "budget_microusd": None if budget_usd is None else microusd(budget_usd),
             },
             arguments=facts,
             gives=self.output_model,

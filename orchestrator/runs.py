@@ -8,6 +8,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, insert, or_, select, text, update
@@ -46,6 +47,7 @@ from chargehand.orchestrator.tables import (
     SignalRow,
     StepRow,
     SubmissionRow,
+    TenantBudgetRow,
 )
 from chargehand.orchestrator.transitions import RUN_ENDINGS, STEP_ENDINGS
 
@@ -119,7 +121,15 @@ def accept(session: Session, tenant: UUID, request: RunRequest, installed: Itera
         return same_request(session, tenant, request.run_id, request.idempotency_key)
     pinned = procedural.pin_roles(session, tenant=tenant, roles=roles.values())
     session.execute(update(RunRow).where(RunRow.id == request.run_id).values(role_versions=pinned))
-    session.execute(insert(BudgetRow).values(run=request.run_id, tenant=tenant, cap_microusd=request.budget_microusd))
+    open_budget(
+        session,
+        tenant,
+        request.run_id,
+        cap_microusd=request.budget_microusd,
+        on_exceeded=request.on_budget,
+        max_calls=request.max_calls,
+        max_tokens=request.max_tokens,
+    )
     add_steps(session, tenant, request.run_id, request.plan.steps, first_ordinal=0)
     record(
         session,
@@ -139,6 +149,9 @@ def accept(session: Session, tenant: UUID, request: RunRequest, installed: Itera
                 continues=episodes.earlier(session, tenant, request.conversation_id),
                 concurrency_key=request.concurrency_key,
                 replans=request.replans,
+                on_budget=request.on_budget,
+                max_calls=request.max_calls,
+                max_tokens=request.max_tokens,
             )
         ],
     )
@@ -146,6 +159,14 @@ def accept(session: Session, tenant: UUID, request: RunRequest, installed: Itera
         _take_key(session, request)
     ring(session, tenant, request.run_id)
     return request.run_id
+
+
+def open_budget(session: Session, tenant: UUID, run_id: UUID, **caps: Any) -> None:
+    """Make the row of a new run; where its tenant has caps, it has borrowed nothing yet."""
+    has_caps = session.scalar(select(TenantBudgetRow.tenant).where(TenantBudgetRow.tenant == tenant)) is not None
+    session.execute(
+        insert(BudgetRow).values(run=run_id, tenant=tenant, allotted_microusd=0 if has_caps else None, **caps)
+    )
 
 
 def _take_key(session: Session, request: RunRequest) -> None:

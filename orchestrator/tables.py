@@ -1,12 +1,13 @@
 """Tables of runs and steps as they are now; how they came to be so is the journal's."""
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
+    Date,
     DateTime,
     ForeignKey,
     Identity,
@@ -219,7 +220,11 @@ class BudgetRow(Base):
     """What a run may spend; apart from `runs`, so that money never waits for a plan."""
 
     __tablename__ = "budgets"
-    __table_args__ = (CheckConstraint("drawn_microusd <= cap_microusd + overrun_microusd", name="cap"), HOT)
+    __table_args__ = (
+        CheckConstraint("drawn_microusd <= cap_microusd + overrun_microusd", name="cap"),
+        _one_of("on_exceeded", ("fail", "ask")),
+        HOT,
+    )
 
     run: Mapped[UUID] = mapped_column(ForeignKey("chargehand.runs.id"), primary_key=True)
     tenant: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True))
@@ -232,6 +237,38 @@ class BudgetRow(Base):
     """The most that was ever drawn above the cap: a server charged more than the upper bound of a call."""
     warned_percent: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     """How much of this cap people were told is spent."""
+    allotted_microusd: Mapped[int | None] = mapped_column(BigInteger)
+    """Borrowed from its tenant's budget and not returned; NULL: its tenant has no caps."""
+    allotted_day: Mapped[date | None] = mapped_column(Date)
+    """When it last borrowed."""
+    on_exceeded: Mapped[str] = mapped_column(Text, server_default="fail")
+    """What a step does whose call does not fit: it fails, or asks a person for more."""
+    max_calls: Mapped[int | None] = mapped_column(BigInteger)
+    max_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    calls: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """Counted only where one of the two caps is set."""
+    tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """Those of answered calls, and the upper bounds of the others."""
+
+
+class TenantBudgetRow(Base):
+    """What all runs of a tenant together may spend; only of tenants that have caps."""
+
+    __tablename__ = "tenant_budgets"
+    __table_args__ = (HOT,)
+
+    tenant: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True), primary_key=True)
+    cap_microusd: Mapped[int | None] = mapped_column(BigInteger)
+    """Since it was first set; NULL: none."""
+    day_cap_microusd: Mapped[int | None] = mapped_column(BigInteger)
+    """Of each day in UTC; NULL: none."""
+    drawn_microusd: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """Lent to runs and not returned, which includes what they spent."""
+    day: Mapped[date | None] = mapped_column(Date)
+    """That the next sum is of."""
+    day_drawn_microusd: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    granted_microusd: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """The last loan; written by the statement that makes it."""
 
 
 class SettlementRow(Base):

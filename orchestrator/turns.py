@@ -11,8 +11,10 @@ from functools import cache
 from uuid import UUID
 
 from chargehand.memory.tables import RUN_STREAM
+from chargehand.orchestrator.allotments import draw
 from chargehand.orchestrator.breaker import Observed
 from chargehand.orchestrator.connections import Connections, Row
+from chargehand.orchestrator.counting import Counter
 from chargehand.orchestrator.errors import BudgetBusy, BudgetExceeded, Fenced, IllegalFact, LeaseLost, Unavailable
 from chargehand.orchestrator.facts import (
     BreakerTripped,
@@ -36,8 +38,6 @@ from chargehand.orchestrator.steps import HeldStep
 
 log = logging.getLogger(__name__)
 
-# An allotment lasts about this many turns, so that the run's row is locked that seldom.
-TURNS_PER_ALLOTMENT = 16
 # A loop shows in the newest failures; older ones would only be read again and again.
 MOST_FAILURES = 200
 # More hand-offs than go into the longest ring that is looked for, twice.
@@ -102,26 +102,6 @@ _SHORT = """
 SELECT allotment_microusd - spent_microusd - reserved_microusd < %(need)s AS short
 FROM steps WHERE id = %(step)s AND epoch = %(epoch)s AND status = 'running' AND head_seq = %(seq)s
 """
-_DRAW = """
-WITH own AS (
-    SELECT id, run FROM steps
-    WHERE id = %(step)s AND epoch = %(epoch)s AND status = 'running' FOR NO KEY UPDATE
-), budget AS (
-    UPDATE budgets b SET
-        granted_microusd = least(%(want)s, cap_microusd - drawn_microusd),
-        drawn_microusd = drawn_microusd + least(%(want)s, cap_microusd - drawn_microusd)
-    FROM own WHERE b.run = own.run AND cap_microusd - drawn_microusd >= %(need)s
-    RETURNING granted_microusd
-)
-UPDATE steps s SET allotment_microusd = allotment_microusd + budget.granted_microusd
-FROM budget, own WHERE s.id = own.id RETURNING s.allotment_microusd
-"""
-_STANDING = """
-SELECT b.cap_microusd AS cap, coalesce(sum(s.spent_microusd), 0)::bigint AS spent,
-       coalesce(sum(s.reserved_microusd) FILTER (
-           WHERE s.status IN ('succeeded', 'failed', 'cancelled', 'superseded')), 0)::bigint AS lost
-FROM budgets b JOIN steps s ON s.run = b.run WHERE b.run = %(run)s GROUP BY b.cap_microusd
-"""
 _HISTORY = """
 SELECT seq, epoch, kind, schema_version, body FROM journal WHERE run = %(run)s AND step = %(step)s AND seq <= %(seq)s
 ORDER BY seq
@@ -172,8 +152,11 @@ def _for_facts(statement: str, count: int) -> str:
 class StepRecorder:
     """Records what an agent does, under the epoch of its claim; any write may raise `Fenced`."""
 
-    def __init__(self, connections: Connections, held: HeldStep, *, lease_seconds: float) -> None:
-        """Read the step's stream up to the claim."""
+    def __init__(
+        self, connections: Connections, held: HeldStep, *, lease_seconds: float, is_counted: bool = False
+    ) -> None:
+        """Read the step's stream up to the claim; `is_counted`: the run's calls or tokens have a cap."""
+        self._counter = Counter(connections, held.claim) if is_counted else None
         self._connections = connections
         self._held = held
         self._lease_seconds = lease_seconds
@@ -210,6 +193,16 @@ class StepRecorder:
 
         Raises `BudgetExceeded` when the call can never fit, `BudgetBusy` when open reservations stand in its way.
         """
+        if self._counter is not None:
+            self._counter.count(requested)
+        try:
+            self._reserve(finished, requested)
+        except (BudgetBusy, BudgetExceeded):
+            if self._counter is not None:
+                self._counter.forget(requested)
+            raise
+
+    def _reserve(self, finished: Sequence[ToolFinished], requested: ModelRequested) -> None:
         need = requested.reserved_microusd
         facts: list[StepFact] = [*finished, requested]
         while True:
@@ -221,7 +214,7 @@ class StepRecorder:
                 if is_short is None:
                     raise
                 if is_short:
-                    self._draw(need)
+                    draw(self._connections, self._held.claim, need)
                 # Otherwise a pause was lifted between the refusal and the question: nothing is in the way any more.
         self._reserved[requested.call_id] = need
 
@@ -229,6 +222,8 @@ class StepRecorder:
         """Commit 2: the answer and what it cost; the cost also when the step is not this worker's any more."""
         reserved = self._take_reservation(fact.call_id)
         cost = fact.cost_microusd
+        if self._counter is not None:
+            self._counter.settle(fact)
         if cost > reserved:
             log.warning(
                 "call cost more than its upper bound",
@@ -350,23 +345,3 @@ class StepRecorder:
             },
         )
         return None if row is None else bool(row["short"])
-
-    def _draw(self, need: int) -> None:
-        claim = self._held.claim
-        drawn = self._connections.run(
-            claim.tenant,
-            _DRAW,
-            {"step": claim.step_id, "epoch": claim.epoch, "need": need, "want": need * TURNS_PER_ALLOTMENT},
-        )
-        if drawn is not None:
-            return
-        standing = self._connections.run(claim.tenant, _STANDING, {"run": claim.run_id})
-        if standing is None:
-            raise LeaseLost(f"Run {claim.run_id} has no budget row; it was removed.")
-        spent = standing["spent"] + standing["lost"]
-        if spent + need > standing["cap"]:
-            raise BudgetExceeded(
-                f"A call of at most {need} micro-dollars does not fit: {spent} of {standing['cap']} are spent; "
-                "raise the run's budget."
-            )
-        raise BudgetBusy(f"A call of at most {need} micro-dollars waits: other calls hold the rest of the budget.")

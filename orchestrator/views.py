@@ -401,6 +401,15 @@ def account(session: Session, run_id: UUID) -> Account:
     )
 
 
+def partial_of(session: Session, run_id: UUID) -> dict[str, JsonValue]:
+    """What a run that did not succeed has all the same: results of succeeded steps that no succeeded one builds on."""
+    graph = view_graph(session, run_id)
+    done = [step for step in graph.steps if graph.statuses[step.key] == "succeeded" and step.parent is None]
+    built_on = {key for step in done for key in step.after}
+    ended = results(session, run_id, [step.key for step in done if step.key not in built_on])
+    return {step.key: ended[step.key].result for step in done if step.key in ended}
+
+
 def result_of(session: Session, run_id: UUID) -> JsonValue:
     """What the run's final steps gave: one result, or a mapping by key when there are several.
 

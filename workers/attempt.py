@@ -230,7 +230,7 @@ class Attempt:
                 error=f"Role {role.name!r} ends with {role.output!r}, which this worker does not know; name the module "
                 "that registers it in CHARGEHAND_MODULES."
             )
-        recorder = self._recorder()
+        recorder = self._recorder(is_counted=gathered.is_counted)
         gathered = _as_read_before(recorder.history, gathered)
         continued = gathered.continued
         task = AgentTask(
@@ -260,6 +260,7 @@ class Attempt:
             ),
             max_turns=step.max_turns or role.max_turns or self.shop.settings.max_turns,
             model=step.model,
+            on_budget=gathered.on_budget,
         )
         return run_agent(
             task,
@@ -315,8 +316,9 @@ class Attempt:
         question = not_approved(shown, gathered.approvals)
         return Wait(reason="gate", question=question, options=APPROVE_OR_REJECT, guards=(shown,))
 
-    def _recorder(self) -> StepRecorder:
-        return StepRecorder(self.shop.connections, self.held, lease_seconds=self.shop.settings.lease_seconds)
+    def _recorder(self, *, is_counted: bool = False) -> StepRecorder:
+        lease_seconds = self.shop.settings.lease_seconds
+        return StepRecorder(self.shop.connections, self.held, lease_seconds=lease_seconds, is_counted=is_counted)
 
     def _decided_before(self) -> Outcome | None:
         """What a person decided when the attempt that had heard it died before it could obey.

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 from pydantic import JsonValue
 
 from chargehand.orchestrator.episodes import Episode
+from chargehand.orchestrator.facts import OnBudget
 from chargehand.workers.conversation import Conversation, Exchange
 from chargehand.workers.models.interface import Block
 from chargehand.workers.shards import assigned_findings, only_findings
@@ -110,6 +111,8 @@ class AgentTask:
     """What earlier runs of the conversation were told and answered, oldest first."""
     model: str | None = None
     """A model by its name; None: the router chooses."""
+    on_budget: OnBudget = "fail"
+    """Whether it fails when its call does not fit into the budget, or asks a person for more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,10 +16,10 @@ from chargehand.orchestrator.approval import stand_together
 from chargehand.orchestrator.backtracking import newest_of
 from chargehand.orchestrator.episodes import Continued, Episode, continued_by, episodes
 from chargehand.orchestrator.errors import NotFound
-from chargehand.orchestrator.facts import StepFinished, WorkspaceRef
+from chargehand.orchestrator.facts import OnBudget, StepFinished, WorkspaceRef
 from chargehand.orchestrator.plan import Plan, Step, step_id
 from chargehand.orchestrator.sessions import open_session
-from chargehand.orchestrator.tables import RunRow, StepRow
+from chargehand.orchestrator.tables import BudgetRow, RunRow, StepRow
 from chargehand.orchestrator.views import Account
 from chargehand.workers.recollection import Recollection, newest
 
@@ -45,6 +45,10 @@ class Gathered:
     """What gates before it have approved: gate → step → hash of its arguments."""
     continued: Continued | None = None
     """agents: the conversation that the run goes on with."""
+    on_budget: OnBudget = "fail"
+    """agents: what they do when a call does not fit into the budget."""
+    is_counted: bool = False
+    """agents: calls or tokens of the run have a cap."""
     statuses: dict[str, str] = field(default_factory=dict)
     """Where the steps of the graph stand, for an agent that extends it."""
 
@@ -75,6 +79,7 @@ class RunReader:
             # A fork is shown what the run that it left was shown, and is no part of the conversation itself.
             may_continue = has_agents and (run.conversation_id is not None or run.forked_from is not None)
             continued = continued_by(session, self._run_id) if may_continue else None
+            budget = session.get(BudgetRow, self._run_id) if has_agents else None
             return [
                 Gathered(
                     goal=run.goal,
@@ -87,6 +92,8 @@ class RunReader:
                     commits=_commits(step, ended),
                     approvals=_approvals(step, ended),
                     continued=continued,
+                    on_budget="ask" if budget is not None and budget.on_exceeded == "ask" else "fail",
+                    is_counted=budget is not None and (budget.max_calls, budget.max_tokens) != (None, None),
                     statuses=statuses if step.kind == "agent" else {},
                 )
                 for step in steps

@@ -8,7 +8,7 @@ from uuid import UUID
 from pydantic import JsonValue
 
 from chargehand.orchestrator.errors import BudgetBusy, BudgetExceeded
-from chargehand.orchestrator.facts import ModelFailed, ModelRequested, ModelResponded
+from chargehand.orchestrator.facts import OVER_BUDGET, ModelFailed, ModelRequested, ModelResponded
 from chargehand.workers.context import AgentTask, build
 from chargehand.workers.conversation import Conversation
 from chargehand.workers.models.interface import (
@@ -131,6 +131,8 @@ class ModelTurn:
         except BudgetBusy as error:
             return Wait(reason="budget", question=str(error), run_after_seconds=BUDGET_WAIT_SECONDS)
         except BudgetExceeded as error:
+            if self._task.on_budget == "fail":
+                return Failed(error=f"{OVER_BUDGET}{error}")
             return Wait(
                 reason="budget",
                 question=(

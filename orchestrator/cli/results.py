@@ -37,6 +37,8 @@ class Outcome:
     verdict_lines: tuple[str, ...]
     result: JsonValue
     """Of the final steps; None unless the run succeeded."""
+    partial: dict[str, JsonValue]
+    """Of a run that did not: key → what its succeeded steps gave, as far as it came."""
     failed_steps: dict[str, str]
     """key → error."""
     account: Account
@@ -52,6 +54,7 @@ def outcome_of(client: Client, handle: RunHandle, *, files: dict[str, Path]) -> 
         written = views.results(session, handle.run_id, [REPORT_STEP]).get(REPORT_STEP)
         account = views.account(session, handle.run_id)
         result = views.result_of(session, handle.run_id) if run.status == "succeeded" else None
+        partial = {} if run.status == "succeeded" else views.partial_of(session, handle.run_id)
     words: Any = written.result if written is not None and isinstance(written.result, dict) else {}
     lines = words.get("verdict_lines")
     return Outcome(
@@ -61,6 +64,7 @@ def outcome_of(client: Client, handle: RunHandle, *, files: dict[str, Path]) -> 
         headline=str(words.get("headline") or ""),
         verdict_lines=tuple(map(str, lines)) if isinstance(lines, list) else (),
         result=result,
+        partial=partial,
         failed_steps=failed,
         account=account,
         files={name: str(path) for name, path in files.items()},
@@ -118,6 +122,10 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
         console.print(Text.assemble((f"The run {_has(outcome.status)}", style), reason, "."), soft_wrap=True)
         for key, error in outcome.failed_steps.items():
             console.print(Text(f"  {one_line(key)}: {one_line(error, 500)}"), soft_wrap=True)
+        for key, given in outcome.partial.items():
+            console.print(
+                Text.assemble("  has  ", (one_line(key), "bold"), f"  {one_line(_shown(given), 200)}"), soft_wrap=True
+            )
     elif not outcome.verdict_lines:
         console.print(Text(plain(_shown(outcome.result), MAX_RESULT_CHARACTERS)), soft_wrap=True)
     if outcome.files:

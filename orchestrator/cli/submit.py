@@ -26,7 +26,7 @@ from chargehand.orchestrator.cli.screens import opened_screen
 from chargehand.orchestrator.cli.terminal import AsJson, answers, notes, one_line, plain, print_json, short
 from chargehand.orchestrator.client import Client, RunHandle
 from chargehand.orchestrator.errors import InvalidWorkspace, Unavailable
-from chargehand.orchestrator.facts import OnConflict
+from chargehand.orchestrator.facts import OnBudget, OnConflict
 from chargehand.orchestrator.plan import Plan
 from chargehand.orchestrator.plan_files import load_plan
 from chargehand.orchestrator.requests import (
@@ -83,6 +83,16 @@ def run(
             help="How often the plan may be changed when a step has failed; default 3 for a goal, 0 for a plan.",
         ),
     ] = None,
+    on_budget: Annotated[
+        OnBudget, typer.Option(help="When the budget is used up: the run fails, or asks a person for more.")
+    ] = "fail",
+    max_calls: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Cap of how often models may be asked in the run.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Cap of the tokens that models may read and write in the run."),
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Print the run's id and do not wait.")] = False,
     timeout: Annotated[
         float | None, typer.Option(metavar="SECONDS", min=0, help="Stop watching after this; the run goes on.")
@@ -119,6 +129,9 @@ def run(
             concurrency_key=concurrency_key,
             on_conflict=on_conflict,
             replans=replans,
+            on_budget=on_budget,
+            max_calls=max_calls,
+            max_tokens=max_tokens,
         )
         if not broker_answers(settings):
             notes().print(Text("Accepted; the broker does not answer, and the run starts when it is back."))

@@ -23,7 +23,7 @@ from chargehand.orchestrator.client.services import Services, user_name
 from chargehand.orchestrator.client.submitting import CallersConnection, submit
 from chargehand.orchestrator.completion import Completion, as_result, complete
 from chargehand.orchestrator.errors import NotFound
-from chargehand.orchestrator.facts import OnConflict
+from chargehand.orchestrator.facts import OnBudget, OnConflict
 from chargehand.orchestrator.forking import Change
 from chargehand.orchestrator.forks import ForkRequest
 from chargehand.orchestrator.hints import Follower
@@ -31,6 +31,7 @@ from chargehand.orchestrator.listing import RunFilter, RunPage, page_of_runs
 from chargehand.orchestrator.plan import Plan, step_id
 from chargehand.orchestrator.requests import microusd
 from chargehand.orchestrator.settings import Settings, load_settings
+from chargehand.orchestrator.tenant_caps import TenantCaps, caps_of
 from chargehand.orchestrator.views import Escalation
 from chargehand.orchestrator.webhooks import outbox
 from chargehand.orchestrator.webhooks.outbox import Delivery, Webhook
@@ -90,8 +91,14 @@ class Client(AnyClient[RunHandle]):
         concurrency_key: str | None = None,
         on_conflict: OnConflict = "queue",
         replans: int | None = None,
+        on_budget: OnBudget = "fail",
+        max_calls: int | None = None,
+        max_tokens: int | None = None,
     ) -> RunHandle:
         """Ask for a run, see `AnyClient.submit`.
+
+        `on_budget`: when the budget is used up the run fails with what it has (`RunFailed.partial`), or asks a person
+        for more (`ask`). `max_calls` and `max_tokens` cap calls of models, and their tokens, in the whole run.
 
         With `connection` (psycopg, SQLAlchemy) the run exists if and only if the caller's transaction commits.
         """
@@ -111,6 +118,9 @@ class Client(AnyClient[RunHandle]):
             concurrency_key=concurrency_key,
             on_conflict=on_conflict,
             replans=replans,
+            on_budget=on_budget,
+            max_calls=max_calls,
+            max_tokens=max_tokens,
         )
         return self._handle(run_id)
 
@@ -165,6 +175,11 @@ class Client(AnyClient[RunHandle]):
         """Runs that pass the filter, the newest first, and where the next page begins."""
         with self.session() as session:
             return page_of_runs(session, wanted, limit=limit, cursor=cursor)
+
+    def caps(self) -> TenantCaps:
+        """What all runs of the tenant together may spend, and what is lent to them."""
+        with self.session() as session:
+            return caps_of(session, self.tenant)
 
     def costs(self, within: timedelta, *, as_claude: bool = False) -> FleetCosts:
         """Where the money of all the tenant's runs went in this last stretch of time."""

@@ -129,6 +129,11 @@ class RunHandle(AnyRun):
         with self._services.session(self._tenant) as session:
             return explain(session, self.run_id)
 
+    def partial(self) -> dict[str, JsonValue]:
+        """What its succeeded steps gave, by key, where no later one has built on it."""
+        with self._services.session(self._tenant) as session:
+            return views.partial_of(session, self.run_id)
+
     def costs(self, *, as_claude: bool = False) -> RunCosts:
         """Where its money went, and what caching and routing saved; `as_claude`: at Claude's prices, by tier."""
         with self._services.session(self._tenant) as session:

@@ -128,10 +128,14 @@ class AnyRun(ABC):
         if view.status == "cancelled":
             raise RunCancelled(f"Run {self.run_id} was cancelled: {view.reason}.")
         if view.status == "failed":
-            raise RunFailed(f"Run {self.run_id} failed: {view.reason}.")
+            raise RunFailed(f"Run {self.run_id} failed: {view.reason}.", partial=self.partial())
         if view.status not in RUN_ENDINGS:
             raise WaitTimeout(f"Run {self.run_id} is {view.status}; wait for its end.")
         return self.given()
+
+    def partial(self) -> dict[str, JsonValue]:
+        """What its succeeded steps gave, by key, where no later one has built on it; empty where nobody can say."""
+        return {}
 
     def artifact(self, name: str) -> bytes:
         """One of them, for example `report.md`; raises `NotFound`."""

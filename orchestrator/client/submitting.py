@@ -20,14 +20,16 @@ from chargehand.orchestrator import runs
 from chargehand.orchestrator.building import Plan as WrittenPlan
 from chargehand.orchestrator.client.services import Services
 from chargehand.orchestrator.errors import InvalidPlan, InvalidWorkspace, Unavailable, UserError
-from chargehand.orchestrator.facts import SCHEMA_VERSION, OnConflict, WorkspaceRef
+from chargehand.orchestrator.facts import SCHEMA_VERSION, OnBudget, OnConflict, WorkspaceRef
 from chargehand.orchestrator.plan import Plan, validate
 from chargehand.orchestrator.requests import (
     MAX_REPLANS,
     RunRequest,
     check_concurrency,
     check_conversation,
+    check_count,
     check_goal,
+    check_on_budget,
     goal_plan,
     microusd,
 )
@@ -53,6 +55,9 @@ def submit(
     concurrency_key: str | None,
     on_conflict: OnConflict,
     replans: int | None,
+    on_budget: OnBudget = "fail",
+    max_calls: int | None = None,
+    max_tokens: int | None = None,
 ) -> UUID:
     """The id of the run, see `Client.submit`; a supervisor is told, unless the caller's transaction is to commit it."""
     settings = services.settings
@@ -79,6 +84,9 @@ def submit(
             concurrency_key=key,
             on_conflict=on_conflict,
             replans=_replans(replans, settings, has_plan=plan is not None),
+            on_budget=check_on_budget(on_budget),
+            max_calls=check_count("max_calls", max_calls),
+            max_tokens=check_count("max_tokens", max_tokens),
         )
         if connection is not None:
             _enqueue(connection, tenant, request)

@@ -15,8 +15,10 @@ from sqlalchemy.orm import Session
 
 from chargehand.memory import journal
 from chargehand.orchestrator import rounds, runs
+from chargehand.orchestrator.allotments import GIVE_BACK
 from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.facts import (
+    OVER_BUDGET,
     SCHEMA_VERSION,
     ReservationsCharged,
     RunFinished,
@@ -220,6 +222,8 @@ def _close(
         run.session.flush()
     elif _is_anchored(run):
         return
+    # What it borrowed from its tenant and did not spend.
+    run.execute(GIVE_BACK, ())
     journal.anchor_run(run.session, tenant=run.tenant, run=run.run_id, key=audit_key)
 
 
@@ -234,8 +238,12 @@ def _is_anchored(run: _Run) -> bool:
 def _why_failed(run: _Run, places: Mapping[UUID, Place], standing: Mapping[UUID, Standing]) -> str:
     failed = [step for step in places if standing[step].status == "failed"][:ERRORS_SHOWN]
     ends = {step: _end_of(run.session, run.run_id, step) for step in failed}
-    told = [f"step {places[step].key!r} failed: {end.error if end is not None else ''}" for step, end in ends.items()]
-    return "; ".join(told) or "not every final step was reached"
+    told = [
+        f"step {places[step].key!r} failed: {end.error.removeprefix(OVER_BUDGET) if end is not None else ''}"
+        for step, end in ends.items()
+    ]
+    over = OVER_BUDGET if any(end and end.error.startswith(OVER_BUDGET) for end in ends.values()) else ""
+    return over + ("; ".join(told) or "not every final step was reached")
 
 
 def _end_of(session: Session, run_id: UUID, step: UUID) -> StepFinished | None:

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from chargehand.orchestrator import runs, views
 from chargehand.orchestrator.errors import InvalidPlan
-from chargehand.orchestrator.facts import StepFinished
+from chargehand.orchestrator.facts import OVER_BUDGET, StepFinished
 from chargehand.orchestrator.plan import Plan, PlanPatch, Step
 from chargehand.orchestrator.replanning import REPLANNER, Reason, question, rounds_of
 from chargehand.orchestrator.rounds import Place, Standing
@@ -78,8 +78,8 @@ def ask(session: Session, run: RunRow, steps: Sequence[UUID], refused: Mapping[s
 
 
 def _was_refused(end: StepFinished) -> bool:
-    """Whether a person ended the step: that is decided, and no reason to plan anew."""
-    return end.error.lower().startswith("a person ")
+    """Whether a person ended the step, which is decided, or the budget: planning anew would cost more of it."""
+    return end.error.lower().startswith("a person ") or end.error.startswith(OVER_BUDGET)
 
 
 def apply(session: Session, run: RunRow, step: StepRow, end: StepFinished) -> str:

@@ -73,6 +73,7 @@ class Submitter:
                         plan=plan,
                         workspace=self.workspace,
                         budget_usd=budget,
+                        on_budget="ask",
                         idempotency_key=f"chaos {number}",
                         roles=[READER, RUNNER],
                     )

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from uuid import uuid4
 
 import pytest
 
@@ -262,6 +263,18 @@ def test_a_run_is_watched_steered_and_proved_without_any_worker(in_process, repo
     assert json.loads(in_process("cost", "--since", "2h", "--json", **servers).stdout)["total"]["cost_microusd"] == 0
     refused(in_process("cost", **servers), "--since 7d")
     refused(in_process("cost", "--since", "7", **servers), "give 30m")
+    stranger = str(uuid4())
+    assert "no cap" in in_process("caps", "--tenant", stranger, **servers).stdout
+    assert "$20.0000" in in_process("caps", "--tenant", stranger, "--day", "20", **servers).stdout
+    kept = json.loads(in_process("caps", "--tenant", stranger, "--total", "9", "--json", **servers).stdout)
+    assert (kept["day_cap_microusd"], kept["cap_microusd"]) == (20_000_000, 9_000_000)
+    assert (
+        json.loads(in_process("caps", "--tenant", stranger, "--day", "none", "--json", **servers).stdout)[
+            "day_cap_microusd"
+        ]
+        is None
+    )
+    refused(in_process("caps", "--day", "much", **servers), "not a number")
     verified = in_process("audit", "verify", name, **servers)
     assert verified.returncode == 0, verified.stdout
     assert "chain OK" in verified.stdout

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID
 
-from chargehand.orchestrator import steps, turns
+from chargehand.orchestrator import allotments, steps, turns
 from chargehand.orchestrator.facts import RunTold, StepClaimed, StepFinished, StepWaiting, ToolFinished
 from chargehand.orchestrator.questions import COLLEAGUE
 from chargehand.orchestrator.transitions import STEP_ENDINGS
@@ -193,7 +193,7 @@ def is_short(tables: Tables, tenant: UUID, given: Parameters) -> Rows:
 
 
 def draw(tables: Tables, tenant: UUID, given: Parameters) -> Rows:
-    """`_DRAW`."""
+    """`DRAW`, for steps without a budget of their own and a tenant without caps."""
     row = tables.steps.get(given["step"])
     if row is None or row.tenant != tenant or row.epoch != given["epoch"] or row.status != "running":
         return []
@@ -201,20 +201,23 @@ def draw(tables: Tables, tenant: UUID, given: Parameters) -> Rows:
     left = run_line.cap_microusd - run_line.drawn_microusd
     if left < given["need"]:
         return []
-    granted = min(given["want"], left)
+    granted = min(given["want"], max(given["need"], left // allotments.PART_OF_THE_REST))
     run_line.drawn_microusd += granted
     row.allotment_microusd += granted
     return [{"allotment_microusd": row.allotment_microusd}]
 
 
 def standing(tables: Tables, tenant: UUID, given: Parameters) -> Rows:
-    """`_STANDING`."""
+    """`STANDING`."""
     del tenant
     rows = tables.of_run[given["run"]]
     lost = {"succeeded", "failed", "cancelled", "superseded"}
     return [
         {
             "cap": tables.runs[given["run"]].cap_microusd,
+            "drawn": tables.runs[given["run"]].drawn_microusd,
+            "allotted": None,
+            "room": 9_000_000_000_000_000_000,
             "spent": sum(row.spent_microusd for row in rows),
             "lost": sum(row.reserved_microusd for row in rows if row.status in lost),
         }
@@ -446,8 +449,8 @@ HANDLERS: dict[str, Handler] = {
     steps._FOLD_IN: lambda *given: fold_in(*given),
     turns._SETTLE_LATE: lambda *given: settle_late(*given),
     turns._SHORT: lambda *given: is_short(*given),
-    turns._DRAW: lambda *given: draw(*given),
-    turns._STANDING: lambda *given: standing(*given),
+    allotments.DRAW: lambda *given: draw(*given),
+    allotments.STANDING: lambda *given: standing(*given),
     turns._TOLD: lambda *given: told(*given),
     turns._HISTORY: lambda *given: history(*given),
     turns._FAILURES_OF_RUN: lambda *given: failures_of_run(*given),
@@ -468,7 +471,7 @@ def _names() -> dict[str, str]:
     """How a statement is called in a story."""
     named = {
         statement: name.removeprefix("_").lower()
-        for module in (steps, turns)
+        for module in (steps, turns, allotments)
         for name, statement in vars(module).items()
         if isinstance(statement, str) and name.isupper()
     }

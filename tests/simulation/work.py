@@ -335,6 +335,8 @@ class SimulatedReader:
             role_versions=run.role_versions,
             commits={},
             approvals=_approvals(step, {key: fact for key, fact in ended.items() if fact is not None}),
+            # So that the people of a world have something to answer.
+            on_budget="ask",
         )
 
     def result(self, key: str) -> JsonValue | None:

@@ -8,7 +8,8 @@ from uuid import UUID, uuid4
 import pytest
 from psycopg import errors as pg
 
-from chargehand.orchestrator import runs, steps, turns
+from chargehand.orchestrator import allotments, runs, steps, turns
+from chargehand.orchestrator.allotments import TURNS_PER_ALLOTMENT
 from chargehand.orchestrator.connections import Connections, Parameters, Row
 from chargehand.orchestrator.errors import (
     BudgetBusy,
@@ -34,7 +35,7 @@ from chargehand.orchestrator.facts import (
 )
 from chargehand.orchestrator.plan import Step, step_id
 from chargehand.orchestrator.steps import HeldStep, new_wait_id
-from chargehand.orchestrator.turns import TURNS_PER_ALLOTMENT, StepRecorder
+from chargehand.orchestrator.turns import StepRecorder
 
 if TYPE_CHECKING:
     from tests.integration.core.conftest import House
@@ -102,7 +103,7 @@ def test_a_turn_is_two_commits_that_reserve_and_settle(house: "House") -> None:
 
 
 def test_a_turn_draws_an_allotment_and_its_end_returns_the_rest(house: "House") -> None:
-    run_id = house.start(script("a"), budget_microusd=1_000)
+    run_id = house.start(script("a"), budget_microusd=10_000)
     held = house.claim(run_id, "a")
     recorder = recorder_of(house, held)
     take_turn(recorder)
@@ -149,7 +150,7 @@ def test_a_call_that_only_open_reservations_block_is_told_to_wait(house: "House"
 
 
 def test_a_cost_above_its_reservation_is_taken_from_what_the_step_has_drawn(house: "House") -> None:
-    run_id = house.start(script("a"), budget_microusd=1_000)
+    run_id = house.start(script("a"), budget_microusd=10_000)
     held = house.claim(run_id, "a")
     take_turn(recorder_of(house, held), need=10, cost=25)
     assert (house.row(run_id, "a").spent_microusd, house.budget(run_id).drawn_microusd) == (25, 160)
@@ -160,7 +161,7 @@ def test_a_cost_above_its_reservation_is_taken_from_what_the_step_has_drawn(hous
 
 
 def test_a_cost_above_all_that_was_drawn_is_drawn_from_the_run(house: "House") -> None:
-    run_id = house.start(script("a"), script("b"), budget_microusd=1_000)
+    run_id = house.start(script("a"), script("b"), budget_microusd=10_000)
     held = house.claim(run_id, "a")
     take_turn(recorder_of(house, held), need=10, cost=500)
     take_turn(recorder_of(house, house.claim(run_id, "b")), need=10, cost=3)
@@ -602,7 +603,7 @@ def test_turns_that_never_touch_the_run_are_what_prevents_the_deadlock(
                 raised.append(type(getattr(error, "orig", error)))
                 turn.rollback()
     assert raised == [pg.DeadlockDetected]
-    assert "runs" not in turns._TURN + turns._DRAW
+    assert "runs" not in turns._TURN + allotments.DRAW
     assert "UPDATE runs" not in steps._CLAIM + steps._FINISH + steps._LEAVE
 
 

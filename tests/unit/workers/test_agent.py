@@ -773,12 +773,19 @@ def test_a_busy_budget_gets_a_smaller_call_first() -> None:
     assert journal.of(ModelRequested)[0].reserved_microusd == 1_024
 
 
-def test_a_budget_that_stays_busy_is_waited_for_and_one_that_is_spent_goes_to_a_person() -> None:
+def test_a_budget_that_stays_busy_is_waited_for_and_one_that_is_spent_fails_the_step() -> None:
     busy = run(Journal(refuse=[BudgetBusy("open reservations")] * 9).claim(), Script([[done()]]))
     spent = run(Journal(refuse=[BudgetExceeded("cap 100")] * 9).claim(), Script([[done()]]))
 
     assert isinstance(busy, Wait)
     assert (busy.reason, busy.run_after_seconds) == ("budget", 2.0)
+    assert spent == Failed(error="budget: cap 100")
+
+
+def test_a_budget_that_is_spent_goes_to_a_person_where_the_run_was_told_to_ask() -> None:
+    told_to_ask = task_of(on_budget="ask")
+    spent = run(Journal(refuse=[BudgetExceeded("cap 100")] * 9).claim(), Script([[done()]]), task=told_to_ask)
+
     assert isinstance(spent, Wait)
     assert (spent.reason, spent.run_after_seconds) == ("budget", None)
     assert spent.options == ("override", "skip", "abort")

@@ -1,0 +1,55 @@
+"""`chargehand caps`: what all runs of a tenant together may spend."""
+
+from typing import Annotated
+from uuid import UUID
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from chargehand.orchestrator.cli.terminal import AsJson, answers, money, print_json
+from chargehand.orchestrator.fleet import Fleet
+from chargehand.orchestrator.requests import microusd
+
+app = typer.Typer()
+
+NO_CAP = "none"
+
+
+@app.command()
+def caps(
+    day: Annotated[str | None, typer.Option(metavar="USD", help="Of a day in UTC; none: no cap.")] = None,
+    total: Annotated[str | None, typer.Option(metavar="USD", help="Of all days together; none: no cap.")] = None,
+    tenant: Annotated[UUID | None, typer.Option(metavar="ID", help="Another tenant than this installation's.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show or set what all runs of a tenant together may spend.
+
+    A run is held by its own budget and by these. What is not named stays as it is.
+    """
+    for given in (day, total):
+        if given is not None and given != NO_CAP:
+            microusd(given)
+    with Fleet() as fleet:
+        now = fleet.caps(tenant)
+        if day is not None or total is not None:
+            now = fleet.set_caps(
+                tenant, total_usd=_chosen(total, now.cap_microusd), day_usd=_chosen(day, now.day_cap_microusd)
+            )
+    if as_json:
+        print_json(now)
+        return
+    table = Table(box=None, pad_edge=False, show_header=False)
+    day_of = f" on {now.day}" if now.day is not None else ""
+    for name, cap, drawn in (
+        ("a day", now.day_cap_microusd, f"{money(now.day_drawn_microusd)} lent{day_of}"),
+        ("in all", now.cap_microusd, f"{money(now.drawn_microusd)} lent"),
+    ):
+        table.add_row(Text(name, style="bold"), "no cap" if cap is None else f"{money(cap)}, of which {drawn}")
+    answers().print(table)
+
+
+def _chosen(given: str | None, before: int | None) -> str | None:
+    if given is None:
+        return None if before is None else str(before / 1_000_000)
+    return None if given == NO_CAP else given

@@ -1,0 +1,359 @@
+"""The tree of budgets: tenant, run, step and the colleagues it asks; caps of calls and tokens; what ends a run."""
+
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy.orm import Session
+
+from chargehand.orchestrator import runs, views
+from chargehand.orchestrator.errors import BudgetBusy, BudgetExceeded, InvalidPlan
+from chargehand.orchestrator.facts import ModelFailed, ModelResponded, StepFinished, StepWaiting, Usage
+from chargehand.orchestrator.plan import Plan, PlanPatch, Step, step_id
+from chargehand.orchestrator.steps import HeldStep, new_wait_id
+from chargehand.orchestrator.tenant_caps import caps_of, set_caps
+from chargehand.orchestrator.turns import StepRecorder
+from chargehand.workers.executor import execute
+from tests.integration.core.agents import ANSWER, agent, shop, start, use
+from tests.integration.core.test_turns import requested, responded, script, take_turn
+
+if TYPE_CHECKING:
+    from tests.integration.core.conftest import House
+
+DOLLAR = 1_000_000
+
+
+def cap(house: "House", **caps: int | None) -> None:
+    with Session(house.supervisor) as session, session.begin():
+        set_caps(session, house.tenant, **{"cap_microusd": None, "day_cap_microusd": None, **caps})
+
+
+def lent(house: "House") -> tuple[int, int]:
+    with house.as_tenant() as session:
+        caps = caps_of(session, house.tenant)
+    return caps.drawn_microusd, caps.day_drawn_microusd
+
+
+@pytest.fixture
+def own_tenant(house: "House") -> Any:
+    """A tenant that no other test has spent for."""
+    before, house.tenant = house.tenant, uuid4()
+    yield house.tenant
+    house.tenant = before
+
+
+def recorder(house: "House", run_id: UUID, key: str, **more: Any) -> tuple[HeldStep, StepRecorder]:
+    held = house.claim(run_id, key)
+    return held, StepRecorder(house.connections, held, lease_seconds=60, **more)
+
+
+# --- a run ------------------------------------------------------------------------------------------------------------
+
+
+def test_eight_parallel_large_calls_under_a_dollar_all_finish(house: "House") -> None:
+    # Each may cost .3 $ and costs .1: three fit at once, all eight by what they cost.
+    keys = [f"call-{number}" for number in range(8)]
+    run_id = house.start(*map(script, keys), budget_microusd=DOLLAR)
+    waits: Counter[str] = Counter()
+    begun = threading.Barrier(8)
+
+    def ask(key: str) -> str:
+        held, mine = recorder(house, run_id, key)
+        begun.wait(10)
+        while True:
+            asked = requested(300_000)
+            try:
+                mine.request([], asked)
+                break
+            except BudgetBusy:
+                waits[key] += 1
+                threading.Event().wait(0.01)
+        threading.Event().wait(0.02)
+        mine.respond(responded(asked.call_id, 100_000))
+        held.finish(StepFinished(outcome="succeeded"))
+        return "done"
+
+    with ThreadPoolExecutor(8) as pool:
+        done = list(pool.map(ask, keys))
+
+    assert done == ["done"] * 8
+    assert sum(waits.values()) > 0
+    assert house.budget(run_id).drawn_microusd == 800_000
+
+
+def test_one_agent_does_not_hold_a_small_budget_alone(house: "House") -> None:
+    run_id = house.start(script("a"), script("b"), budget_microusd=1_000)
+    _, first = recorder(house, run_id, "a")
+    _, second = recorder(house, run_id, "b")
+
+    take_turn(first, need=100, cost=1)
+    take_turn(second, need=100, cost=1)
+
+    assert house.row(run_id, "a").allotment_microusd == 125
+
+
+def test_a_run_that_spent_its_budget_fails_and_keeps_what_its_steps_gave(house: "House") -> None:
+    def reply(call: Any, turn: int) -> list[Any]:
+        return [use("submit_answer", turn, **ANSWER)]
+
+    run_id = start(house, agent("a"), agent("b", after=("a",)), tools={}, budget_microusd=1)
+    worker = shop(house, reply, {})
+    deliver_all(house, worker, run_id)
+
+    row = house.run_row(run_id)
+    assert (row.status, row.reason.startswith("budget: step 'b' failed:")) == ("failed", True), row.reason
+    assert house.statuses(run_id) == {"a": "succeeded", "b": "failed"}
+    assert house.drift(run_id) == []
+    with house.as_tenant() as session:
+        assert list(views.partial_of(session, run_id)) == ["a"]
+
+
+def test_a_run_that_was_told_to_ask_waits_for_a_person_and_goes_on_with_more(house: "House") -> None:
+    def reply(call: Any, turn: int) -> list[Any]:
+        return [use("submit_answer", turn, **ANSWER)]
+
+    run_id = start(house, agent("a"), agent("b", after=("a",)), tools={}, budget_microusd=1, on_budget="ask")
+    worker = shop(house, reply, {})
+    deliver_all(house, worker, run_id)
+    assert house.statuses(run_id)["b"] == "waiting"
+
+    with house.as_tenant() as session:
+        runs.raise_budget(session, house.tenant, run_id, to_microusd=5)
+    house.watch()
+    deliver_all(house, worker, run_id)
+
+    assert house.run_row(run_id).status == "succeeded"
+
+
+def deliver_all(house: "House", worker: Any, run_id: UUID) -> None:
+    for _ in range(4):
+        house.advance(run_id)
+        house.admit()
+        for key, status in house.statuses(run_id).items():
+            if status == "queued":
+                execute(worker, tenant=house.tenant, step_id=step_id(run_id, key))
+    house.advance(run_id)
+
+
+# --- a step and the colleagues it asks --------------------------------------------------------------------------------
+
+
+def test_only_agents_have_budgets_of_their_own() -> None:
+    with pytest.raises(InvalidPlan, match="give it to its agents"):
+        Plan.of([Step(key="a", kind="script", script="work", budget_microusd=5)])
+
+
+def test_a_step_with_a_budget_of_its_own_spends_no_more_than_that(house: "House") -> None:
+    run_id = start(house, agent("a", budget_microusd=100), agent("b"), tools={}, budget_microusd=DOLLAR)
+    _, capped = recorder(house, run_id, "a")
+    _, free = recorder(house, run_id, "b")
+
+    take_turn(capped, need=60, cost=60)
+    with pytest.raises(BudgetExceeded, match="give that step more"):
+        capped.request([], requested(60))
+    take_turn(capped, need=40, cost=40)
+    take_turn(free, need=500, cost=500)
+
+    assert house.row(run_id, "a").spent_microusd == 100
+
+
+def test_what_a_colleague_spends_counts_for_the_step_that_asked_it_and_for_those_above(house: "House") -> None:
+    run_id = start(house, agent("top", budget_microusd=100), tools={}, budget_microusd=DOLLAR)
+    held, top = recorder(house, run_id, "top")
+    take_turn(top, need=30, cost=30)
+    held.wait(StepWaiting(wait_id=new_wait_id(), reason="children", question=""))
+    grow(house, run_id, agent("child", parent="top"))
+    child_held, child = recorder(house, run_id, "child")
+    take_turn(child, need=30, cost=30)
+    child_held.wait(StepWaiting(wait_id=new_wait_id(), reason="children", question=""))
+    grow(house, run_id, agent("grandchild", parent="child"))
+
+    _, grandchild = recorder(house, run_id, "grandchild")
+    with pytest.raises(BudgetExceeded, match="40 are left"):
+        grandchild.request([], requested(41))
+    take_turn(grandchild, need=40, cost=40)
+
+    assert house.drift(run_id) == []
+
+
+def grow(house: "House", run_id: UUID, *added: Step) -> None:
+    with house.as_tenant() as session:
+        run = runs.lock(session, house.tenant, run_id)
+        runs.patch(session, run, PlanPatch(add=added))
+    house.advance(run_id)
+    house.admit()
+
+
+# --- calls and tokens -------------------------------------------------------------------------------------------------
+
+
+def test_racing_agents_never_make_a_call_more_than_the_run_may(house: "House", threads: ThreadPoolExecutor) -> None:
+    keys = [f"s{number}" for number in range(8)]
+    run_id = house.start(*map(script, keys), budget_microusd=DOLLAR, max_calls=10)
+    recorders = [recorder(house, run_id, key, is_counted=True)[1] for key in keys]
+
+    def race(mine: StepRecorder) -> int:
+        made = 0
+        for _ in range(5):
+            try:
+                take_turn(mine, need=10, cost=1)
+            except BudgetExceeded:
+                return made
+            made += 1
+        return made
+
+    assert sum(threads.map(race, recorders)) == 10
+    assert house.budget(run_id).calls == 10
+
+
+def test_tokens_are_counted_as_they_were_and_refused_calls_take_none(house: "House") -> None:
+    run_id = house.start(script("a"), budget_microusd=1_000, max_tokens=100)
+    _, mine = recorder(house, run_id, "a", is_counted=True)
+
+    first = requested(10).model_copy(update={"max_tokens": 50})
+    mine.request([], first)
+    usage = Usage(input_tokens=20, cache_read_tokens=15, output_tokens=5)
+    mine.respond(ModelResponded(**{**responded(first.call_id, 1).model_dump(), "usage": usage}))
+    assert (house.budget(run_id).calls, house.budget(run_id).tokens) == (1, 40)
+
+    refused = requested(10).model_copy(update={"max_tokens": 50})
+    mine.request([], refused)
+    mine.respond(ModelFailed(call_id=refused.call_id, error="429", retryable=True, cost_microusd=0))
+    with pytest.raises(BudgetExceeded):
+        mine.request([], requested(5_000).model_copy(update={"max_tokens": 1}))
+    assert (house.budget(run_id).calls, house.budget(run_id).tokens) == (2, 40)
+
+    with pytest.raises(BudgetExceeded, match="40 of 100 are used"):
+        mine.request([], requested(10).model_copy(update={"max_tokens": 61}))
+
+
+# --- a tenant and its day ---------------------------------------------------------------------------------------------
+
+
+def test_runs_of_a_tenant_together_spend_no_more_than_its_cap(house: "House", own_tenant: UUID) -> None:
+    cap(house, cap_microusd=1_000)
+    first = house.start(script("a"), budget_microusd=800)
+    second = house.start(script("a"), budget_microusd=800)
+    (held, mine), (_, others) = recorder(house, first, "a"), recorder(house, second, "a")
+
+    take_turn(mine, need=600, cost=600)
+    with pytest.raises(BudgetExceeded, match=r"600 of 1000 are spent of the tenant's cap"):
+        others.request([], requested(500))
+    take_turn(others, need=400, cost=100)
+
+    held.finish(StepFinished(outcome="succeeded"))
+    house.advance(first)
+    assert lent(house)[0] <= 1_000
+
+
+def test_what_a_run_did_not_spend_goes_back_to_its_tenant_when_it_ends(house: "House", own_tenant: UUID) -> None:
+    cap(house, cap_microusd=10_000, day_cap_microusd=10_000)
+    run_id = house.start(script("a"), budget_microusd=5_000)
+    held, mine = recorder(house, run_id, "a")
+    take_turn(mine, need=10, cost=7)
+    borrowed = lent(house)
+
+    held.finish(StepFinished(outcome="succeeded"))
+    house.advance(run_id)
+
+    assert borrowed == (640, 640)
+    assert lent(house) == (7, 7)
+    assert house.drift(run_id) == []
+
+
+def test_what_another_run_holds_and_nobody_draws_is_taken_back_before_anybody_waits(
+    house: "House", own_tenant: UUID
+) -> None:
+    cap(house, day_cap_microusd=1_000)
+    first = house.start(script("a"), budget_microusd=DOLLAR)
+    second = house.start(script("a"), budget_microusd=DOLLAR)
+    (held, mine), (_, others) = recorder(house, first, "a"), recorder(house, second, "a")
+    take_turn(mine, need=10, cost=10)
+    # It waits for a person, who may take days: its step has returned what it drew, its run holds it.
+    held.wait(StepWaiting(wait_id=new_wait_id(), reason="human", question="?"))
+    assert lent(house)[1] == 640
+
+    take_turn(others, need=900, cost=900)
+
+    assert house.budget(first).allotted_microusd == 10
+    assert house.row(second, "a").spent_microusd == 900
+    assert max(lent(house)) <= 1_000
+
+
+def test_money_that_others_hold_is_waited_for_and_not_taken_for_spent(house: "House", own_tenant: UUID) -> None:
+    cap(house, day_cap_microusd=100)
+    first = house.start(script("a"), budget_microusd=DOLLAR)
+    second = house.start(script("a"), budget_microusd=DOLLAR)
+    (held, mine), (_, others) = recorder(house, first, "a"), recorder(house, second, "a")
+    mine.request([], (asked := requested(90)))
+
+    with pytest.raises(BudgetBusy):
+        others.request([], requested(50))
+    mine.respond(responded(asked.call_id, 10))
+    held.finish(StepFinished(outcome="succeeded"))
+    house.advance(first)
+
+    take_turn(others, need=50, cost=50)
+
+
+def test_a_cap_of_a_day_begins_anew_with_the_next(house: "House", own_tenant: UUID) -> None:
+    cap(house, day_cap_microusd=100)
+    run_id = house.start(script("a"), budget_microusd=DOLLAR)
+    _, mine = recorder(house, run_id, "a")
+    take_turn(mine, need=100, cost=100)
+    with pytest.raises(BudgetExceeded, match="cap of a day"):
+        mine.request([], requested(10))
+
+    house.execute("UPDATE tenant_budgets SET day = day - 1 WHERE tenant = :tenant", {"tenant": house.tenant})
+
+    take_turn(mine, need=10, cost=10)
+    assert lent(house)[0] == 200
+
+
+def test_runs_under_way_are_held_by_a_cap_that_is_set_while_they_spend(house: "House", own_tenant: UUID) -> None:
+    run_id = house.start(script("a"), budget_microusd=DOLLAR)
+    _, mine = recorder(house, run_id, "a")
+    take_turn(mine, need=10, cost=10)
+
+    cap(house, cap_microusd=200)
+
+    assert lent(house)[0] == house.budget(run_id).drawn_microusd == 160
+    with pytest.raises(BudgetExceeded):
+        mine.request([], requested(500))
+
+
+def test_a_tenants_own_processes_cannot_raise_its_caps(house: "House", own_tenant: UUID) -> None:
+    cap(house, cap_microusd=1)
+    with pytest.raises(Exception, match="permission denied"), house.as_tenant() as session:
+        session.connection().exec_driver_sql("UPDATE tenant_budgets SET cap_microusd = 1000000")
+
+
+def test_racing_agents_of_several_runs_never_overspend_their_tenant(house: "House", own_tenant: UUID) -> None:
+    agents = 16
+    cap(house, cap_microusd=5_000, day_cap_microusd=3_000)
+    keys = [f"s{number}" for number in range(agents // 4)]
+    run_ids = [house.start(*map(script, keys), budget_microusd=2_000) for _ in range(4)]
+
+    def race(one: tuple[UUID, str]) -> None:
+        held, mine = recorder(house, *one)
+        for number in range(20):
+            try:
+                take_turn(mine, need=50, cost=50 if number % 2 else 0)
+            except (BudgetBusy, BudgetExceeded):
+                break
+        held.finish(StepFinished(outcome="succeeded"))
+
+    with ThreadPoolExecutor(agents) as pool:
+        list(pool.map(race, [(run_id, key) for run_id in run_ids for key in keys]))
+    for run_id in run_ids:
+        house.advance(run_id)
+
+    spent = house.execute("SELECT sum(spent_microusd) FROM steps WHERE tenant = :tenant", {"tenant": house.tenant})[0][
+        0
+    ]
+    assert 2_000 < spent <= 3_000
+    assert lent(house) == (spent, spent)
+    assert [house.drift(run_id) for run_id in run_ids] == [[]] * 4
