@@ -4,6 +4,7 @@ A message carries ids. Losing every one, or delivering each ten times, costs tim
 """
 
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
@@ -20,6 +21,7 @@ from chargehand.orchestrator import transport
 from chargehand.orchestrator.canvas import Chord, Emission, Line, Link, Pack
 from chargehand.orchestrator.endpoints import redis_url
 from chargehand.orchestrator.settings import Settings, load_settings
+from chargehand.orchestrator.telemetry import meters, metrics
 
 log = logging.getLogger(__name__)
 
@@ -179,13 +181,16 @@ def publish(app: Celery, settings: Settings, *, tenant: UUID, run_id: UUID, emis
 
     Whatever was sent of a batch that breaks is delivered, and found by nobody or somebody: a message is only a bell.
     """
+    began = time.monotonic()
     try:
         with app.producer_or_acquire() as producer, producer.batch():
             for emission in emissions:
                 _send(app, settings, producer, tenant=tenant, run_id=run_id, emission=emission)
     except PUBLISH_ERRORS as error:
+        meters.observe(metrics.PUBLISH, time.monotonic() - began, outcome="error")
         log.warning("not published", extra={"run_id": str(run_id), "error": str(error)})
         return False
+    meters.observe(metrics.PUBLISH, time.monotonic() - began, outcome="ok")
     return True
 
 

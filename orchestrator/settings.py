@@ -90,6 +90,9 @@ class Settings(BaseSettings):
     celery_tasks_transport_options: dict[str, dict[str, JsonValue]] = {}
     """What your app has as `broker_transport_options`, by that name, as JSON `{"default": {…}}`."""
 
+    metrics_address: str = ""
+    """Where a worker or supervisor serves what it counts, `0.0.0.0:9464`; empty: nowhere."""
+
     flower_user: str = "chargehand"
     flower_password: SecretStr = SecretStr("")
     """Password of Flower; empty: `chargehand up` makes one and prints where it is kept."""

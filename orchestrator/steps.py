@@ -4,6 +4,7 @@ Every write is conditional on the epoch of the claim: whoever was overtaken writ
 statement (the refused one reads an old snapshot).
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +25,7 @@ from chargehand.orchestrator.facts import (
     StepWaiting,
 )
 from chargehand.orchestrator.plan import Step
+from chargehand.orchestrator.telemetry import fact_metrics
 from chargehand.orchestrator.transitions import STEP_ENDINGS
 
 
@@ -47,6 +49,8 @@ class Claim:
     """A follower waits for this step in the same Celery chain."""
     wait_id: UUID | None
     """Of the question it waited for, if it did."""
+    queued_seconds: float = 0.0
+    """For how long it was queued before this claim."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +73,8 @@ WITH own AS (
     WHERE id = %(step)s AND status = 'queued' AND halt IS NULL AND (NOT solo OR %(solo)s)
       AND schema_version <= %(version)s
     RETURNING tenant, run, id, spec, epoch, head_seq, crashes, retries, solo, deadline_at, taken_over,
-              wait_id, next_in_chain IS NOT NULL AS in_chain
+              wait_id, next_in_chain IS NOT NULL AS in_chain,
+              extract(epoch FROM clock_timestamp() - queued_at)::float8 AS queued_seconds
 ), claimed AS (
     INSERT INTO journal (tenant, run, step, seq, kind, schema_version, epoch, body)
     SELECT tenant, run, id, head_seq, 'step.claimed', %(version)s, epoch, json_build_object(
@@ -96,7 +101,7 @@ WITH free AS (
             clock_timestamp() + make_interval(secs => (spec->>'deadline_seconds')::double precision))
     FROM free WHERE s.id = free.id
     RETURNING tenant, run, s.id, ordinal, spec, epoch, head_seq, crashes, retries, solo, deadline_at, taken_over,
-              wait_id, false AS in_chain
+              wait_id, false AS in_chain, extract(epoch FROM clock_timestamp() - queued_at)::float8 AS queued_seconds
 ), claimed AS (
     INSERT INTO journal (tenant, run, step, seq, kind, schema_version, epoch, body)
     SELECT tenant, run, id, head_seq, 'step.claimed', %(version)s, epoch, json_build_object(
@@ -298,6 +303,7 @@ def _claim(tenant: UUID, row: Row) -> Claim:
         deadline_at=row["deadline_at"],
         in_chain=row["in_chain"],
         wait_id=row["wait_id"],
+        queued_seconds=row["queued_seconds"] or 0.0,
     )
 
 
@@ -312,6 +318,8 @@ class HeldStep:
         self.seq = claimed.seq
         self._connections = connections
         self._committed = committed
+        self._held_since = time.monotonic()
+        fact_metrics.claimed(claimed.step, queued_seconds=claimed.queued_seconds)
 
     def finish(self, fact: StepFinished) -> Ended:
         """End the step; queue the next link of its chain; ring. All in one commit.
@@ -384,7 +392,12 @@ class HeldStep:
             raise self._refusal()
         self.seq = row["head_seq"]
         self._committed()
+        self.count(facts)
         return row
+
+    def count(self, facts: Sequence[StepFact]) -> None:
+        """Tell the meters of this process what was just committed."""
+        fact_metrics.committed(self.claim.step, facts, held_seconds=time.monotonic() - self._held_since)
 
     def _leave(
         self,
@@ -452,7 +465,11 @@ def finish_many(connections: Connections, done: Sequence[tuple[HeldStep, StepFin
             "version": SCHEMA_VERSION,
         },
     )
-    return {row["id"] for row in rows}
+    finished = {row["id"] for row in rows}
+    for held, fact in done:
+        if held.claim.step_id in finished:
+            held.count([fact])
+    return finished
 
 
 def new_wait_id() -> UUID:

@@ -35,6 +35,7 @@ from chargehand.orchestrator.handoffs import handed_over
 from chargehand.orchestrator.questions import COLLEAGUE
 from chargehand.orchestrator.spending import Peers
 from chargehand.orchestrator.steps import HeldStep
+from chargehand.orchestrator.telemetry import meters, metrics
 
 log = logging.getLogger(__name__)
 
@@ -193,6 +194,16 @@ class StepRecorder:
 
         Raises `BudgetExceeded` when the call can never fit, `BudgetBusy` when open reservations stand in its way.
         """
+        try:
+            self._count_and_reserve(finished, requested)
+        except BudgetBusy:
+            meters.count(metrics.BUDGET_REFUSALS, kind="busy")
+            raise
+        except BudgetExceeded:
+            meters.count(metrics.BUDGET_REFUSALS, kind="exceeded")
+            raise
+
+    def _count_and_reserve(self, finished: Sequence[ToolFinished], requested: ModelRequested) -> None:
         if self._counter is not None:
             self._counter.count(requested)
         try:

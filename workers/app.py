@@ -29,6 +29,7 @@ from chargehand.orchestrator.progress import Progress
 from chargehand.orchestrator.settings import load_settings
 from chargehand.orchestrator.supervisor.admit import SOLO
 from chargehand.orchestrator.switches import Switch, Switches
+from chargehand.orchestrator.telemetry.exporter import measure_process
 from chargehand.workers.holds import Holds
 from chargehand.workers.models.client import open_models
 from chargehand.workers.recollection import Recollection
@@ -134,6 +135,7 @@ def _start(**_: Any) -> None:
     swept = sweep(shop().workspaces)
     if swept:
         log.info("clones of dead processes removed", extra={"clones": swept})
+    measure_process(settings)
     shop().heartbeat.start()
 
 

@@ -57,6 +57,7 @@ class _Chargehand(LazyGroup):
                 "Do a run again from its journal, without models or effects, and name the first divergence.",
             ),
             (_PROOF, "doctor", "doctor", "Check that everything Chargehand needs is there and fits together."),
+            (_PROOF, "metrics", "metrics", "Print the metrics of the fleet as Prometheus reads them, or serve them."),
             (_PROOF, "roles", "roles", "List the roles that agents can have."),
         )
     }

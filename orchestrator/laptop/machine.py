@@ -1,6 +1,7 @@
 """Chargehand on one machine while a block runs: servers, schema, processes; afterwards nothing is left."""
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -12,7 +13,7 @@ from chargehand.orchestrator.laptop.flower_password import flower_password
 from chargehand.orchestrator.laptop.ground import free_port, prepare_home
 from chargehand.orchestrator.laptop.processes import Processes
 from chargehand.orchestrator.laptop.services import Services, running_services
-from chargehand.orchestrator.laptop.specs import Ports, ProcessSpec, flower_url, process_specs
+from chargehand.orchestrator.laptop.specs import Ports, ProcessSpec, flower_url, metrics_folder, process_specs
 from chargehand.orchestrator.laptop.state import (
     LaptopState,
     exclusive,
@@ -61,6 +62,9 @@ def up(
         progress("migrating the schema")
         migrate(services.endpoints.database_url)
         flower_password(settings)
+        # Counts of an earlier life are no one's any more.
+        shutil.rmtree(metrics_folder(settings), ignore_errors=True)
+        metrics_folder(settings).mkdir(mode=0o700)
         ports = Ports(flower=free_port(preferred=FLOWER_PORT), offline=free_port())
         started_at = process_started_at(os.getpid()) or time.time()
 

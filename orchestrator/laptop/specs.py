@@ -83,12 +83,18 @@ def process_specs(
             )
         )
     prefix = settings.key_prefix
-    specs.append(
-        _worker("supervisor", "chargehand.orchestrator.supervisor.app", SUPERVISOR_THREADS, prefix, environment=common)
-    )
-    specs += [_worker(pool, "chargehand.workers.app", POOL_THREADS, prefix, environment=common) for pool in POOLS]
+    # Not for Flower: it has metrics of its own, and exports them from its memory.
+    measured = {**common, "PROMETHEUS_MULTIPROC_DIR": str(metrics_folder(settings))}
+    supervisor = "chargehand.orchestrator.supervisor.app"
+    specs.append(_worker("supervisor", supervisor, SUPERVISOR_THREADS, prefix, environment=measured))
+    specs += [_worker(pool, "chargehand.workers.app", POOL_THREADS, prefix, environment=measured) for pool in POOLS]
     specs.append(_flower(ports.flower, environment=common))
     return tuple(specs)
+
+
+def metrics_folder(settings: Settings) -> Path:
+    """Where the processes of `chargehand up` keep what they count."""
+    return settings.home / "metrics"
 
 
 def needs_offline_model(environment: Mapping[str, str]) -> bool:

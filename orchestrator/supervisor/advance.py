@@ -34,6 +34,7 @@ from chargehand.orchestrator.supervisor import dispatch, gates, replans, unrolli
 from chargehand.orchestrator.supervisor.graphs import Graphs, read_places, standings
 from chargehand.orchestrator.supervisor.warning import record_passed
 from chargehand.orchestrator.tables import RunRow, StepRow
+from chargehand.orchestrator.telemetry import meters, metrics
 from chargehand.orchestrator.transitions import RUN_ENDINGS, STEP_ENDINGS
 
 # The reason of a failed run names this many steps.
@@ -127,9 +128,12 @@ def advance(engine: Engine, graphs: Graphs, run_id: UUID, *, audit_key: bytes) -
             standing = standings(run.connection, run_id, places)
         found = rounds.decide(places, standing, run_status=run.status)
         _write(run, places, standing, found)
+        ended = ""
         if found.outcome is not None or run.status in RUN_ENDINGS:
-            _close(run, places, standing, found, audit_key=audit_key)
-        return found.may_admit
+            ended = _close(run, places, standing, found, audit_key=audit_key)
+    if ended:
+        meters.count(metrics.RUNS_FINISHED, outcome=ended)
+    return found.may_admit
 
 
 def has_rings(engine: Engine, run_id: UUID) -> bool:
@@ -206,8 +210,11 @@ def _close(
     found: rounds.Round,
     *,
     audit_key: bytes,
-) -> None:
-    """The end of a run: money in flight, its last fact unless a person wrote it, its place in the tenant's chain."""
+) -> str:
+    """The end of a run: money in flight, its last fact unless a person wrote it, its place in the tenant's chain.
+
+    Gives how it ended, once.
+    """
     if found.to_charge:
         run.execute(_CHARGE, found.to_charge)
         runs.record(run.session, run.tenant, run.run_id, [ReservationsCharged(charged_microusd=dict(found.to_charge))])
@@ -221,10 +228,11 @@ def _close(
         row.finished_at = func.clock_timestamp()
         run.session.flush()
     elif _is_anchored(run):
-        return
+        return ""
     # What it borrowed from its tenant and did not spend.
     run.execute(GIVE_BACK, ())
     journal.anchor_run(run.session, tenant=run.tenant, run=run.run_id, key=audit_key)
+    return found.outcome or run.status
 
 
 def _is_anchored(run: _Run) -> bool:

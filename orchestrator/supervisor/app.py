@@ -30,6 +30,7 @@ from chargehand.orchestrator.supervisor.graphs import Graphs
 from chargehand.orchestrator.supervisor.messenger import Messenger
 from chargehand.orchestrator.supervisor.watch import forget_dead_pools, watch
 from chargehand.orchestrator.task_brokers import CeleryBrokers, TaskBrokers
+from chargehand.orchestrator.telemetry.exporter import measure_process
 
 log = logging.getLogger(__name__)
 
@@ -177,6 +178,7 @@ def answer_bell(run_id: str) -> None:
 
 @signals.worker_ready.connect
 def _start_watching(**_: Any) -> None:
+    measure_process(load_settings())
     loops = {
         "watch": supervisor.watch_forever,
         "schedules": supervisor.fire_forever,

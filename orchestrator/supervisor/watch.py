@@ -35,6 +35,7 @@ from chargehand.orchestrator.supervisor.settling import settle_late_answers
 from chargehand.orchestrator.supervisor.sweeping import sweep_memories
 from chargehand.orchestrator.supervisor.warning import warn
 from chargehand.orchestrator.tables import PoolRow, RunRow, SignalRow, StepRow, SubmissionRow
+from chargehand.orchestrator.telemetry import fact_metrics, meters, metrics
 from chargehand.orchestrator.transitions import RUN_ENDINGS
 
 log = logging.getLogger(__name__)
@@ -179,6 +180,7 @@ def recover(engine: Engine, settings: Settings) -> int:
         ).all()
         solo_pool_lives = bool(found) and bool(live_slots(session).get(SOLO))
         recovered: list[StepRow] = []
+        causes: list[Cause] = []
         for row, expired, heard, connected in found:
             evidence = Evidence(
                 renewed=float(expired) + settings.lease_seconds,
@@ -190,8 +192,11 @@ def recover(engine: Engine, settings: Settings) -> int:
             if cause is not None:
                 _recover_step(session, row, settings, cause=cause, solo_pool_lives=solo_pool_lives)
                 recovered.append(row)
+                causes.append(cause)
         runs.return_allotments(session, [row for row in recovered if row.status == "waiting"])
-        return len(recovered)
+    for cause in causes:
+        meters.count(metrics.RECOVERIES, cause=cause)
+    return len(recovered)
 
 
 def _age(moment: ColumnElement[Any] | InstrumentedAttribute[Any]) -> ColumnElement[Any]:
@@ -303,8 +308,14 @@ def wake(engine: Engine) -> list[UUID]:
     Gives the runs of these steps.
     """
     with Session(engine) as session, session.begin():
-        rows = session.scalars(
-            select(StepRow)
+        # A step that waits has written nothing since the row that says so.
+        asked_at = (
+            select(JournalRow.at)
+            .where(JournalRow.run == StepRow.run, JournalRow.step == StepRow.id, JournalRow.seq == StepRow.head_seq)
+            .scalar_subquery()
+        )
+        rows = session.execute(
+            select(StepRow, _age(asked_at))
             .join(RunRow, RunRow.id == StepRow.run)
             .where(StepRow.status == "waiting", RunRow.status == "running", _is_ours())
             # Of a user's own task the round and the dispatcher take care, once it may begin.
@@ -314,7 +325,7 @@ def wake(engine: Engine) -> list[UUID]:
             .limit(BATCH)
             .with_for_update(skip_locked=True, key_share=True, of=StepRow)
         ).all()
-        for row in rows:
+        for row, _ in rows:
             if row.spec["kind"] == "gate":
                 gates.end_gate(session, row)
             elif row.epoch == 0 and row.wait_reason == "gate":
@@ -325,7 +336,11 @@ def wake(engine: Engine) -> list[UUID]:
                 row.status, row.run_after = "ready", None
             session.flush()
             runs.ring(session, row.tenant, row.run)
-        return [row.run for row in rows]
+        waited = [(row.pool, row.spec, float(seconds or 0.0)) for row, seconds in rows]
+        woken = [row.run for row, _ in rows]
+    for pool, spec, seconds in waited:
+        fact_metrics.waited(pool, spec, seconds=seconds)
+    return woken
 
 
 def _has_more_money() -> ColumnElement[bool]:
@@ -380,7 +395,8 @@ def emit_again(engine: Engine, settings: Settings, *, queue_length: Callable[[st
             row.status = "ready"
             _unchain_followers(session, row)
             log.warning("message lost", extra={"step_id": str(row.id), "emissions": row.emissions})
-        return len(rows)
+    meters.count(metrics.MESSAGES_LOST, len(rows))
+    return len(rows)
 
 
 def end_overdue(engine: Engine) -> int:

@@ -91,6 +91,8 @@ def _claimed(row: StepLine, *, in_chain: bool) -> dict[str, Any]:
         "wait_id": row.wait_id,
         "deadline_at": row.deadline_at,
         "in_chain": in_chain,
+        # Only metrics look at it.
+        "queued_seconds": None,
     }
 
 

@@ -25,9 +25,12 @@ def test_without_a_model_the_offline_one_starts_first_and_everybody_is_sent_to_i
     assert [spec.name for spec in specs.values() if spec.foundation] == ["offline"]
     for pool in ("research", "coding", "audit"):
         assert specs[pool].environment["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:5002"
+        # They share a folder of counts; Flower keeps its own in memory.
+        assert specs[pool].environment["PROMETHEUS_MULTIPROC_DIR"].endswith("/metrics")
         assert specs[pool].environment["ANTHROPIC_API_KEY"] == "offline"
         for tier in ("SMALL", "MEDIUM", "LARGE"):
             assert specs[pool].environment[f"CHARGEHAND_{tier}_MODEL"] == "offline-rules-1"
+    assert "PROMETHEUS_MULTIPROC_DIR" not in specs["flower"].environment
 
 
 def test_the_offline_model_can_be_made_slow_so_that_something_can_be_killed_in_the_middle():

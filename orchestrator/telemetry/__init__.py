@@ -1,0 +1,1 @@
+"""What Chargehand says of itself to monitoring: metrics, traces, and the fields of log lines."""
