@@ -28,8 +28,10 @@ Guard = Callable[[Session], None]
 Trust = Literal["content", "conclusion", "person"]
 """Whose word it is, least trusted first: text of a file or a page, an agent's own conclusion, a person."""
 
-# The periods that end now, or begin now; both by the database's clock.
-_UNTIL_NOW = "tstzmultirange(tstzrange(NULL, clock_timestamp()))"
+# The scope of what outlives runs.
+LIBRARY = "library"
+
+# The period that begins now, by the database's clock.
 _FROM_NOW = "tstzmultirange(tstzrange(clock_timestamp(), NULL))"
 
 
@@ -228,6 +230,11 @@ def least(*trusts: Trust) -> Trust:
     return min(trusts, key=TRUST.index)
 
 
+def is_less_trusted(one: Trust, other: Trust) -> bool:
+    """Whether the word of `one` is worth less than that of `other`."""
+    return TRUST.index(one) < TRUST.index(other)
+
+
 def _unknown(
     session: Session, *, tenant: UUID, ids: Sequence[UUID], items: Sequence[MemoryItem], embedder: Embedder | None
 ) -> tuple[dict[UUID, MemoryItem], dict[UUID, datetime | None]]:
@@ -324,5 +331,10 @@ def memory_id(*, tenant: UUID, scope: str, item: MemoryItem) -> UUID:
 
 
 def embedded_text(item: MemoryItem) -> str:
-    """What the model reads: the path says what a passage is about (`shop/labels.py`), so it leads."""
+    """What the model reads: the path says what a passage is about (`shop/labels.py`), so it leads.
+
+    Where a fact comes from says nothing of what it is about.
+    """
+    if item.kind in {"fact", "episode"}:
+        return item.text
     return f"{re.sub(r'[/_.-]+', ' ', item.source)}\n{item.text}"

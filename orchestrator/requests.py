@@ -47,6 +47,8 @@ class RunRequest(BaseModel):
     """Of models, in the whole run."""
     max_tokens: int | None = Field(default=None, gt=0)
     """In and out, those read from a cache too, in the whole run."""
+    consolidate_microusd: int | None = Field(default=None, gt=0)
+    """What may be spent, when it has ended, to keep what it has taught; None: nothing is kept."""
     role_texts: dict[str, str] = Field(default_factory=dict)
     """name → text of roles that the caller brings; all others are the installation's."""
 

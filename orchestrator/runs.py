@@ -106,6 +106,7 @@ def accept(session: Session, tenant: UUID, request: RunRequest, installed: Itera
             status="running" if request.concurrency_key is None else "queued",
             concurrency_key=request.concurrency_key,
             conversation_id=request.conversation_id,
+            consolidate_microusd=request.consolidate_microusd,
             goal=request.goal,
             priority=request.priority,
             idempotency_key=request.idempotency_key,

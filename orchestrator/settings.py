@@ -77,6 +77,9 @@ class Settings(BaseSettings):
     default_budget_usd: str = "0.50"
     """Cap of a run that names none."""
 
+    consolidate_budget_usd: str = ""
+    """What may be spent after each run to keep what it has taught in memory, as 0.02; empty: nothing is kept."""
+
     small_model: str = "claude-haiku-5-5"
     medium_model: str = "claude-sonnet-5-5"
     large_model: str = "claude-opus-5-5"

@@ -93,6 +93,8 @@ class RunRow(Base):
     """The run that it left."""
     conversation_id: Mapped[str | None] = mapped_column(Text)
     """The conversation that it is part of."""
+    consolidate_microusd: Mapped[int | None] = mapped_column(BigInteger)
+    """What the run may spend that keeps what this one has taught; NULL: nothing is kept."""
     reason: Mapped[str] = mapped_column(Text, server_default="")
     """Why it ended as it did."""
     schema_version: Mapped[int] = mapped_column(SmallInteger, server_default="1")

@@ -94,6 +94,7 @@ class Client(AnyClient[RunHandle]):
         on_budget: OnBudget = "fail",
         max_calls: int | None = None,
         max_tokens: int | None = None,
+        consolidate_usd: str | Decimal | None = None,
     ) -> RunHandle:
         """Ask for a run, see `AnyClient.submit`.
 
@@ -101,6 +102,8 @@ class Client(AnyClient[RunHandle]):
         for more (`ask`). `max_calls` and `max_tokens` cap calls of models, and their tokens, in the whole run.
 
         With `connection` (psycopg, SQLAlchemy) the run exists if and only if the caller's transaction commits.
+        `consolidate_usd`: what may be spent afterwards to keep in memory what the run has taught; "0": nothing; left
+        out: as `CHARGEHAND_CONSOLIDATE_BUDGET_USD` says.
         """
         run_id = submit(
             self.services,
@@ -121,6 +124,7 @@ class Client(AnyClient[RunHandle]):
             on_budget=on_budget,
             max_calls=max_calls,
             max_tokens=max_tokens,
+            consolidate_usd=consolidate_usd,
         )
         return self._handle(run_id)
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
-from chargehand.memory.beliefs import MemoryItem, Provenance, remember
+from chargehand.memory.beliefs import LIBRARY, MemoryItem, Provenance, remember
 from chargehand.memory.embedder import Embedder, load_embedder
 from chargehand.memory.file_records import Library, OpenSession, roots_of
 from chargehand.memory.folder import open_folder
@@ -16,8 +16,6 @@ from chargehand.memory.pathnames import shown
 from chargehand.memory.semantic import Recalled, recall
 from chargehand.orchestrator.errors import NotFound, UserError
 
-# Where memories are that no single run has made.
-LIBRARY = "library"
 # More is no note; a file is cut into passages.
 MAX_NOTE_CHARACTERS = 8_000
 # More is no answer to a question, and each of them is looked at.

@@ -16,7 +16,7 @@ from chargehand.memory import procedural
 from chargehand.memory.artifacts import RepositoryUnreadable
 from chargehand.memory.git import StorageFull
 from chargehand.memory.procedural import Role
-from chargehand.orchestrator import runs
+from chargehand.orchestrator import consolidating, runs
 from chargehand.orchestrator.building import Plan as WrittenPlan
 from chargehand.orchestrator.client.services import Services
 from chargehand.orchestrator.errors import InvalidPlan, InvalidWorkspace, Unavailable, UserError
@@ -58,6 +58,7 @@ def submit(
     on_budget: OnBudget = "fail",
     max_calls: int | None = None,
     max_tokens: int | None = None,
+    consolidate_usd: str | Decimal | None = None,
 ) -> UUID:
     """The id of the run, see `Client.submit`; a supervisor is told, unless the caller's transaction is to commit it."""
     settings = services.settings
@@ -87,6 +88,7 @@ def submit(
             on_budget=check_on_budget(on_budget),
             max_calls=check_count("max_calls", max_calls),
             max_tokens=check_count("max_tokens", max_tokens),
+            consolidate_microusd=consolidating.budget_of(consolidate_usd, settings),
         )
         if connection is not None:
             _enqueue(connection, tenant, request)

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
 from chargehand.memory import journal
-from chargehand.orchestrator import rounds, runs
+from chargehand.orchestrator import consolidating, rounds, runs
 from chargehand.orchestrator.allotments import GIVE_BACK
 from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.facts import (
@@ -226,6 +226,8 @@ def _close(
         row = run.session.get_one(RunRow, run.run_id)
         row.status, row.reason = found.outcome, reason
         row.finished_at = func.clock_timestamp()
+        if row.consolidate_microusd is not None:
+            consolidating.ask(run.session, run.tenant, run.run_id, budget_microusd=row.consolidate_microusd)
         run.session.flush()
     elif _is_anchored(run):
         return ""

@@ -152,7 +152,19 @@ def test_migrations_and_roles_come_with_the_wheel(venv: Path, project: Path, emp
     )
 
     assert answer == [
-        ["chooser", "coder", "lead", "planner", "replanner", "researcher", "resolver", "triager", "writer"],
+        [
+            "arbiter",
+            "chooser",
+            "coder",
+            "extractor",
+            "lead",
+            "planner",
+            "replanner",
+            "researcher",
+            "resolver",
+            "triager",
+            "writer",
+        ],
         0,
     ]
 

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from chargehand.workers.scripts import answers, index, inventory, merging, render, scan, tests, verify
+from chargehand.workers.scripts import answers, consolidate, index, inventory, merging, render, scan, tests, verify
 from chargehand.workers.scripts.registry import SCRIPTS, Script
 
-BUILT_IN = (answers, index, inventory, merging, render, scan, tests, verify)
+BUILT_IN = (answers, consolidate, index, inventory, merging, render, scan, tests, verify)
 
 
 def registered_scripts() -> Mapping[str, Script[..., Any]]:

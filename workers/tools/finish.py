@@ -12,6 +12,7 @@ from chargehand.orchestrator.outputs import OUTPUTS
 from chargehand.orchestrator.plan import Plan, PlanPatch, Step, extend
 from chargehand.orchestrator.replanning import effective
 from chargehand.workers.findings import BY_HAND, Answer, FixAttempt, Frozen, HumanTask, Verdict
+from chargehand.workers.lessons import ExtractedFacts, Judgements
 from chargehand.workers.shards import assigned_findings
 from chargehand.workers.tools.edit_file import EDITING_TOOLS, Edited, conflicts_left
 from chargehand.workers.tools.registry import Tool, ToolContext, ToolOutput, ToolRetry, make_tool
@@ -248,6 +249,33 @@ def submit_resolution(resolution: Resolution, context: ToolContext) -> ToolOutpu
     )
 
 
+def submit_facts(facts: ExtractedFacts, context: ToolContext) -> ToolOutput:
+    """Finish: hand in the facts that are worth knowing in later runs; an empty list when there are none."""
+    known = set(_ids(context.inputs.get("gather"), "statements"))
+    unknown = sorted({one for fact in facts.facts for one in fact.evidence if one not in known})
+    if unknown:
+        raise ToolRetry(f"There is no statement {', '.join(unknown)}; name ids of the statements in your inputs.")
+    return _finished(facts.model_dump(mode="json"))
+
+
+def submit_judgements(judgements: Judgements, context: ToolContext) -> ToolOutput:
+    """Finish: hand in how the two statements of each pair stand to each other, each pair exactly once."""
+    pairs = _ids(context.inputs.get("pair"), "pairs")
+    counted = Counter(one.pair for one in judgements.judgements)
+    problems = [f"{pair} is judged {count} times" for pair, count in counted.items() if count > 1]
+    problems += [f"{pair} is not judged" for pair in pairs if pair not in counted]
+    problems += [f"{pair} is no pair" for pair in counted if pair not in set(pairs)]
+    if problems:
+        raise ToolRetry(f"Judge each pair exactly once: {'; '.join(problems[:30])}.")
+    return _finished(judgements.model_dump(mode="json"))
+
+
+def _ids(result: JsonValue, name: str) -> list[str]:
+    """The ids of the things that an input lists under this name."""
+    listed = result.get(name) if isinstance(result, dict) else None
+    return [str(one["id"]) for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+
+
 def applied_fixes(context: ToolContext) -> list[FixAttempt]:
     """The fixes that this step has applied, in order, read back from its recorded tool results.
 
@@ -306,6 +334,8 @@ _OF_ROLE: Mapping[str, Tool] = {
     "writer": _finish_tool(submit_report, ReportText),
     "chooser": _finish_tool(submit_choice, Choice),
     "resolver": _finish_tool(submit_resolution, Resolution),
+    "extractor": _finish_tool(submit_facts, ExtractedFacts),
+    "arbiter": _finish_tool(submit_judgements, Judgements),
 }
 FINISH_TOOLS: Mapping[str, Tool] = {tool.name: tool for tool in _OF_ROLE.values()}
 

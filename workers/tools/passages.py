@@ -18,7 +18,9 @@ def recall(
 ) -> str | ToolOutput:
     """Recall passages of the repository that are near the query in meaning or in words, best first.
 
-    Each comes as `path:first-last` above its numbered lines. Nothing near is no proof of absence.
+    Each comes as `path:first-last` above its numbered lines. What earlier runs taught comes first, below a line that
+    says how far it is trusted: check what has trust `content` before you rely on it. Nothing near is no proof of
+    absence.
     """
     found = context.recall(query, limit)
     return found or "Nothing in the index is near this; try other words or search_text."

@@ -1,4 +1,4 @@
-"""The tool that researchers ask: passages of the workspace, shown with their place and line numbers."""
+"""The tool that researchers ask: passages of the workspace with place and line numbers, and what is believed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,13 +6,17 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
+from chargehand.memory.beliefs import LIBRARY
 from chargehand.memory.embedder import Embedder
-from chargehand.memory.semantic import Recalled, recall
+from chargehand.memory.semantic import Recalled, is_known, recall
 
 # What one call may put into a model's window, about 3,000 tokens.
 MAX_CHARACTERS = 12_000
 DEFAULT_LIMIT = 6
 MAX_LIMIT = 20
+# What earlier runs taught comes first and is short; farther ones are of something else.
+MAX_BELIEFS = 3
+NEAR = 0.4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,15 +31,20 @@ class RecalledText:
 def recall_passages(
     session: Session, *, tenant: UUID, scope: str, query: str, embedder: Embedder, limit: int = DEFAULT_LIMIT
 ) -> RecalledText:
-    """The passages that answer `query` best, best first, ready to be shown; see `show_passages`."""
-    passages = recall(
-        session, tenant=tenant, scope=scope, query=query, embedder=embedder, limit=min(max(limit, 1), MAX_LIMIT)
-    )
-    return show_passages(passages)
+    """The passages that answer `query` best, best first, and what earlier runs taught; see `show_passages`."""
+    most = min(max(limit, 1), MAX_LIMIT)
+    passages = recall(session, tenant=tenant, scope=scope, query=query, embedder=embedder, limit=most)
+    beliefs: Sequence[Recalled] = ()
+    if is_known(session, tenant=tenant, scope=LIBRARY):
+        found = recall(session, tenant=tenant, scope=LIBRARY, query=query, embedder=embedder, limit=MAX_BELIEFS)
+        beliefs = [one for one in found if one.lexical_score > 0 or (one.similarity or 0.0) >= NEAR]
+    return show_passages([*beliefs, *passages])
 
 
 def show_passages(passages: Sequence[Recalled]) -> RecalledText:
     """Each passage as `path:first-last` above its numbered lines (`12: text`), a blank line between them.
+
+    What is no passage stands below a line that says whose word it is.
 
     A quote is the text after the number and `: `. Passages that do not fit are left out whole, and named.
     """
@@ -59,12 +68,28 @@ def show_passages(passages: Sequence[Recalled]) -> RecalledText:
 
 
 def show_passage(passage: Recalled) -> str:
-    """One passage with its place and numbered lines."""
+    """One passage with its place and numbered lines; of another memory who says it, and its words."""
+    if passage.kind != "passage":
+        return f"{witness(passage)}\n{passage.text}"
     lines = passage.text.split("\n")
     numbered = [f"{number}: {line}" for number, line in enumerate(lines, start=passage.line_start)]
     return "\n".join([place(passage), *numbered])
 
 
 def place(passage: Recalled) -> str:
-    """`path:first-last`."""
+    """`path:first-last`; of what is no passage its id."""
+    if passage.kind != "passage":
+        return f"memory {passage.memory_id}"
     return f"{passage.source}:{passage.line_start}-{passage.line_end}"
+
+
+def witness(memory: Recalled) -> str:
+    """Which memory it is, how far it is trusted, since when it is known, and which run, tool and role it comes from."""
+    known = [f"memory {memory.memory_id}", memory.kind, f"trust: {memory.trust}"]
+    if memory.created_at is not None:
+        known.append(f"since {memory.created_at:%Y-%m-%d}")
+    if memory.run_id is not None:
+        by = f" by {memory.tool}" if memory.tool else ""
+        role = f" at role version {memory.role_version[:12]}" if memory.role_version else ""
+        known.append(f"run {memory.run_id}{by}{role}")
+    return f"[{'; '.join(known)}]"

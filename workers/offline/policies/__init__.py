@@ -7,8 +7,10 @@ from typing import Any
 from chargehand.workers.offline import NOTICE
 from chargehand.workers.offline.conversation import Conversation
 from chargehand.workers.offline.policies import (
+    arbiter,
     chooser,
     coder,
+    extractor,
     form,
     lead,
     planner,
@@ -30,6 +32,8 @@ POLICIES: Mapping[str, Policy] = {
     "submit_report": writer.write,
     "submit_choice": chooser.choose,
     "submit_resolution": resolver.resolve,
+    "submit_facts": extractor.extract,
+    "submit_judgements": arbiter.judge,
     "submit_result": form.fill,
 }
 
