@@ -14,12 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from chargehand.memory.beliefs import LIBRARY
 from chargehand.memory.ingest import Ingested
 from chargehand.memory.semantic import Recalled
 from chargehand.orchestrator.cli.highlights import best_lines, highlights
 from chargehand.orchestrator.cli.terminal import AsJson, ago, answers, notes, one_line, plain, plural, print_json
 from chargehand.orchestrator.client import Client
-from chargehand.orchestrator.client.memories import LIBRARY
 from chargehand.orchestrator.errors import UserError
 
 # What takes less is there before anybody wonders.

@@ -26,6 +26,8 @@ def test_the_roles_are_there_with_their_tiers() -> None:
         "resolver": "medium",
         "replanner": "large",
         "lead": "medium",
+        "extractor": "small",
+        "arbiter": "small",
     }
 
 
