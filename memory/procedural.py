@@ -3,30 +3,22 @@
 import hashlib
 import subprocess
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
 from uuid import UUID
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from chargehand.memory.role_files import Patience, Tier, read_role
 from chargehand.memory.semantic_tables import RoleVersion
 
-Tier = Literal["small", "medium", "large"]
-# More than twenty turns without an answer is a loop, not diligence.
-MAX_TURNS_CEILING = 20
-DEFAULT_MAX_TURNS = 15
 # A role is a page of instructions; more is somebody's data.
 MAX_ROLE_BYTES = 64 * 1024
 
 # Path, time of change and size of a role's file → its commit.
 _COMMITS: dict[tuple[Path, int, int], str] = {}
-
-Slug = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 
 
 class InvalidRole(ValueError):
@@ -35,31 +27,6 @@ class InvalidRole(ValueError):
 
 class RoleNotFound(LookupError):
     """No role of that name or hash."""
-
-
-class Patience(BaseModel):
-    """How long questions of an agent wait for a person, and what they come to then."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    after_seconds: float = Field(gt=0)
-    then: Literal["fail", "skip", "retry"] = "fail"
-
-
-class FrontMatter(BaseModel):
-    """The fields between the two `---` lines."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: Slug
-    description: str = Field(min_length=1)
-    pool: Slug
-    tier: Tier
-    tools: tuple[Slug, ...] = ()
-    approve: tuple[Slug, ...] = ()
-    max_turns: int = Field(default=DEFAULT_MAX_TURNS, ge=1, le=MAX_TURNS_CEILING)
-    output: Slug
-    expires: Patience | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,40 +56,55 @@ class Role:
     """Tools each call of which a person approves before it is made."""
 
 
-def load_roles(directory: Path) -> dict[str, Role]:
-    """Every `*.md` of `directory` as a role, by name; raises `InvalidRole` for the first that cannot be used."""
-    if not directory.is_dir():
-        raise InvalidRole(f"{directory} is not a directory; give the folder that holds the roles' .md files.")
-    roles: dict[str, Role] = {}
-    for path in sorted(directory.glob("*.md")):
-        role = parse_role(read_text(path), origin=str(path), commit=commit_of(path))
-        if role.name in roles:
-            raise InvalidRole(f"{path}: a second role is named {role.name!r}; give each its own name.")
-        roles[role.name] = role
-    return roles
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlacedRole:
+    """A role and where it is from."""
+
+    role: Role
+    path: Path
+    overrides: tuple[Path, ...] = ()
+    """Files of the same name in later folders, which nobody uses."""
+
+
+def load_roles(*folders: Path) -> dict[str, Role]:
+    """Every role of these folders by name, of one name that of the first folder; raises `InvalidRole` for a wrong one.
+
+    A role is a `*.md` file; those in capitals (`README.md`) are about the roles.
+    """
+    return {name: placed.role for name, placed in place_roles(*folders).items()}
+
+
+def place_roles(*folders: Path) -> dict[str, PlacedRole]:
+    """As `load_roles`, each with its file and with what it takes the place of."""
+    placed: dict[str, PlacedRole] = {}
+    for folder in folders:
+        own: dict[str, Path] = {}
+        for path in role_paths(folder):
+            role = parse_role(read_text(path), origin=str(path), commit=commit_of(path))
+            if role.name in own:
+                raise InvalidRole(f"{path}: a second role is named {role.name!r}; give each its own name.")
+            own[role.name] = path
+            first = placed.get(role.name)
+            if first is None:
+                placed[role.name] = PlacedRole(role=role, path=path)
+            else:
+                placed[role.name] = replace(first, overrides=(*first.overrides, path))
+    return dict(sorted(placed.items()))
+
+
+def role_paths(folder: Path) -> list[Path]:
+    """The files of a folder that are roles; raises `InvalidRole` when there is no such folder."""
+    if not folder.is_dir():
+        raise InvalidRole(f"{folder} is not a directory; give the folder that holds the roles' .md files.")
+    return sorted(path for path in folder.glob("*.md") if not path.stem.isupper())
 
 
 def parse_role(text: str, *, origin: str, commit: str | None = None) -> Role:
     """A role from the text of its file; `origin` names it in errors."""
-    lines = text.splitlines()
-    if not lines or lines[0].strip() != "---" or "---" not in (line.strip() for line in lines[1:]):
-        raise InvalidRole(f"{origin}: no front matter; begin the file with '---', the fields, and '---'.")
-    end = next(number for number, line in enumerate(lines[1:], start=1) if line.strip() == "---")
-    try:
-        fields = FrontMatter.model_validate(yaml.safe_load("\n".join(lines[1:end])) or {})
-    except yaml.YAMLError as error:
-        raise InvalidRole(f"{origin}: the front matter is not YAML: {' '.join(str(error).split())}") from error
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, problem['loc'])) or 'front matter'}: {problem['msg']}" for problem in error.errors()
-        )
-        raise InvalidRole(f"{origin}: {problems}.") from error
-    not_its_own = [name for name in fields.approve if name not in fields.tools]
-    if not_its_own:
-        raise InvalidRole(f"{origin}: approve names {not_its_own[0]!r}, which is none of its tools; add it to tools.")
-    instructions = "\n".join(lines[end + 1 :]).strip()
-    if not instructions:
-        raise InvalidRole(f"{origin}: no instructions; write them below the front matter.")
+    fields, instructions, problems = read_role(text)
+    if fields is None or problems:
+        # What is wrong is told in one line, where it is wrong by `roles check`.
+        raise InvalidRole(f"{origin}: {'; '.join(problem.what for problem in problems)}.")
     return Role(
         **dict(fields),
         instructions=instructions,
@@ -130,6 +112,26 @@ def parse_role(text: str, *, origin: str, commit: str | None = None) -> Role:
         blob_hash=git_blob_hash(text.encode()),
         commit=commit,
     )
+
+
+def pinned_role(session: Session, *, tenant: UUID, name: str, beginning: str) -> Role:
+    """The version of a role that some run pinned, by a beginning of its hash; raises `RoleNotFound`."""
+    rows = session.execute(
+        select(RoleVersion.hash)
+        .where(
+            RoleVersion.tenant == tenant,
+            RoleVersion.name == name,
+            RoleVersion.hash.startswith(beginning, autoescape=True),
+        )
+        .order_by(RoleVersion.hash)
+        .limit(2)
+    ).all()
+    if len(rows) != 1:
+        found = "More than one version" if rows else "No version"
+        raise RoleNotFound(
+            f"{found} of role {name!r} that a run has pinned begin with {beginning!r}; give more digits."
+        )
+    return role_at(session, tenant=tenant, role_hash=rows[0].hash)
 
 
 def pin_roles(session: Session, *, tenant: UUID, roles: Iterable[Role]) -> dict[str, str]:

@@ -10,6 +10,8 @@ from chargehand.orchestrator.errors import Unavailable
 # It imports analysers, an embedder's libraries, and the user's own modules.
 TIMEOUT_SECONDS = 60.0
 PROGRAM = "chargehand.workers.offers"
+# What packages of users name in their `pyproject.toml`.
+ENTRY_POINT_GROUPS = ("chargehand.scripts", "chargehand.tools")
 
 
 class Offer(BaseModel):
@@ -25,12 +27,15 @@ class Offer(BaseModel):
 
 
 class Offers(BaseModel):
-    """Scripts and tools by name."""
+    """Scripts and tools by name, and the outputs that roles may end with."""
 
     model_config = ConfigDict(frozen=True)
 
     scripts: dict[str, Offer]
     tools: dict[str, Offer]
+    outputs: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()
+    """Installed packages whose scripts or tools cannot be loaded, and why."""
 
 
 def ask_workers() -> Offers:

@@ -118,6 +118,8 @@ def unknown_script(level: Level, known: Known, step: Step) -> Iterator[Hint]:
     name = step.script if step.branch is None else step.branch.script
     if known.offers is not None and name is not None and name not in known.offers.scripts:
         text = f"no worker here knows script {name!r}; is its module missing in CHARGEHAND_MODULES?"
+        if known.offers.broken:
+            text = f"no worker here knows script {name!r}; {'; '.join(known.offers.broken)}"
         yield level.hint("unknown-script", [step], text)
 
 

@@ -1,5 +1,6 @@
 """What can be set, from `CHARGEHAND_*` variables, with the reason of each default."""
 
+import os
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -38,6 +39,8 @@ class Settings(BaseSettings):
     """A folder that every pool can reach; default `<home>/artifacts`."""
     roles_dir: Path | None = None
     """Folder of `*.md` roles; default: the roles of this installation."""
+    roles_path: str = ""
+    """Folders of your own roles, separated by `:`; one of theirs takes the place of ours of the same name."""
     modules: tuple[str, ...] = ()
     """Modules that workers import at start: a user's own scripts and tools, as JSON `["shop.tools"]`."""
     key_prefix: str = "chargehand"
@@ -103,9 +106,10 @@ class Settings(BaseSettings):
     """HMAC key of the tenant chain's head; empty: a key file under `home`."""
 
     @property
-    def roles(self) -> Path:
-        """The folder of roles; files, not code: the orchestrator never imports a worker."""
-        return self.roles_dir or Path(__file__).parents[1] / "workers" / "roles"
+    def role_folders(self) -> tuple[Path, ...]:
+        """Where roles are looked for, first come first served; files, not code: nobody here imports a worker."""
+        own = tuple(Path(part).expanduser() for part in self.roles_path.split(os.pathsep) if part.strip())
+        return (*own, self.roles_dir or Path(__file__).parents[1] / "workers" / "roles")
 
     @property
     def artifacts(self) -> Path:

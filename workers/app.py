@@ -3,7 +3,6 @@
 Everything it needs is composed here once, when the worker is ready to consume; which pool it is follows from its queue.
 """
 
-import importlib
 import logging
 import threading
 from typing import Any
@@ -40,6 +39,7 @@ from chargehand.workers.tasks import QuietRejects, register_tasks
 from chargehand.workers.tools.catalogue import registered_tools
 from chargehand.workers.tools.recall import recall_passages
 from chargehand.workers.tools.registry import ToolOutput
+from chargehand.workers.user_code import load_user_code
 from chargehand.workers.workspace import sweep
 
 log = logging.getLogger(__name__)
@@ -48,9 +48,7 @@ configure_logging()
 for _logger in ("celery.worker.request", "celery.app.trace"):
     logging.getLogger(_logger).addFilter(QuietRejects())
 settings = load_settings()
-for _module in settings.modules:
-    # A user's own scripts and tools register themselves the same way.
-    importlib.import_module(_module)
+broken_packages = load_user_code(settings)
 app: Celery = broker.make_app(settings, endpoints.redis_url(settings))
 stopping = threading.Event()
 _composed: list[Shop] = []
@@ -108,6 +106,7 @@ def compose(pool: str, slots: int) -> Shop:
         hints=Hints(client, key_prefix=settings.key_prefix),
         ring=lambda run_id: broker.ring_bell(app, settings, run_id),
         stopping=stopping,
+        broken_packages=broken_packages,
         recollection=Recollection(client, Keyspace(settings.key_prefix)),
     )
 

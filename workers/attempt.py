@@ -166,8 +166,8 @@ class Attempt:
         step = self.claim.step
         script = self.shop.scripts.get(step.script or "")
         if script is None:
-            known = ", ".join(sorted(self.shop.scripts))
-            return Failed(error=f"Step {step.key!r} names unknown script {step.script!r}; known: {known}.")
+            known = f"{', '.join(sorted(self.shop.scripts))}.{self.shop.not_loaded()}"
+            return Failed(error=f"Step {step.key!r} names unknown script {step.script!r}; known: {known}")
         if script.effect == "effectful" and self.claim.taken_over and not self.may_repeat:
             return Wait(
                 reason="human",
@@ -228,8 +228,11 @@ class Attempt:
         except KeyError:
             return Failed(
                 error=f"Role {role.name!r} ends with {role.output!r}, which this worker does not know; name the module "
-                "that registers it in CHARGEHAND_MODULES."
+                f"that registers it in CHARGEHAND_MODULES, or an entry point of its package.{self.shop.not_loaded()}"
             )
+        unknown = [name for name in role.tools if name not in self.shop.tools]
+        if unknown and self.shop.broken_packages:
+            return Failed(error=f"Role {role.name!r} names unknown tool {unknown[0]!r}.{self.shop.not_loaded()}")
         recorder = self._recorder(is_counted=gathered.is_counted)
         gathered = _as_read_before(recorder.history, gathered)
         continued = gathered.continued

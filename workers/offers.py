@@ -1,18 +1,19 @@
 """`python -m chargehand.workers.offers`: the scripts and tools of workers that are started here, as JSON."""
 
-import importlib
 import sys
 
 from chargehand.orchestrator.offers import Offer, Offers
+from chargehand.orchestrator.outputs import OUTPUTS
 from chargehand.orchestrator.settings import load_settings
 from chargehand.workers.scripts.catalogue import registered_scripts
 from chargehand.workers.tools.catalogue import registered_tools
+from chargehand.workers.tools.finish import output_names
+from chargehand.workers.user_code import load_user_code
 
 
 def offers() -> Offers:
     """Ours, and those that the user's modules register when they are imported."""
-    for module in load_settings().modules:
-        importlib.import_module(module)
+    broken = load_user_code(load_settings())
     scripts = {
         name: Offer(
             effect=script.effect,
@@ -31,7 +32,8 @@ def offers() -> Offers:
         )
         for name, tool in registered_tools().items()
     }
-    return Offers(scripts=scripts, tools=tools)
+    outputs = (*sorted(output_names()), *sorted(OUTPUTS))
+    return Offers(scripts=scripts, tools=tools, outputs=outputs, broken=broken)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ of tool calls are checked again, and typed results are handed in again.
 """
 
 import gc
-import importlib
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -44,6 +43,7 @@ from chargehand.workers.tool_turn import arguments_of
 from chargehand.workers.tools.catalogue import registered_tools
 from chargehand.workers.tools.finish import LOOKING_OUTSIDE, finish_tool
 from chargehand.workers.tools.registry import Tool, ToolContext, ToolOutput, describe_invalid, run_tool
+from chargehand.workers.user_code import load_user_code
 
 INVENTORY = "inventory"
 
@@ -303,8 +303,7 @@ def _recall_nothing(query: str, limit: int) -> ToolOutput:
 def main(name: str) -> int:
     """Print the replay of a run as JSON."""
     settings = load_settings()
-    for module in settings.modules:
-        importlib.import_module(module)
+    load_user_code(settings)
     engine = open_engine(endpoints.database_url(settings), role=APP_ROLE)
     try:
         # One snapshot: a run under way grows meanwhile.

@@ -55,5 +55,11 @@ class Shop:
     """What is paused, and which circuits are open."""
     recollection: Recollection | None = None
     """Conversations in Redis; None: each is read from its journal."""
+    broken_packages: tuple[str, ...] = ()
+    """Packages whose scripts or tools could not be loaded, and why."""
     long_sessions: threading.Semaphore = field(default_factory=lambda: threading.BoundedSemaphore(LONG_SESSIONS))
     """Taken by whoever may work for seconds between the statements of a session."""
+
+    def not_loaded(self) -> str:
+        """What to add to an error about something that nobody here knows: the packages that may have had it."""
+        return f" What could not be loaded: {'; '.join(self.broken_packages)}." if self.broken_packages else ""

@@ -58,7 +58,7 @@ class _Chargehand(LazyGroup):
             ),
             (_PROOF, "doctor", "doctor", "Check that everything Chargehand needs is there and fits together."),
             (_PROOF, "metrics", "metrics", "Print the metrics of the fleet as Prometheus reads them, or serve them."),
-            (_PROOF, "roles", "roles", "List the roles that agents can have."),
+            (_PROOF, "roles", "roles", "List, show, check and compare the roles that agents can have."),
         )
     }
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,7 @@ from chargehand.orchestrator.errors import Unavailable, UserError
 from chargehand.orchestrator.laptop import running_laptop
 from chargehand.orchestrator.laptop.ground import FREE_DISK_BYTES
 from chargehand.orchestrator.laptop.specs import POOLS, needs_offline_model
+from chargehand.orchestrator.offers import ENTRY_POINT_GROUPS, ask_workers
 from chargehand.orchestrator.schema import differences
 from chargehand.orchestrator.settings import Settings
 
@@ -58,6 +60,7 @@ def diagnose(settings: Settings) -> list[Finding]:
         *_git(),
         *_sandbox(),
         *_roles(settings),
+        *_user_code(settings),
         *_model(),
     ]
 
@@ -262,11 +265,26 @@ def bubblewrap() -> Path | None:
 
 def _roles(settings: Settings) -> Iterator[Finding]:
     try:
-        roles = procedural.load_roles(settings.roles)
+        roles = procedural.load_roles(*settings.role_folders)
     except InvalidRole as error:
-        yield Finding(name="Roles", state="wrong", what=str(error), remedy="correct that file, or CHARGEHAND_ROLES_DIR")
+        remedy = "correct that file (chargehand roles check), CHARGEHAND_ROLES_PATH or CHARGEHAND_ROLES_DIR"
+        yield Finding(name="Roles", state="wrong", what=str(error), remedy=remedy)
         return
     yield Finding(name="Roles", state="ok", what=", ".join(sorted(roles)))
+
+
+def _user_code(settings: Settings) -> Iterator[Finding]:
+    if not settings.modules and not any(entry_points(group=group) for group in ENTRY_POINT_GROUPS):
+        return
+    try:
+        broken = ask_workers().broken
+    except Unavailable as error:
+        yield Finding(name="Your code", state="wrong", what=str(error), remedy="correct it, or CHARGEHAND_MODULES")
+        return
+    if not broken:
+        yield Finding(name="Your code", state="ok", what="modules and packages can be loaded")
+    for one in broken:
+        yield Finding(name="Your code", state="wrong", what=one, remedy="mend or uninstall that package")
 
 
 def _model() -> Iterator[Finding]:

@@ -47,7 +47,7 @@ def check(
     Hints do not make it wrong. Scripts and tools are those of workers that are started here: CHARGEHAND_MODULES names
     the modules of your own.
     """
-    roles = procedural.load_roles(load_settings().roles)
+    roles = procedural.load_roles(*load_settings().role_folders)
     try:
         plan = load_plan(file, roles=roles.keys())
     except InvalidPlan as error:

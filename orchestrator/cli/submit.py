@@ -167,7 +167,7 @@ def check_workspace(workspace: str) -> None:
 
 def checked_plan(file: Path, settings: Settings) -> Plan:
     """The plan in a YAML or JSON file; raises `InvalidPlan` with the first thing that is wrong."""
-    return load_plan(file, roles=procedural.load_roles(settings.roles).keys())
+    return load_plan(file, roles=procedural.load_roles(*settings.role_folders).keys())
 
 
 def broker_answers(settings: Settings) -> bool:

@@ -61,7 +61,7 @@ class Schedules(AnySchedules):
         chosen = plan or goal_plan(with_workspace=workspace is not None)
         written = chosen.roles if isinstance(chosen, WrittenPlan) else ()
         brought = {role.name: role for role in (*written, *roles)}
-        validate(chosen, roles=procedural.load_roles(self._settings.roles).keys() | brought.keys())
+        validate(chosen, roles=procedural.load_roles(*self._settings.role_folders).keys() | brought.keys())
         name = _checked_name(name or _name_of(goal or chosen.steps[0].key))
         if on_conflict is not None and concurrency_key is None:
             concurrency_key = f"schedule/{name}"

@@ -66,7 +66,7 @@ def submit(
     chosen = plan or goal_plan(with_workspace=workspace is not None)
     written = chosen.roles if isinstance(chosen, WrittenPlan) else ()
     brought = {role.name: role for role in (*written, *roles)}
-    validate(chosen, roles=procedural.load_roles(settings.roles).keys() | brought.keys())
+    validate(chosen, roles=procedural.load_roles(*settings.role_folders).keys() | brought.keys())
     budget = microusd(budget_usd if budget_usd is not None else settings.default_budget_usd)
     run_id = runs.new_run_id()
     key = check_concurrency(concurrency_key, on_conflict)
@@ -112,7 +112,7 @@ def _accept(services: Services, tenant: UUID, request: RunRequest) -> UUID:
 
 
 def _accept_once(services: Services, tenant: UUID, request: RunRequest) -> UUID:
-    installed = procedural.load_roles(services.settings.roles).values()
+    installed = procedural.load_roles(*services.settings.role_folders).values()
     is_committing = False
     try:
         with services.session(tenant) as session:

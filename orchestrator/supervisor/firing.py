@@ -142,7 +142,7 @@ def _accept(
     session.flush()
     savepoint = session.begin_nested()
     try:
-        made = runs.accept(session, row.tenant, asked, procedural.load_roles(settings.roles).values())
+        made = runs.accept(session, row.tenant, asked, procedural.load_roles(*settings.role_folders).values())
         savepoint.commit()
     except OperationalError:
         raise

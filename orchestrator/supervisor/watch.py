@@ -130,7 +130,7 @@ def accept_submissions(engine: Engine, settings: Settings) -> list[UUID]:
             savepoint = session.begin_nested()
             try:
                 request = RunRequest.model_validate_json(row.request)
-                installed = procedural.load_roles(settings.roles).values()
+                installed = procedural.load_roles(*settings.role_folders).values()
                 accepted.append(_accept(session, row.tenant, request, installed))
                 savepoint.commit()
             except OperationalError:

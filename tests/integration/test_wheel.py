@@ -147,7 +147,8 @@ def test_migrations_and_roles_come_with_the_wheel(venv: Path, project: Path, emp
         from chargehand.memory.procedural import load_roles
         from chargehand.orchestrator import schema
         schema.migrate({empty_database_url!r})
-        print(json.dumps([sorted(load_roles(Settings().roles)), len(schema.differences({empty_database_url!r}))]))
+        roles = load_roles(*Settings().role_folders)
+        print(json.dumps([sorted(roles), len(schema.differences({empty_database_url!r}))]))
         """,
     )
 

@@ -340,6 +340,11 @@ _OF_ROLE: Mapping[str, Tool] = {
 FINISH_TOOLS: Mapping[str, Tool] = {tool.name: tool for tool in _OF_ROLE.values()}
 
 
+def output_names() -> frozenset[str]:
+    """What front matter may call an output, beside those that users' modules register."""
+    return frozenset(FINISH_TOOLS) | frozenset(name for name in _OF_ROLE if isinstance(name, str))
+
+
 def finish_tool(output: type[BaseModel] | str) -> Tool:
     """The finish tool of a role, by what its front matter calls its output, or made from a user's own model.
 

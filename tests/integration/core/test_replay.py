@@ -1,6 +1,7 @@
 """A replay makes the run again from its journal, asks nobody, and names the first row that comes out otherwise."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
@@ -9,6 +10,7 @@ from pydantic import JsonValue
 from sqlalchemy.orm import Session
 
 from chargehand.memory import journal
+from chargehand.memory.procedural import load_roles
 from chargehand.orchestrator import runs
 from chargehand.orchestrator.errors import NotFound
 from chargehand.orchestrator.plan import Branch, Repeat, Step, step_id
@@ -16,6 +18,7 @@ from chargehand.orchestrator.replay import Divergence, Replay
 from chargehand.workers.replay import replay
 from chargehand.workers.tools.registry import make_tool
 from tests.integration.core.test_forks import EACH, Desk, agent, script
+from tests.integration.core.test_forks import role as desk_role
 
 if TYPE_CHECKING:
     from tests.integration.core.conftest import House
@@ -102,6 +105,32 @@ def test_a_run_comes_out_the_same_and_nobody_is_asked(desk: Desk) -> None:
     assert (len(desk.model.calls), len(desk.looks.seen)) == (calls, looks)
     assert desk.journal(run_id) == before
     assert replayed(desk, run_id).digest == found.digest
+
+
+def test_an_old_run_replays_with_its_own_roles_whatever_their_files_say_by_now(
+    house: "House", desk: Desk, tmp_path: Path
+) -> None:
+    file = tmp_path / "asker.md"
+    file.write_text(desk_role().text)
+
+    def submit() -> UUID:
+        with house.as_tenant() as session:
+            installed = load_roles(tmp_path).values()
+            return runs.accept(session, house.tenant, house.request(*PLAN), installed)
+
+    old = submit()
+    desk.finish(old, RESULTS)
+    before = replayed(desk, old)
+    file.write_text(desk_role().text + "\nAnd be brief.\n")
+    new = submit()
+    desk.finish(new, RESULTS)
+
+    after = replayed(desk, old)
+
+    assert (after.divergences, after.digest) == ((), before.digest)
+    assert replayed(desk, new).divergences == ()
+    pinned = [house.run_row(run_id).role_versions[desk_role().name] for run_id in (old, new)]
+    assert pinned[0] == desk_role().blob_hash != pinned[1]
 
 
 def test_a_fork_at_a_turn_and_a_conversation_come_out_the_same(desk: Desk) -> None:

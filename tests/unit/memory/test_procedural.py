@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from chargehand.memory.procedural import InvalidRole, RoleNotFound, choose, git_blob_hash, load_roles, parse_role
+from chargehand.memory.procedural import (
+    InvalidRole,
+    RoleNotFound,
+    choose,
+    git_blob_hash,
+    load_roles,
+    parse_role,
+    place_roles,
+)
 
 TRIAGE = """---
 name: triage
@@ -125,3 +133,21 @@ def test_an_unknown_role_is_answered_with_the_known_ones(tmp_path: Path) -> None
     assert choose(roles, "triage").name == "triage"
     with pytest.raises(RoleNotFound, match=r"'writer'; there are: triage\."):
         choose(roles, "writer")
+
+
+def test_a_role_of_an_earlier_folder_takes_the_place_of_one_of_the_same_name(tmp_path: Path) -> None:
+    own, ours = tmp_path / "own", tmp_path / "ours"
+    for folder in (own, ours):
+        folder.mkdir()
+        (folder / "triage.md").write_text(TRIAGE)
+    (own / "triage.md").write_text(TRIAGE + "Mine.\n")
+    (own / "README.md").write_text("# About these roles\n")
+    (ours / "writer.md").write_text(TRIAGE.replace("name: triage", "name: writer"))
+
+    placed = place_roles(own, ours)
+
+    assert list(placed) == ["triage", "writer"]
+    assert placed["triage"].role.instructions.endswith("Mine.")
+    assert (placed["triage"].path, placed["triage"].overrides) == (own / "triage.md", (ours / "triage.md",))
+    assert placed["writer"].overrides == ()
+    assert load_roles(own, ours)["triage"] == placed["triage"].role
