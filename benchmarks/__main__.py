@@ -17,6 +17,7 @@ from benchmarks import (
     peers,
     recovery,
     replay,
+    routing,
     state,
     turn,
 )
@@ -46,6 +47,7 @@ SUITES: dict[str, Suite] = {
     "state": grounded(state.measure),
     "episodes": grounded(episodes.measure),
     "breaker": breaker.measure,
+    "routing": routing.measure,
     "fleet": fleet.measure,
     "handoff": handoff.measure,
     "recovery": recovery.measure,

@@ -98,6 +98,20 @@ def is_worth_a_look(step: Step, statuses: Sequence[str]) -> bool:
     return all(ended) or (step.map is not None and failed > step.map.tolerated_failures)
 
 
+def rounds_before(step: Step, plan: Sequence[Step]) -> int:
+    """How many rounds of a `repeat` have come before this step's because their verdict did not pass.
+
+    0 for the step that gives the verdict: it is as good as it was.
+    """
+    by_key = {one.key: one for one in plan}
+    while step.parent is not None and (parent := by_key.get(step.parent)) is not None:
+        number, _, template = step.key.removeprefix(f"{parent.key}/").partition("/")
+        if parent.repeat is not None and number.isdigit():
+            return 0 if template == parent.repeat.until else int(number) - 1
+        step = parent
+    return 0
+
+
 # --- branch -----------------------------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, Valid
 
 from chargehand.orchestrator.approval import Guarded
 from chargehand.orchestrator.errors import IllegalFact, NewerVersion
-from chargehand.orchestrator.plan import Plan, PlanPatch, Step
+from chargehand.orchestrator.plan import Plan, PlanPatch, Step, Tier
 
 # Raised by the rule above; a reader that meets a higher one leaves the stream alone.
 SCHEMA_VERSION = 1
@@ -104,6 +104,10 @@ class RunSubmitted(Fact):
     """Runs of its conversation that had ended, oldest first: its agents are shown what they were told and answered."""
     concurrency_key: str | None = None
     forked_from: ForkedFrom | None = None
+    tier: Tier | None = None
+    """Size of model for agents whose steps name none."""
+    model: str | None = None
+    """A model by its name, for them too."""
     replans: int = 0
     """How often the planner may be asked for another plan when a step has failed, or when an agent asks for it."""
     on_budget: OnBudget = "ask"

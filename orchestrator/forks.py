@@ -214,6 +214,8 @@ def accept(session: Session, tenant: UUID, prepared: Prepared) -> UUID:
             id=request.run_id,
             tenant=tenant,
             goal=submitted.goal,
+            tier=submitted.tier,
+            model=submitted.model,
             priority=submitted.priority,
             idempotency_key=request.idempotency_key,
             workspace=submitted.workspace.model_dump(mode="json") if submitted.workspace else None,

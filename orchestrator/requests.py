@@ -2,14 +2,14 @@
 
 import re
 from decimal import Decimal, InvalidOperation
-from typing import get_args
+from typing import cast, get_args
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from chargehand.orchestrator.errors import InvalidBudget, InvalidGoal, UserError
 from chargehand.orchestrator.facts import OnBudget, OnConflict, WorkspaceRef
-from chargehand.orchestrator.plan import Plan, Step
+from chargehand.orchestrator.plan import Plan, Step, Tier
 
 # A goal is an instruction; what is longer is a document and belongs into the workspace.
 MAX_GOAL_BYTES = 100_000
@@ -39,6 +39,10 @@ class RunRequest(BaseModel):
     concurrency_key: str | None = None
     """At most one run of the tenant with this key is under way."""
     on_conflict: OnConflict = "queue"
+    tier: Tier | None = None
+    """Size of model for agents whose steps name none."""
+    model: str | None = None
+    """A model by its name, for them too."""
     replans: int = Field(default=0, ge=0, le=MAX_REPLANS)
     """How often the planner may be asked for another plan."""
     on_budget: OnBudget = "fail"
@@ -126,6 +130,17 @@ def check_conversation(name: str | None) -> str | None:
             "for example release-notes."
         )
     return name
+
+
+def check_model(tier: str | None, model: str | None) -> tuple[Tier | None, str | None]:
+    """A tier and a model as they are kept; raises `UserError` for those that cannot be any."""
+    if tier is not None and tier not in get_args(Tier):
+        raise UserError(f"Tier {tier!r} does not exist; use one of: {', '.join(get_args(Tier))}.")
+    if model is not None and (not model.strip() or len(model) > MAX_KEY_CHARACTERS or not model.isprintable()):
+        raise UserError(
+            f"Model {model[:80]!r} cannot be used; give a name, for example claude-haiku-5-5 or local/qwen3."
+        )
+    return cast("Tier | None", tier), model.strip() if model is not None else None
 
 
 def goal_plan(*, with_workspace: bool) -> Plan:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 from uuid import UUID
 
-from pydantic import Field, JsonValue, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 # The tenant of a single-tenant installation.
@@ -20,6 +20,19 @@ MAX_TURNS_CEILING = 20
 def default_home() -> Path:
     """Where `chargehand up` keeps its databases, artifacts and process files."""
     return Path.home() / ".local" / "share" / "chargehand"
+
+
+class Endpoint(BaseModel):
+    """A server of models beside the usual one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str = Field(pattern=r"^https?://")
+    """Without `/v1` at its end."""
+    profile: str = ""
+    """What it understands, see docs/models.md; empty: by its port."""
+    key_variable: str = ""
+    """The environment variable that holds its key; empty: it wants none."""
 
 
 class Settings(BaseSettings):
@@ -86,6 +99,10 @@ class Settings(BaseSettings):
     small_model: str = "claude-haiku-5-5"
     medium_model: str = "claude-sonnet-5-5"
     large_model: str = "claude-opus-5-5"
+    endpoints: dict[str, Endpoint] = {}
+    """More servers of models, as JSON `{"local": {"url": "http://127.0.0.1:11434"}}`: `local/qwen3` is one of its."""
+    role_models: dict[str, str] = {}
+    """A tier or a model for a role, as JSON `{"writer": "small", "triager": "local/qwen3"}`."""
     cache_min_tokens: dict[str, int] = {}
     """Shortest prompt prefix that a model caches, as JSON `{"claude-haiku-5-5": 2048}`; a shorter one is not warmed."""
 

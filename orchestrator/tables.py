@@ -95,6 +95,10 @@ class RunRow(Base):
     """The conversation that it is part of."""
     consolidate_microusd: Mapped[int | None] = mapped_column(BigInteger)
     """What the run may spend that keeps what this one has taught; NULL: nothing is kept."""
+    tier: Mapped[str | None] = mapped_column(Text)
+    """Size of model for agents whose steps name none; None: as their roles say."""
+    model: Mapped[str | None] = mapped_column(Text)
+    """A model by its name, likewise."""
     reason: Mapped[str] = mapped_column(Text, server_default="")
     """Why it ended as it did."""
     schema_version: Mapped[int] = mapped_column(SmallInteger, server_default="1")

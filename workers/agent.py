@@ -66,11 +66,12 @@ def run_agent(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
     holds: Holds = NOTHING_HELD,
+    used_percent: Callable[[], int] = lambda: 0,
 ) -> Outcome:
     """Run the step from where its journal stands to its end, or to a wait.
 
     `tools`: all that are registered; only those that the role names can be called, and not while `holds`
-    has them. Raises `Drained` when `should_stop`
+    has them. `used_percent`: how much of the run's budget is spent. Raises `Drained` when `should_stop`
     says so between two turns, and lets `Fenced` through.
     """
     unknown = [name for name in task.role.tools if name not in tools]
@@ -93,6 +94,7 @@ def run_agent(
             on_delta=Deltas(on_delta, clock) if on_delta is not None else None,
             new_call_id=new_call_id,
             sleep=sleep,
+            used_percent=used_percent,
         ),
         should_stop=should_stop,
     )

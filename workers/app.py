@@ -36,6 +36,7 @@ from chargehand.workers.scripts.catalogue import registered_scripts
 from chargehand.workers.scripts.index import run_scope
 from chargehand.workers.shop import Shop
 from chargehand.workers.tasks import QuietRejects, register_tasks
+from chargehand.workers.thrift import Thrift
 from chargehand.workers.tools.catalogue import registered_tools
 from chargehand.workers.tools.recall import recall_passages
 from chargehand.workers.tools.registry import ToolOutput
@@ -107,6 +108,7 @@ def compose(pool: str, slots: int) -> Shop:
         ring=lambda run_id: broker.ring_bell(app, settings, run_id),
         stopping=stopping,
         broken_packages=broken_packages,
+        thrift=Thrift(connections),
         recollection=Recollection(client, Keyspace(settings.key_prefix)),
     )
 

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from chargehand.memory.git import StorageFull
 from chargehand.memory.procedural import Role
 from chargehand.orchestrator.approval import APPROVE_OR_REJECT, REFUSALS, guarded, is_approved, not_approved
+from chargehand.orchestrator.control import rounds_before
 from chargehand.orchestrator.errors import ChargehandError, Fenced, LeaseLost, NewerVersion, StepPaused, Unavailable
 from chargehand.orchestrator.facts import (
     SCHEMA_VERSION,
@@ -40,6 +41,7 @@ from chargehand.workers.context import READS_REPOSITORY
 from chargehand.workers.conversation import last_commit
 from chargehand.workers.held import Held
 from chargehand.workers.inputs import Gathered, RunReader
+from chargehand.workers.models.router import wish
 from chargehand.workers.scripts.parameters import ArgumentsDoNotFit
 from chargehand.workers.scripts.registry import ScriptContext, Workspace
 from chargehand.workers.shop import Shop
@@ -221,8 +223,14 @@ class Attempt:
             return Failed(error=f"Step {step.key!r} has role {step.role!r}, which the run did not pin.")
         role = reader.role(role_hash)
         self.role = role
-        if step.tier is not None:
-            role = replace(role, tier=step.tier)
+        wanted = wish(
+            role.name,
+            role.tier,
+            step=(step.tier, step.model),
+            run=gathered.wished,
+            role_models=self.shop.settings.role_models,
+        )
+        role = replace(role, tier=wanted.tier)
         try:
             finish = finish_tool(role.output)
         except KeyError:
@@ -262,8 +270,10 @@ class Attempt:
                 replans=reader.replans() if request_replan.name in role.tools else 0,
             ),
             max_turns=step.max_turns or role.max_turns or self.shop.settings.max_turns,
-            model=step.model,
             on_budget=gathered.on_budget,
+            model=wanted.model,
+            routed_by=wanted.by,
+            refuted=rounds_before(step, gathered.plan.steps if gathered.plan is not None else ()),
         )
         return run_agent(
             task,
@@ -272,9 +282,14 @@ class Attempt:
             tools=self.shop.tools,
             should_stop=lambda: self.shop.stopping.is_set() or self.lost.is_set() or self._paused() is not None,
             holds=self.shop.holds,
+            used_percent=self._used_percent,
             # A streamed call costs twice the CPU of a plain one: only where somebody looks.
             on_delta=self._show_delta if self.shop.progress.is_watched(self.claim.run_id) else None,
         )
+
+    def _used_percent(self) -> int:
+        thrift = self.shop.thrift
+        return thrift.used_percent(self.claim.tenant, self.claim.run_id) if thrift is not None else 0
 
     def _paused(self) -> Held | None:
         """Why a step like this one must not go on now."""

@@ -113,6 +113,10 @@ class AgentTask:
     """A model by its name; None: the router chooses."""
     on_budget: OnBudget = "fail"
     """Whether it fails when its call does not fit into the budget, or asks a person for more."""
+    routed_by: str = ""
+    """Who named the tier or the model; empty: the role."""
+    refuted: int = 0
+    """How often what this step's forerunners gave was not passed by its verifier."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

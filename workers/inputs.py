@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from pydantic import JsonValue
+from pydantic import JsonValue, TypeAdapter
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
@@ -17,11 +17,13 @@ from chargehand.orchestrator.backtracking import newest_of
 from chargehand.orchestrator.episodes import Continued, Episode, continued_by, episodes
 from chargehand.orchestrator.errors import NotFound
 from chargehand.orchestrator.facts import OnBudget, StepFinished, WorkspaceRef
-from chargehand.orchestrator.plan import Plan, Step, step_id
+from chargehand.orchestrator.plan import Plan, Step, Tier, step_id
 from chargehand.orchestrator.sessions import open_session
 from chargehand.orchestrator.tables import BudgetRow, RunRow, StepRow
 from chargehand.orchestrator.views import Account
 from chargehand.workers.recollection import Recollection, newest
+
+_TIER: TypeAdapter[Tier | None] = TypeAdapter(Tier | None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +45,8 @@ class Gathered:
     """Where the predecessors left the workspace, by key, in the order the step names them."""
     approvals: dict[str, dict[str, str]] = field(default_factory=dict)
     """What gates before it have approved: gate → step → hash of its arguments."""
+    wished: tuple[Tier | None, str | None] = (None, None)
+    """The tier and the model that whoever submitted the run has named for its agents."""
     continued: Continued | None = None
     """agents: the conversation that the run goes on with."""
     on_budget: OnBudget = "fail"
@@ -91,6 +95,7 @@ class RunReader:
                     role_versions=dict(run.role_versions),
                     commits=_commits(step, ended),
                     approvals=_approvals(step, ended),
+                    wished=(_TIER.validate_python(run.tier), run.model),
                     continued=continued,
                     on_budget="ask" if budget is not None and budget.on_exceeded == "ask" else "fail",
                     is_counted=budget is not None and (budget.max_calls, budget.max_tokens) != (None, None),

@@ -90,6 +90,7 @@ class ModelTurn:
         on_delta: Deltas | None,
         new_call_id: Callable[[], UUID],
         sleep: Callable[[float], None],
+        used_percent: Callable[[], int],
     ) -> None:
         self._task = task
         self._tape = tape
@@ -98,6 +99,7 @@ class ModelTurn:
         self._on_delta = on_delta
         self._new_call_id = new_call_id
         self._sleep = sleep
+        self._used_percent = used_percent
         self._sleeps = 0
         self._cache_ttl = _cache_ttl(task, tools)
 
@@ -113,6 +115,9 @@ class ModelTurn:
             max_tokens=request.max_tokens,
             on_delta=self._on_delta,
             model=self._task.model,
+            routed_by=self._task.routed_by,
+            problems=["refuted"] * self._task.refuted,
+            used_percent=self._used_percent(),
             cache_ttl=self._cache_ttl,
             previous_message_id=conversation.exchanges[-1].answer.message_id if conversation.exchanges else "",
         )

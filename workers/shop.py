@@ -21,6 +21,7 @@ from chargehand.workers.holds import NOTHING_HELD, Holds
 from chargehand.workers.models.interface import Models
 from chargehand.workers.recollection import Recollection
 from chargehand.workers.scripts.registry import Script
+from chargehand.workers.thrift import Thrift
 from chargehand.workers.tools.registry import Tool, ToolOutput
 
 # Half of the engine's connections: while scripts embed in their sessions, the others must be able to read their inputs.
@@ -53,6 +54,8 @@ class Shop:
     """Set on SIGTERM: finish the turn, hand back."""
     holds: Holds = NOTHING_HELD
     """What is paused, and which circuits are open."""
+    thrift: Thrift | None = None
+    """How much of a run's budget is spent; None: no model is chosen by it."""
     recollection: Recollection | None = None
     """Conversations in Redis; None: each is read from its journal."""
     broken_packages: tuple[str, ...] = ()

@@ -35,6 +35,7 @@ from chargehand.orchestrator.requests import (
     check_concurrency,
     check_conversation,
     check_goal,
+    check_model,
     microusd,
 )
 from chargehand.orchestrator.settings import Settings, load_settings
@@ -93,6 +94,10 @@ def run(
         int | None,
         typer.Option(metavar="N", min=1, help="Cap of the tokens that models may read and write in the run."),
     ] = None,
+    tier: Annotated[
+        str | None, typer.Option(metavar="TIER", help="Size of model for its agents: small, medium or large.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="A model by its name for its agents.")] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Print the run's id and do not wait.")] = False,
     timeout: Annotated[
         float | None, typer.Option(metavar="SECONDS", min=0, help="Stop watching after this; the run goes on.")
@@ -113,6 +118,7 @@ def run(
     chosen = checked_plan(plan, settings) if plan is not None else None
     check_concurrency(concurrency_key, on_conflict)
     check_conversation(conversation)
+    check_model(tier, model)
     check_request(goal, chosen, workspace=workspace, budget=budget, settings=settings)
     if out is not None:
         check_folder(out)
@@ -132,6 +138,8 @@ def run(
             on_budget=on_budget,
             max_calls=max_calls,
             max_tokens=max_tokens,
+            tier=tier,
+            model=model,
         )
         if not broker_answers(settings):
             notes().print(Text("Accepted; the broker does not answer, and the run starts when it is back."))

@@ -95,6 +95,8 @@ class Client(AnyClient[RunHandle]):
         max_calls: int | None = None,
         max_tokens: int | None = None,
         consolidate_usd: str | Decimal | None = None,
+        tier: str | None = None,
+        model: str | None = None,
     ) -> RunHandle:
         """Ask for a run, see `AnyClient.submit`.
 
@@ -125,6 +127,8 @@ class Client(AnyClient[RunHandle]):
             max_calls=max_calls,
             max_tokens=max_tokens,
             consolidate_usd=consolidate_usd,
+            tier=tier,
+            model=model,
         )
         return self._handle(run_id)
 

@@ -233,12 +233,15 @@ class AnyClient(ABC, Generic[R]):
         concurrency_key: str | None = None,
         on_conflict: OnConflict = "queue",
         replans: int | None = None,
+        tier: str | None = None,
+        model: str | None = None,
     ) -> R:
         """Ask for a run: accepted means committed, whether the broker is up or not.
 
         A goal without a plan is decomposed by the planner. `workspace`: path or URL of a git repository, audited at its
         HEAD. `replans`: how often the planner may change the plan of a run in which a step has failed; by default three
         times for a goal (`CHARGEHAND_REPLANS`) and never for a plan of yours, which then fails with its step.
+        `tier` (small, medium, large) and `model` (a name) are those of all its agents whose steps name none.
         A second submit with the same `idempotency_key` gives the first one's run. At most one run with the same
         `concurrency_key` is under way; `on_conflict`: a second one waits for its turn (`queue`), is refused (`reject`),
         or ends the others (`cancel_older`). Agents of a run with a `conversation_id` are shown what its earlier runs,

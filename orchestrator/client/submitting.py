@@ -29,6 +29,7 @@ from chargehand.orchestrator.requests import (
     check_conversation,
     check_count,
     check_goal,
+    check_model,
     check_on_budget,
     goal_plan,
     microusd,
@@ -59,6 +60,8 @@ def submit(
     max_calls: int | None = None,
     max_tokens: int | None = None,
     consolidate_usd: str | Decimal | None = None,
+    tier: str | None = None,
+    model: str | None = None,
 ) -> UUID:
     """The id of the run, see `Client.submit`; a supervisor is told, unless the caller's transaction is to commit it."""
     settings = services.settings
@@ -68,6 +71,7 @@ def submit(
     brought = {role.name: role for role in (*written, *roles)}
     validate(chosen, roles=procedural.load_roles(*settings.role_folders).keys() | brought.keys())
     budget = microusd(budget_usd if budget_usd is not None else settings.default_budget_usd)
+    named_tier, named_model = check_model(tier, model)
     run_id = runs.new_run_id()
     key = check_concurrency(concurrency_key, on_conflict)
     with _imported(services, workspace, run_id) as reference:
@@ -84,6 +88,8 @@ def submit(
             role_texts={role.name: role.text for role in brought.values()},
             concurrency_key=key,
             on_conflict=on_conflict,
+            tier=named_tier,
+            model=named_model,
             replans=_replans(replans, settings, has_plan=plan is not None),
             on_budget=check_on_budget(on_budget),
             max_calls=check_count("max_calls", max_calls),

@@ -89,12 +89,14 @@ class AnthropicModels:
         prices: Mapping[str, Price] = PRICES,
         limits: FleetLimits | None = None,
         holds: Holds = NOTHING_HELD,
+        endpoints: Mapping[str, Wire] = MappingProxyType({}),
         warming: Warming | None = None,
         min_prefix_tokens: Mapping[str, int] = MappingProxyType({}),
         total_seconds: float = TOTAL_SECONDS,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         self._wire = Wire(client, profile, total_seconds=total_seconds, idle_seconds=idle_seconds)
+        self._endpoints = dict(endpoints)
         self._tiers = tiers
         self._prices = prices
         self._limits = limits
@@ -109,7 +111,8 @@ class AnthropicModels:
 
     def close(self) -> None:
         """Close all connections."""
-        self._wire.close()
+        for wire in (self._wire, *self._endpoints.values()):
+            wire.close()
 
     def quote(self, call: ModelCall) -> Quote:
         """Choose the model and bound the cost; takes the call's share of the fleet's limits.
@@ -118,7 +121,7 @@ class AnthropicModels:
         are paused or behind open circuits.
         """
         choice = self._choose_free(call)
-        profile = self._wire.profile
+        profile = self._at(choice.model)[0].profile
         body_bytes = len(_body(asked(call, profile)))
         max_tokens = min(call.max_tokens, profile.max_output_tokens)
         if self._limits is not None:
@@ -165,14 +168,14 @@ class AnthropicModels:
         Raises `ModelBusy` (cost nothing), `ModelRefused`, or `ModelUnavailable`, whose cost is the whole reservation
         when nobody can know what the server did.
         """
-        wire = self._wire
+        wire, bare = self._at(model)
         sent = asked(call, wire.profile)
         body_bytes = len(_body(sent))
         reserved = self._bound(call, model, body_bytes, call.max_tokens)
         started = time.monotonic()
         try:
             with self._warmed(call, model, wire.profile) as begun:
-                message = wire.send(sent, model, reserved_microusd=reserved, begun=begun)
+                message = wire.send(sent, bare, reserved_microusd=reserved, begun=begun)
         except ModelBusy as busy:
             self._busy(model, busy)
             raise
@@ -188,7 +191,8 @@ class AnthropicModels:
 
     def _bound(self, call: ModelCall, model: str, body_bytes: int, max_tokens: int) -> int:
         lasting = call.cache_ttl == "1h"
-        return reserve_microusd(model, body_bytes, max_tokens, self._prices, kept_for_an_hour=lasting)
+        name = self._priced_as(model, self._at(model)[1])
+        return reserve_microusd(name, body_bytes, max_tokens, self._prices, kept_for_an_hour=lasting)
 
     def _warmed(
         self, call: ModelCall, model: str, profile: Profile
@@ -232,8 +236,24 @@ class AnthropicModels:
         finish_tools = {str(tool["name"]) for tool in call.tools if str(tool.get("name", "")).startswith("submit_")}
         problems = problems_in(call.messages, finish_tools)
         return choose(
-            self._tiers, call.tier, wished=call.model, problems=problems, shunned={**self._shunned(call), **held}
+            self._tiers,
+            call.tier,
+            wished=call.model,
+            by=call.routed_by,
+            problems=[*call.problems, *problems],
+            shunned={**self._shunned(call), **held},
+            used_percent=call.used_percent,
         )
+
+    def _at(self, model: str) -> tuple[Wire, str]:
+        """The server of a model, and the model's name there: `ENDPOINT/NAME`, or a name at the usual server."""
+        endpoint, _, bare = model.partition("/")
+        wire = self._endpoints.get(endpoint)
+        return (wire, bare) if wire is not None and bare else (self._wire, model)
+
+    def _priced_as(self, *names: str) -> str:
+        """The first of a model's names that has a price; without any the first."""
+        return next((name for name in names if price_of(name, self._prices).known), names[0])
 
     def _shunned(self, call: ModelCall) -> dict[str, str]:
         with self._lock:
@@ -254,7 +274,7 @@ class AnthropicModels:
                 self._refusals.popitem(last=False)
 
     def _price_note(self, model: str) -> str:
-        found = price_of(model, self._prices)
+        found = price_of(self._priced_as(model, self._at(model)[1]), self._prices)
         if found.known:
             return ""
         with self._lock:
@@ -267,10 +287,11 @@ class AnthropicModels:
     def _answer(self, message: Mapping[str, Any], model: str, started: float) -> ModelAnswer:
         usage = usage_of(message.get("usage") or {})
         named = str(message.get("model") or model)
+        bare = self._at(model)[1]
         # A server that renames its model is charged for what it says it is, if that has a price.
-        charged = named if price_of(named, self._prices).known else model
+        charged = self._priced_as(f"{model.removesuffix(bare)}{named}", named, model, bare)
         return ModelAnswer(
-            model=named,
+            model=named if charged == named else f"{model.removesuffix(bare)}{named}",
             content=tuple(blocks_of(message.get("content"))),
             stop_reason=str(message.get("stop_reason") or "end_turn"),
             usage=usage,
@@ -315,10 +336,22 @@ def open_models(
         prices=with_overrides(os.environ.get("CHARGEHAND_MODEL_PRICES", "")),
         limits=limits,
         holds=holds,
+        endpoints=_endpoints(settings, threads=threads),
         warming=Warming(hasty, key_prefix=settings.key_prefix) if hasty is not None else None,
         min_prefix_tokens=settings.cache_min_tokens,
         total_seconds=settings.model_timeout_seconds,
     )
+
+
+def _endpoints(settings: Settings, *, threads: int) -> dict[str, Wire]:
+    wires = {}
+    for name, endpoint in settings.endpoints.items():
+        key = os.environ.get(endpoint.key_variable, "") if endpoint.key_variable else ""
+        setting = f"CHARGEHAND_ENDPOINTS: profile of {name!r}"
+        client = open_client(threads=threads, base_url=endpoint.url, api_key=key or "none")
+        profile = profile_for(endpoint.url, endpoint.profile, setting=setting)
+        wires[name] = Wire(client, profile, total_seconds=settings.model_timeout_seconds)
+    return wires
 
 
 def _body(call: ModelCall) -> bytes:

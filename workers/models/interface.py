@@ -39,6 +39,12 @@ class ModelCall:
     """How long the server keeps what it caches of this call, from its last use; the longer one costs more to write."""
     previous_message_id: str | None = None
     """The server's id of the answer before, so that it can say why its cache was not read; empty: there is none."""
+    routed_by: str = ""
+    """Who named the tier or the model; empty: the role."""
+    problems: Sequence[Literal["unsure", "invalid", "refuted"]] = ()
+    """Why earlier attempts at the same task did not do, beside what the messages show."""
+    used_percent: int = 0
+    """How much of the run's budget is known to be spent."""
     request_id: str = ""
     """`run/step/call` of the journal, told to the server in a header, so that its logs can be laid beside ours."""
 

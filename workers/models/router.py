@@ -2,18 +2,22 @@
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from chargehand.orchestrator.settings import Settings
-from chargehand.workers.models.interface import Block, ModelUnavailable
+from chargehand.workers.models.interface import Block, ModelUnavailable, Tier
 
-TIERS = ("small", "medium", "large")
+TIERS: tuple[Tier, ...] = ("small", "medium", "large")
+ROLES_TIER = "the role's tier"
 # An answer that was refused this often is not going to be right in the same tier.
 INVALID_BEFORE_ESCALATION = 2
 
-Problem = Literal["unsure", "invalid", "refuted", "overloaded", "refused"]
-"""Why an earlier attempt of the same task did not do. The first three escalate, the others look elsewhere."""
-_ESCALATING: frozenset[Problem] = frozenset({"unsure", "invalid", "refuted"})
+# From here on a tier less does, so that the run ends with a result and not with an empty purse.
+FRUGAL_FROM_PERCENT = 80
+
+Problem = Literal["unsure", "invalid", "refuted"]
+"""Why an earlier attempt of the same task did not do: it said so, it did not fit, or a verifier did not pass it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,28 +49,67 @@ class Tiers:
         return str(getattr(self, tier))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wish:
+    """What a step asks for before anything else is known."""
+
+    tier: Tier
+    model: str | None = None
+    """By its name: nothing else is taken then."""
+    by: str = ROLES_TIER
+    """Who says so."""
+
+
+def wish(
+    role: str,
+    tier: Tier,
+    *,
+    step: tuple[Tier | None, str | None] = (None, None),
+    run: tuple[Tier | None, str | None] = (None, None),
+    role_models: Mapping[str, str] = MappingProxyType({}),
+) -> Wish:
+    """The nearest word counts: the step's, the run's (`--tier`, `--model`), the settings' for the role, the role's.
+
+    `step`, `run`: a tier and a model, either or both None.
+    """
+    for (named_tier, named_model), by in ((step, "named by the step"), (run, "named for the run")):
+        if named_tier is not None or named_model is not None:
+            return Wish(tier=named_tier or tier, model=named_model, by=by)
+    named = role_models.get(role)
+    if named is None:
+        return Wish(tier=tier)
+    by = "CHARGEHAND_ROLE_MODELS"
+    size: Tier | None = next((one for one in TIERS if one == named), None)
+    return Wish(tier=size, by=by) if size is not None else Wish(tier=tier, model=named, by=by)
+
+
 def choose(
     tiers: Tiers,
     tier: str,
     *,
     wished: str | None = None,
+    by: str = "",
     problems: Sequence[Problem] = (),
     shunned: Mapping[str, str] | None = None,
+    used_percent: int = 0,
 ) -> Choice:
     """The model for a task of this tier.
 
-    `problems` of earlier attempts move it up; `shunned` names models that must not be used now, each with its reason
-    (an overload, a refusal). A model wished by name is taken as it is. Raises `ModelUnavailable` when nothing is left.
+    `problems` of earlier attempts move it up, a budget of which 80% is used moves it down; `shunned` names models that
+    must not be used now, each with its reason (an overload, a refusal). A model wished by name is taken as it is. `by`:
+    who named the tier or the model. Raises `ModelUnavailable` when nothing is left.
     """
     avoid = shunned or {}
     if wished is not None:
-        return Choice(model=wished, tier=tier, reason="named by the caller")
+        return Choice(model=wished, tier=tier, reason=by or "named by the caller")
     first = tiers.model(tier)
-    steps = [problem for problem in problems if problem in _ESCALATING]
-    wanted = TIERS[min(TIERS.index(tier) + len(steps), len(TIERS) - 1)]
-    reason = f"{tier}: the role's tier"
-    if steps and wanted != tier:
-        reason = f"{wanted}: escalated from {tier} ({', '.join(steps)})"
+    wanted = TIERS[min(TIERS.index(tier) + len(problems), len(TIERS) - 1)]
+    reason = f"{tier}: {by or ROLES_TIER}"
+    if wanted != tier:
+        reason = f"{wanted}: escalated from {tier} ({', '.join(problems)})"
+    if used_percent >= FRUGAL_FROM_PERCENT and wanted != TIERS[0]:
+        before, wanted = wanted, TIERS[TIERS.index(wanted) - 1]
+        reason = f"{wanted}: down from {before} ({used_percent}% of the budget is used)"
     model = tiers.model(wanted)
     if model not in avoid:
         return Choice(model=model, tier=wanted, reason=reason)

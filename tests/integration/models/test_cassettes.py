@@ -18,7 +18,6 @@ CASSETTES = Path(__file__).parents[2] / "data" / "cassettes"
 LONG = {"type": "text", "text": "You plan. " + "Look twice; " * 600, "cache_control": {"type": "ephemeral"}}
 TAPES: dict[str, dict[str, Any]] = {
     "tool_call": {"tools": [PLAN_TOOL]},
-    "words_only": {"tools": []},
     "cache_write": {"system": [LONG]},
     "typed": {"tools": [], "output_schema": {"type": "object", "properties": {"a": {"type": "string"}}}},
     "max_tokens": {"max_tokens": 8},

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from chargehand.orchestrator.control import Child, End, Grow, proceed
+from chargehand.orchestrator.control import Child, End, Grow, proceed, rounds_before
 from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.plan import ITEM, RESULT_OF, Branch, Map, Merge, Plan, Repeat, Step, StepKind
 
@@ -288,3 +288,16 @@ def test_a_label_has_to_be_one_of_the_branchs() -> None:
     branch = Step(key="b", kind="branch", branch=Branch(labels=("yes", "no"), script="s"))
     with pytest.raises(InvalidPlan, match="it has: yes, no"):
         Plan.of([branch, script("s", "b", when={"b": "maybe"})])
+
+
+def test_rounds_before_a_step_are_those_whose_verdict_did_not_pass() -> None:
+    judge = script("judge", "code", arguments={"of": {RESULT_OF: "code"}})
+    rounds = Step(key="c", kind="repeat", repeat=Repeat(body=(script("code"), judge), until="judge"))
+    first = Step(key="c/1/code", kind="script", script="x", parent="c")
+    third = Step(key="c/3/code", kind="script", script="x", parent="c")
+    inner = Step(key="c/3/code/0/part", kind="script", script="x", parent="c/3/code")
+    verdict = Step(key="c/3/judge", kind="script", script="x", parent="c")
+    plan = [rounds, first, third, verdict, inner]
+
+    assert [rounds_before(one, plan) for one in (rounds, first, third, inner, verdict)] == [0, 0, 2, 2, 0]
+    assert rounds_before(third, ()) == 0

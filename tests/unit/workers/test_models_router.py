@@ -6,7 +6,7 @@ import pytest
 
 from chargehand.orchestrator.settings import Settings
 from chargehand.workers.models.interface import ModelUnavailable
-from chargehand.workers.models.router import Tiers, choose, problems_in
+from chargehand.workers.models.router import Tiers, Wish, choose, problems_in, wish
 
 TIERS = Tiers(small="s", medium="m", large="l")
 
@@ -79,3 +79,38 @@ def test_errors_of_other_tools_are_no_invalid_answers() -> None:
     messages = [one for number in range(6) for one in exchange("read_file", number, refused=True)]
 
     assert problems_in(messages, {"submit_plan"}) == []
+
+
+def test_used_up_budget_goes_one_tier_down_and_says_why() -> None:
+    choice = choose(TIERS, "large", used_percent=80)
+
+    assert (choice.model, choice.tier) == ("m", "medium")
+    assert choice.reason == "medium: down from large (80% of the budget is used)"
+    assert choose(TIERS, "large", used_percent=50).model == "l"
+    assert choose(TIERS, "small", used_percent=95).model == "s"
+    assert choose(TIERS, "small", used_percent=95, wished="z").model == "z"
+
+
+def test_escalation_counts_also_while_money_is_short() -> None:
+    assert choose(TIERS, "small", problems=["refuted", "invalid"], used_percent=95).model == "m"
+
+
+@pytest.mark.parametrize(
+    ("asked", "wanted"),
+    [
+        ({}, Wish(tier="medium")),
+        ({"role_models": {"writer": "small"}}, Wish(tier="small", by="CHARGEHAND_ROLE_MODELS")),
+        ({"role_models": {"writer": "local/q"}}, Wish(tier="medium", model="local/q", by="CHARGEHAND_ROLE_MODELS")),
+        ({"role_models": {"other": "small"}}, Wish(tier="medium")),
+        ({"role_models": {"writer": "small"}, "run": ("large", None)}, Wish(tier="large", by="named for the run")),
+        ({"run": (None, "x"), "step": ("small", None)}, Wish(tier="small", by="named by the step")),
+        ({"run": ("large", "x")}, Wish(tier="large", model="x", by="named for the run")),
+    ],
+)
+def test_nearest_word_about_a_model_counts(asked: Any, wanted: Wish) -> None:
+    assert wish("writer", "medium", **asked) == wanted
+
+
+def test_who_named_the_tier_is_the_reason() -> None:
+    assert choose(TIERS, "small", by="named for the run").reason == "small: named for the run"
+    assert choose(TIERS, "small", wished="z", by="named by the step").reason == "named by the step"
