@@ -15,10 +15,11 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import OperationalError as NoDatabase
 
 from chargehand.memory.artifacts import ArtifactMissing
-from chargehand.memory.embedder import EmbeddingModelMissing
 from chargehand.memory.git import GitFailed, StorageFull
+from chargehand.memory.model_check import MixedModels
 from chargehand.memory.procedural import InvalidRole, RoleNotFound
 from chargehand.memory.sources import RepositoryUnreadable
+from chargehand.memory.vectors import EmbeddingFailed, EmbeddingModelMissing
 from chargehand.orchestrator.cli import exits
 from chargehand.orchestrator.cli.terminal import notes, plain
 from chargehand.orchestrator.errors import RunCancelled, RunFailed, Unavailable, UserError, WaitTimeout
@@ -62,13 +63,13 @@ def describe(error: Exception) -> Failure | None:
             return Failure(line="Aborted.", exit_code=exits.INTERRUPTED)
         case typer.TyperException():
             return Failure(line=_usage(error), exit_code=exits.WRONG_REQUEST)
-        case UserError() | RepositoryUnreadable() | InvalidRole() | RoleNotFound():
+        case UserError() | RepositoryUnreadable() | InvalidRole() | RoleNotFound() | MixedModels():
             return Failure(line=_one_line(error), exit_code=exits.WRONG_REQUEST)
         case RunFailed() | RunCancelled() | ArtifactMissing():
             return Failure(line=_one_line(error), exit_code=exits.FAILED)
         case WaitTimeout():
             return Failure(line=_one_line(error), exit_code=exits.TIMED_OUT)
-        case Unavailable() | StorageFull() | EmbeddingModelMissing():
+        case Unavailable() | StorageFull() | EmbeddingModelMissing() | EmbeddingFailed():
             # The end of a log may follow; it is worth more than its line breaks.
             return Failure(line=str(error), exit_code=exits.UNAVAILABLE)
         case NoDatabase() | psycopg.OperationalError():

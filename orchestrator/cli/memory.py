@@ -8,19 +8,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 from typing import Annotated
+from uuid import UUID
 
+import psycopg
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from chargehand.memory.beliefs import LIBRARY
-from chargehand.memory.ingest import Ingested
+from chargehand.memory.embedder import load_embedder
+from chargehand.memory.file_records import PASSAGE
 from chargehand.memory.semantic import Recalled
+from chargehand.memory.vector_indexes import make_index
+from chargehand.orchestrator import endpoints
 from chargehand.orchestrator.cli.highlights import best_lines, highlights
-from chargehand.orchestrator.cli.terminal import AsJson, ago, answers, notes, one_line, plain, plural, print_json
+from chargehand.orchestrator.cli.terminal import AsJson, ago, answers, notes, one_line, plain, plural, print_json, short
 from chargehand.orchestrator.client import Client
 from chargehand.orchestrator.errors import UserError
+from chargehand.orchestrator.settings import load_settings
 
 # What takes less is there before anybody wonders.
 QUIET_SECONDS = 2.0
@@ -104,8 +110,13 @@ def add(
             answers().print(str(made))
         return
     assert path is not None
-    with Client() as client, _shown_progress() as progress:
-        done = client.memory.add(path, name=name, scope=scope, progress=progress)
+    with Client() as client, _shown_progress("Reading", "files") as show:
+        done = client.memory.add(
+            path,
+            name=name,
+            scope=scope,
+            progress=lambda so_far: show(so_far.seen, so_far.listed, f"{so_far.passages:,} passages"),
+        )
     if as_json:
         print_json(done)
         return
@@ -121,18 +132,57 @@ def add(
 
 @_memory.command()
 def forget(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="As `memory search` shows it.")],
+    source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", help="`docs/` means all that begin so.")] = None,
+    memory: Annotated[list[UUID] | None, typer.Option(metavar="ID", help="These memories: a poisoned lesson.")] = None,
+    run: Annotated[list[str] | None, typer.Option(metavar="RUN", help="All that came of these runs.")] = None,
     scope: Annotated[str | None, typer.Option(metavar="SCOPE", help="Only there; default: everywhere.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Delete what was read in a source and everything that was concluded from it."""
+    """Delete what was read in a source, memories, or what came of a run, with everything that was concluded from them.
+
+    What they had superseded is believed again.
+    """
     with Client() as client:
-        gone = client.memory.forget(source, scope=scope)
+        runs = [client.run(one).run_id for one in run or ()]
+        gone = client.memory.forget(source, scope=scope, memories=memory or (), runs=runs)
     if as_json:
-        print_json({"source": source, "forgotten": gone})
-    else:
-        counted = f"{len(gone):,} {'memory' if len(gone) == 1 else 'memories'}"
-        answers().print(Text(f"{counted} forgotten: {plain(source)} and what was concluded from it."), soft_wrap=True)
+        print_json({"forgotten": gone.memories, "believed_again": gone.believed_again})
+        return
+    line = f"{_memories(len(gone.memories))} forgotten, with what was concluded from them"
+    if gone.believed_again:
+        line += f"; {_memories(len(gone.believed_again))} believed again"
+    answers().print(f"{line}.")
+
+
+@_memory.command("reindex")
+def reindex_(
+    index: Annotated[bool, typer.Option(help="Make the model's index first; needs the owner of the tables.")] = True,
+    keep_others: Annotated[bool, typer.Option("--keep-others", help="Leave the vectors of other models.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Give every memory a vector of the embedding model that is set now, and then drop those of others.
+
+    May be stopped, and goes on where it was. Workers go on finding with the former model until it has ended.
+    """
+    settings = load_settings()
+    embedder = load_embedder()
+    if index:
+        try:
+            make_index(endpoints.database_url(settings), model_id=embedder.model_id, dimensions=embedder.dimensions)
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise UserError(
+                "Only the owner of the tables can make an index; name it in CHARGEHAND_DATABASE_URL, or use --no-index."
+            ) from error
+    with Client(settings=settings) as client, _shown_progress("Embedding", "memories") as show:
+        done = client.memory.reindex(
+            keep_others=keep_others,
+            progress=lambda so_far: show(so_far.embedded, so_far.total, f"{so_far.dropped:,} old vectors dropped"),
+        )
+    if as_json:
+        print_json({"model_id": embedder.model_id, **asdict(done)})
+        return
+    line = f"{_memories(done.embedded)} embedded by {plain(embedder.model_id)}; {done.dropped:,} other vectors dropped."
+    answers().print(Text(line), soft_wrap=True)
 
 
 @_memory.command()
@@ -184,8 +234,15 @@ def _heading(one: Recalled) -> Text:
     return Text.assemble(
         (f"{plain(one.source)}:{one.line_start}-{one.line_end}", "bold cyan"),
         (f"  {plain(one.kind)} of {_WORDS[one.trust]}, score {one.score:.2f}, {similarity}", "dim"),
+        (f", {_origin(one)}" if one.run_id is not None else "", "dim"),
+        ("" if one.kind == PASSAGE else f"  {one.memory_id}", "dim"),
         ("  superseded since" if one.superseded_by is not None else "", "yellow"),
     )
+
+
+def _origin(one: Recalled) -> str:
+    by = f" by {plain(one.tool)}" if one.tool else ""
+    return f"run {short(one.run_id)}{by}" if one.run_id is not None else ""
 
 
 def _lines(one: Recalled, query: str, *, full: bool) -> Iterator[Text]:
@@ -205,8 +262,12 @@ def _lines(one: Recalled, query: str, *, full: bool) -> Iterator[Text]:
         yield Text(f"{'':>{width}}  ... {len(lines) - len(chosen)} more lines (--full)", style="dim")
 
 
+def _memories(count: int) -> str:
+    return f"{count:,} {'memory' if count == 1 else 'memories'}"
+
+
 @contextmanager
-def _shown_progress() -> Iterator[Callable[[Ingested], None]]:
+def _shown_progress(doing: str, things: str) -> Iterator[Callable[[int, int, str], None]]:
     """A bar in a terminal, now and then a line in a file or pipe; nothing in the first two seconds."""
     console = notes()
     started = told = monotonic()
@@ -214,24 +275,24 @@ def _shown_progress() -> Iterator[Callable[[Ingested], None]]:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("files, {task.fields[passages]} passages"),
+        TextColumn(f"{things}, {{task.fields[detail]}}"),
         TimeRemainingColumn(),
         console=console,
         transient=True,
     )
-    task = bar.add_task("Reading", total=None, passages=0)
+    task = bar.add_task(doing, total=None, detail="")
 
-    def show(done: Ingested) -> None:
+    def show(done: int, total: int, detail: str) -> None:
         nonlocal told
         now = monotonic()
         if now - started < QUIET_SECONDS:
             return
         if console.is_terminal:
             bar.start()
-            bar.update(task, total=done.listed, completed=done.seen, passages=f"{done.passages:,}")
+            bar.update(task, total=total, completed=done, detail=detail)
         elif now - told >= LINE_SECONDS:
             told = now
-            console.print(f"{done.seen:,} of {done.listed:,} files, {done.passages:,} passages")
+            console.print(f"{done:,} of {total:,} {things}, {detail}")
 
     try:
         yield show

@@ -134,8 +134,8 @@ class Client(AnyClient[RunHandle]):
 
     @property
     def memory(self) -> Memories:
-        """What is remembered: add, note, search, forget, stats."""
-        return Memories(self.session, self.tenant)
+        """What is remembered: add, note, search, forget, stats, reindex."""
+        return Memories(self.session, self.tenant, engine=self.services.engine)
 
     @property
     def schedules(self) -> Schedules:

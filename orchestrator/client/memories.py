@@ -1,18 +1,21 @@
 """What a program does with memory: `client.memory.add("docs/")`, `client.memory.search("When is the desk open?")`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 from uuid import UUID
+
+from sqlalchemy import Engine
 
 from chargehand.memory.beliefs import LIBRARY, MemoryItem, Provenance, remember
 from chargehand.memory.embedder import Embedder, load_embedder
 from chargehand.memory.file_records import Library, OpenSession, roots_of
 from chargehand.memory.folder import open_folder
-from chargehand.memory.forgetting import forget_source
+from chargehand.memory.forgetting import Forgotten, forget
 from chargehand.memory.holdings import Holding, holdings, sources_below
 from chargehand.memory.ingest import Ingested, ingest
 from chargehand.memory.pathnames import shown
+from chargehand.memory.reindexing import Reindexed, reindex
 from chargehand.memory.semantic import Recalled, recall
 from chargehand.orchestrator.errors import NotFound, UserError
 
@@ -26,10 +29,15 @@ class Memories:
     """What one tenant remembers."""
 
     def __init__(
-        self, open_session: OpenSession, tenant: UUID, *, embedder: Callable[[], Embedder] = load_embedder
+        self,
+        open_session: OpenSession,
+        tenant: UUID,
+        *,
+        engine: Engine,
+        embedder: Callable[[], Embedder] = load_embedder,
     ) -> None:
         """`open_session`: transactions bound to the tenant."""
-        self._session, self._tenant, self._embedder = open_session, tenant, embedder
+        self._session, self._tenant, self._engine, self._embedder = open_session, tenant, engine, embedder
 
     def add(
         self,
@@ -128,23 +136,45 @@ class Memories:
                 as_of=as_of,
             )
 
-    def forget(self, source: str, *, scope: str | None = None) -> tuple[UUID, ...]:
-        """Delete what was read in a source and all that was concluded from it, in one scope or in every one.
+    def forget(
+        self,
+        source: str | None = None,
+        *,
+        scope: str | None = None,
+        memories: Collection[UUID] = (),
+        runs: Collection[UUID] = (),
+    ) -> Forgotten:
+        """Delete what was read in a source, some memories, or what came of runs, and all that was concluded from them.
 
-        One that ends with `/` stands for all that begin so. Raises `NotFound` when nothing is known of it.
+        A source that ends with `/` stands for all that begin so; `scope` limits it to one scope. Memories that one of
+        them had superseded are believed again. Raises `NotFound` when there is nothing to forget.
         """
+        if (source is None) == (not memories and not runs):
+            raise UserError("Name what is to be forgotten: either a source, or memories or runs.")
         with self._session() as session:
-            below = source.endswith("/")
-            sources = sources_below(session, tenant=self._tenant, beginning=source, scope=scope) if below else (source,)
-            gone = tuple(
-                memory
+            sources: tuple[str | None, ...] = (source,)
+            if source is not None and source.endswith("/"):
+                sources = sources_below(session, tenant=self._tenant, beginning=source, scope=scope)
+            each = [
+                forget(session, tenant=self._tenant, source=one, scope=scope, memories=memories, runs=runs)
                 for one in sources
-                for memory in forget_source(session, tenant=self._tenant, source=one, scope=scope)
-            )
+            ]
+        gone = {memory for one in each for memory in one.memories}
         if not gone:
-            where = f"in scope {scope!r}" if scope is not None else "in any scope"
-            raise NotFound(f"Nothing was read in {source!r} {where}; `chargehand memory search` shows sources.")
-        return gone
+            raise NotFound(_nothing(source, scope))
+        again = {memory for one in each for memory in one.believed_again} - gone
+        return Forgotten(memories=tuple(sorted(gone)), believed_again=tuple(sorted(again)))
+
+    def reindex(
+        self, *, keep_others: bool = False, progress: Callable[[Reindexed], None] = lambda _: None
+    ) -> Reindexed:
+        """Give every memory a vector of the model that the settings choose, then drop those of others, see `reindex`.
+
+        May be stopped and started again. In large scopes searches want the model's index first, see `vector_indexes`.
+        """
+        return reindex(
+            self._engine, tenant=self._tenant, embedder=self._embedder(), keep_others=keep_others, told=progress
+        )
 
     def stats(self) -> tuple[Holding, ...]:
         """How much is remembered, by scope."""
@@ -157,3 +187,10 @@ def check_scope(scope: str) -> str:
     if not scope.strip():
         raise UserError(f"Scope {scope!r} is empty; name one, for example {LIBRARY!r}.")
     return scope.strip()
+
+
+def _nothing(source: str | None, scope: str | None) -> str:
+    if source is None:
+        return "Nothing is remembered of these; `chargehand memory search --json` shows ids of memories and runs."
+    where = f"in scope {scope!r}" if scope is not None else "in any scope"
+    return f"Nothing was read in {source!r} {where}; `chargehand memory search` shows sources."

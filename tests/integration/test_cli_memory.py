@@ -63,7 +63,7 @@ def test_a_folder_is_added_searched_counted_and_forgotten(chargehand: Run, folde
     assert "library" in chargehand("stats")[1]
     assert chargehand("forget", "shop/hours.md") == (
         0,
-        "1 memory forgotten: shop/hours.md and what was concluded from it.\n",
+        "1 memory forgotten, with what was concluded from them.\n",
         "",
     )
     assert [one["source"] for one in json.loads(chargehand("search", "counter", "--json")[1])] == ["shop/labels.py"]
@@ -112,6 +112,7 @@ def test_a_note_is_of_a_kind_of_its_own(chargehand: Run) -> None:
         (("search", "  "), "The query is empty"),
         (("forget", "no/such.py"), "Nothing was read in 'no/such.py' in any scope"),
         (("search", "x", "--run", "abcdef99"), "abcdef99"),
+        (("forget",), "either a source, or memories or runs"),
         (("search", "x", "--as-of", "yesterday"), "--as-of 'yesterday' is no time"),
     ],
 )
@@ -120,6 +121,17 @@ def test_wrong_requests_are_one_line(chargehand: Run, arguments: tuple[str, ...]
     assert (code, out) == (2, "")
     assert said in err
     assert err.count("\n") == 1
+
+
+def test_reindex_embeds_what_is_missing_and_a_memory_is_forgotten_by_its_id(chargehand: Run, folder: Path) -> None:
+    chargehand("add", str(folder))
+    done = json.loads(chargehand("reindex", "--json")[1])
+    assert (done["total"], done["embedded"], done["dropped"]) == (0, 0, 0)
+    assert chargehand("reindex")[1].startswith("0 memories embedded by ")
+
+    made = json.loads(chargehand("add", "--note", "Heavy parcels go to the back.", "--json")[1])["memory_id"]
+    assert made in chargehand("search", "heavy", "--kind", "note")[1]
+    assert json.loads(chargehand("forget", "--memory", made, "--json")[1])["forgotten"] == [made]
 
 
 def test_an_empty_memory_says_how_to_fill_it(chargehand: Run) -> None:
