@@ -116,6 +116,10 @@ class Settings(BaseSettings):
     metrics_address: str = ""
     """Where a worker or supervisor serves what it counts, `0.0.0.0:9464`; empty: nowhere."""
 
+    pages_url: str = ""
+    """Where people reach our own pages, `https://agents.example.org`; Flower links there. Empty: nowhere."""
+    flower_url: str = ""
+    """Where people reach Flower; `FLOWER_URL/runs/RUN` shows a run's tasks. Empty: nobody is sent there."""
     flower_user: str = "chargehand"
     flower_password: SecretStr = SecretStr("")
     """Password of Flower; empty: `chargehand up` makes one and prints where it is kept."""

@@ -25,7 +25,7 @@ from chargehand.orchestrator.facts import (
     StepWaiting,
 )
 from chargehand.orchestrator.plan import Step
-from chargehand.orchestrator.telemetry import fact_metrics
+from chargehand.orchestrator.telemetry import endings, fact_metrics
 from chargehand.orchestrator.transitions import STEP_ENDINGS
 
 
@@ -319,6 +319,7 @@ class HeldStep:
         self._connections = connections
         self._committed = committed
         self._held_since = time.monotonic()
+        endings.note_claim()
         fact_metrics.claimed(claimed.step, queued_seconds=claimed.queued_seconds)
 
     def finish(self, fact: StepFinished) -> Ended:
@@ -397,6 +398,7 @@ class HeldStep:
 
     def count(self, facts: Sequence[StepFact]) -> None:
         """Tell the meters of this process what was just committed."""
+        endings.note(facts)
         fact_metrics.committed(self.claim.step, facts, held_seconds=time.monotonic() - self._held_since)
 
     def _leave(

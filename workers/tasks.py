@@ -3,13 +3,15 @@
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
-from celery import Celery
+from celery import Celery, Task
 from celery.exceptions import Ignore, Reject
 
 from chargehand.orchestrator import broker
+from chargehand.orchestrator.telemetry.endings import noting_how_it_ends
 from chargehand.workers.attempt import Delivery
 from chargehand.workers.executor import execute, execute_pack
 from chargehand.workers.shop import Shop
@@ -20,8 +22,8 @@ log = logging.getLogger(__name__)
 def register_tasks(app: Celery, pool: str, shop: Callable[[], Shop], stopping: threading.Event) -> None:
     """Let `app` run the steps of `pool`; `shop` is asked for when the first message comes."""
 
-    @app.task(name=broker.task_name(pool), acks_late=True, shared=False)
-    def run_step(tenant: str, run_id: str, version: int = 1, **steps: Any) -> None:
+    @app.task(name=broker.task_name(pool), acks_late=True, shared=False, bind=True)
+    def run_step(self: Task, tenant: str, run_id: str, version: int = 1, **steps: Any) -> None:
         """Claim a step, or those of a pack, and run them, or find nothing to do."""
         if stopping.is_set():
             # Not claimed yet: the message goes back for another process, at once.
@@ -30,9 +32,25 @@ def register_tasks(app: Celery, pool: str, shop: Callable[[], Shop], stopping: t
             # Whoever is newer finds the step by its row: nobody has claimed it, so it is sent again, ever more slowly.
             log.warning("message of a newer version left", extra={"run_id": run_id, "version": version})
             raise Ignore
-        if _run(shop(), UUID(tenant), UUID(run_id), **steps) == "stop":
+        with noting_how_it_ends() as ended:
+            delivery = _run(shop(), UUID(tenant), UUID(run_id), **steps)
+        if delivery == "stop":
             # This copy of the chain ends here, and no part of a chord is counted.
+            _show(self, ended.how)
             raise Ignore
+
+
+def _show(task: Task, how: str) -> None:
+    """Tell Flower how it ended: of what is ignored Celery says nothing, and Flower would show it as started for ever.
+
+    Custom events become states of their name: WAITING, HANDED_BACK, STEP_FAILED, CUT_OFF, NOTHING_TO_DO.
+    """
+    # Called by hand it has no message.
+    if task.request.id is None:
+        return
+    # Nobody waits for what only people look at.
+    with suppress(*broker.PUBLISH_ERRORS):
+        task.send_event(f"task-{how}", retry=False)
 
 
 def _run(shop: Shop, tenant: UUID, run_id: UUID, *, step_id: str = "", step_ids: Sequence[str] = ()) -> Delivery:

@@ -1,10 +1,13 @@
 """Configuration of Flower, for `celery -A chargehand.orchestrator.broker flower --conf=…/flowerconfig.py`.
 
 Flower executes this file and takes every global that has the name of an option. Without `basic_auth` its pages would be
-open to every user of the machine. `/metrics` and `/healthcheck` stay open: Flower has no switch for them, and they tell
-counts, not content.
+open to every user of the machine. `/healthcheck` stays open and says `OK`, nothing else.
 """
 
+from flower.urls import handlers
+from tornado.web import url
+
+from chargehand.orchestrator.laptop.flower_pages import GuardedMetrics, LinkedTask, RunPage
 from chargehand.orchestrator.laptop.flower_password import flower_password
 from chargehand.orchestrator.settings import load_settings
 
@@ -18,3 +21,10 @@ read_only = True
 inspect_timeout = 200.0
 max_tasks = 10_000
 tasks_columns = "name,uuid,state,kwargs,received,started,runtime,worker"
+
+# The first that fits answers. Flower's `/metrics` asks for no password; its page of a task keeps its name for links.
+handlers[:0] = [
+    url(r"/metrics", GuardedMetrics),
+    url(r"/runs/([0-9a-fA-F-]+)", RunPage, {"pages_url": _settings.pages_url}, name="run"),
+    url(r"/task/(.+)", LinkedTask, name="linked-task"),
+]

@@ -1,18 +1,28 @@
 """Flower with our configuration is closed without the password and open with it."""
 
 import base64
+import json
 import os
 import sys
+import threading
 import urllib.error
+import urllib.parse
 import urllib.request
+from contextlib import contextmanager
+from uuid import uuid4
 
 import pytest
+from celery.contrib.testing.worker import start_worker
 
+from chargehand.orchestrator import broker
+from chargehand.orchestrator.canvas import Chain, Link
 from chargehand.orchestrator.laptop import specs
 from chargehand.orchestrator.laptop.ground import free_port
 from chargehand.orchestrator.laptop.processes import Processes
 from chargehand.orchestrator.laptop.services import Endpoints
 from chargehand.orchestrator.settings import Settings
+from chargehand.orchestrator.telemetry import endings
+from chargehand.workers import tasks
 
 # A Celery application without tasks: the password is Flower's matter.
 APP = "import os, celery; app = celery.Celery('bare', broker=os.environ['CHARGEHAND_REDIS_URL'])"
@@ -24,7 +34,7 @@ def flower(laptop_home, valkey):
     (laptop_home / "bare.py").write_text(APP)
     port = free_port()
     endpoints = Endpoints(database_url="postgresql://unused", redis_url=valkey.url)
-    settings = Settings(home=laptop_home)
+    settings = Settings(home=laptop_home, pages_url="https://agents.example.org/")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("CHARGEHAND_")}
     ports = specs.Ports(flower=port, offline=0)
     by_name = {
@@ -41,29 +51,128 @@ def flower(laptop_home, valkey):
         processes.stop(grace_seconds=2)
 
 
-def status_of(url, *, user=None, password=None, data=None):
-    request = urllib.request.Request(url, data=data)
+def status_of(url, *, user=None, password=None, data=None, method=None):
+    return answer_of(url, user=user, password=password, data=data, method=method)[0]
+
+
+def answer_of(url, *, user=None, password=None, data=None, method=None):
+    request = urllib.request.Request(url, data=data, method=method)
     if user is not None:
         token = base64.b64encode(f"{user}:{password}".encode()).decode()
         request.add_header("Authorization", f"Basic {token}")
     try:
         with urllib.request.urlopen(request, timeout=10) as response:
-            return response.status
+            return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         with error:
-            return error.code
+            return error.code, error.read().decode()
 
 
-def test_pages_and_api_answer_401_without_the_password_and_200_with_it(flower):
+def test_a_person_finds_what_runs_and_nobody_else_reads_or_forges_anything(
+    flower, laptop_home, valkey, monkeypatch, wait_until
+):
+    """One test, because Flower takes seconds to start."""
     url, password = flower
-    for path in ("/workers", "/tasks", "/broker", "/api/tasks"):
-        assert status_of(url + path) == 401
-        assert status_of(url + path, user="chargehand", password="wrong") == 401
-        assert status_of(url + path, user="chargehand", password=password) == 200
+    person = {"user": "chargehand", "password": password}
+    run, waits, fails = uuid4(), uuid4(), uuid4()
+    with a_worker(laptop_home, valkey, monkeypatch, outcomes={waits: "waiting", fails: "step_failed"}) as (
+        app,
+        settings,
+    ):
+        for step, label in ((waits, "audit/triager"), (fails, "audit/scan")):
+            emission = Chain(links=(Link(step_id=step, pool="audit", label=label),))
+            assert broker.publish(app, settings, tenant=uuid4(), run_id=run, emissions=[emission])
+        wait_until(lambda: len(ended(tasks_of(url, person, run))) == 2, 20, "both tasks have ended in Flower")
+        found = {task["name"]: task for task in tasks_of(url, person, run)}
 
-    # Who may look may still not send a task.
-    sending = status_of(url + "/api/task/send-task/any", user="chargehand", password=password, data=b"{}")
-    assert sending == 403
+    # The list: a name by pool and role, the ids of run and step, how it ended, the worker by its pool.
+    assert set(found) == {"audit/triager", "audit/scan"}
+    assert (found["audit/triager"]["state"], found["audit/scan"]["state"]) == ("WAITING", "STEP_FAILED")
+    assert str(waits) in found["audit/triager"]["kwargs"]
+    assert found["audit/triager"]["worker"].startswith("audit@")
+
+    # From the task to its run, from there to our page; and the run's page links back to its tasks.
+    uuid = found["audit/triager"]["uuid"]
+    assert f'href="/runs/{run}"' in answer_of(f"{url}/task/{uuid}", **person)[1]
+    status, page = answer_of(f"{url}/runs/{run}", **person)
+    assert status == 200, (laptop_home / "flower.log").read_text()[-3000:]
+    assert f'href="https://agents.example.org/runs/{run}"' in page
+    assert f'href="/task/{uuid}"' in page
+    assert "audit/scan" in page
+    assert status_of(f"{url}/runs/{'0' * 40}", **person) == 404
+    assert "no task of this run" in answer_of(f"{url}/runs/{uuid4()}", **person)[1]
+
+    reads = ["/", "/workers", "/tasks", "/broker", "/metrics", f"/task/{uuid}", f"/runs/{run}", DATATABLE]
+    reads += ["/api/workers", "/api/tasks", "/api/task/types", f"/api/task/info/{uuid}", "/api/queues/length"]
+    for path in reads:
+        for who in ({}, {"user": "chargehand", "password": "wrong"}):
+            status, text = answer_of(url + path, **who)
+            assert status == 401, path
+            assert "audit" not in text
+            assert str(run) not in text
+        assert status_of(url + path, **person) == 200, path
+    assert answer_of(f"{url}/healthcheck") == (200, "OK")
+
+    for path in FORGERIES:
+        path = path.format(uuid=uuid)
+        assert status_of(url + path, data=b"{}") == 401, path
+        assert status_of(url + path, **person, data=b"{}") == 403, path
+    assert app.connection().default_channel.client.llen(broker.queue_name(settings, "audit")) == 0
+
+
+DATATABLE = "/tasks/datatable?draw=1&start=0&length=50&order[0][column]=0&columns[0][data]=name&order[0][dir]=asc"
+FORGERIES = (
+    "/api/task/send-task/chargehand.audit",
+    "/api/task/apply/chargehand.audit",
+    "/api/task/async-apply/chargehand.audit",
+    "/api/task/abort/{uuid}",
+    "/api/task/revoke/{uuid}",
+    "/api/task/timeout/chargehand.audit",
+    "/api/task/rate-limit/chargehand.audit",
+    "/api/worker/shutdown/audit@host",
+    "/api/worker/pool/restart/audit@host",
+    "/api/worker/pool/grow/audit@host",
+    "/api/worker/pool/shrink/audit@host",
+    "/api/worker/pool/autoscale/audit@host",
+    "/api/worker/queue/add-consumer/audit@host",
+    "/api/worker/queue/cancel-consumer/audit@host",
+)
+
+
+def tasks_of(url, person, run):
+    """The rows of Flower's list for the search that a person types."""
+    search = urllib.parse.quote(f"kwargs:run_id={run}")
+    return json.loads(answer_of(f"{url}{DATATABLE}&search[value]={search}", **person)[1])["data"]
+
+
+def ended(rows):
+    return [row for row in rows if row["state"] not in {"PENDING", "RECEIVED", "STARTED"}]
+
+
+@contextmanager
+def a_worker(laptop_home, valkey, monkeypatch, *, outcomes):
+    """A worker of the audit pool whose steps end as `outcomes` says."""
+    settings = Settings(home=laptop_home)
+    app = broker.make_app(settings, valkey.url)
+
+    def execute(_, *, tenant, step_id):
+        endings._ending.get().how = outcomes[step_id]
+        return "stop"
+
+    monkeypatch.setattr(tasks, "execute", execute)
+    tasks.register_tasks(app, "audit", lambda: None, threading.Event())
+    queues = [broker.queue_name(settings, "audit")]
+    with start_worker(
+        app,
+        pool="threads",
+        concurrency=2,
+        perform_ping_check=False,
+        queues=queues,
+        hostname="audit@here",
+        task_events=True,
+    ):
+        yield app, settings
+    app.close()
 
 
 def test_flower_is_started_by_the_interpreter_of_this_environment():
