@@ -33,7 +33,7 @@ from chargehand.workers.models.interface import (
     ModelUnavailable,
     Quote,
 )
-from chargehand.workers.models.limits import FleetLimits, Need, Wait, parse_limits
+from chargehand.workers.models.limits import FleetLimits, Need, Wait, endpoint_of, parse_limits
 from chargehand.workers.models.prefix import (
     TTL_SECONDS,
     USUAL_MIN_PREFIX_TOKENS,
@@ -177,7 +177,7 @@ class AnthropicModels:
             with self._warmed(call, model, wire.profile) as begun:
                 message = wire.send(sent, bare, reserved_microusd=reserved, begun=begun)
         except ModelBusy as busy:
-            self._busy(model, busy)
+            self._busy(model, busy, body_bytes, call.max_tokens)
             raise
         answer = self._answer(message, model, started)
         answer = replace(answer, content=understood(answer.content, call, wire.profile))
@@ -205,13 +205,15 @@ class AnthropicModels:
             return nullcontext()
         return self._warming.turn(f"{model}:{prefix}", ttl_seconds=TTL_SECONDS[call.cache_ttl])
 
-    def _busy(self, model: str, busy: ModelBusy) -> None:
+    def _busy(self, model: str, busy: ModelBusy, body_bytes: int, max_tokens: int) -> None:
         """Leave an overloaded model alone in this process, and slow the whole fleet down for a rate limit."""
         if busy.overloaded:
             with self._lock:
                 self._overloaded[model] = Shunned(until=time.monotonic() + busy.until_seconds, reason="overloaded")
         elif self._limits is not None:
             self._limits.slow_down(model, busy.until_seconds)
+            # The server has counted nothing of it.
+            self._settle_limits(model, body_bytes, max_tokens, Usage())
 
     def _choose_free(self, call: ModelCall) -> Choice:
         """The model that the router finds among those that may be asked now."""
@@ -328,7 +330,8 @@ def open_models(
     limits = None
     if redis is not None:
         configured = parse_limits(os.environ.get("CHARGEHAND_MODEL_LIMITS", ""))
-        limits = FleetLimits(redis, key_prefix=settings.key_prefix, limits=configured)
+        endpoint = endpoint_of(str(client.base_url))
+        limits = FleetLimits(redis, key_prefix=settings.key_prefix, limits=configured, endpoint=endpoint)
     return AnthropicModels(
         client,
         tiers=Tiers.of(settings),

@@ -1,18 +1,25 @@
 """The fleet's rate limits, kept in Redis: how many requests and tokens a minute all workers together may use.
 
-They save refused calls and nothing else: when Redis is lost every call is admitted, and the server's 429 still stands.
+One bucket each of requests, input and output tokens for every model family of an endpoint; additive increase and
+multiplicative decrease (Chiu and Jain, 1989) of what the fleet allows itself after a 429. When Redis is lost a process
+goes on with a careful share of its own, see `local_limits`.
 """
 
 import json
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
 
 from redis import Redis
+from redis.commands.core import Script
 from redis.exceptions import RedisError
 
 from chargehand.orchestrator.errors import InvalidSettings
+from chargehand.workers.models.local_limits import LocalLimits
 
 log = logging.getLogger(__name__)
 
@@ -24,15 +31,23 @@ LOWEST_PERMILLE = 100
 DECREASE_PAUSE_MS = 1_000
 # State that nobody used for so long is as good as full buckets.
 TTL_MS = 600_000
+# A process that has asked for no model for so long has no share when Redis is lost.
+PROCESS_SILENCE_MS = 60_000
+# A lost Redis is tried again after this, so that not every call waits for a time-out.
+LOST_SECONDS = 1.0
 
 # One bucket a kind, each holding a minute's worth. A need above the whole bucket is admitted when the bucket is full,
 # and puts it into debt: it must not wait for ever.
 _ADMIT = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZADD', KEYS[2], now, ARGV[9])
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[10])
+redis.call('PEXPIRE', KEYS[2], ARGV[8])
+local processes = redis.call('ZCARD', KEYS[2])
 local state = redis.call('HMGET', KEYS[1], 'not_before', 'factor', 'raised', 'at', 'b1', 'b2', 'b3')
 local not_before = tonumber(state[1]) or 0
-if not_before > now then return {0, not_before - now} end
+if not_before > now then return {0, not_before - now, processes} end
 local factor = tonumber(state[2]) or 1000
 local raised = tonumber(state[3]) or now
 if factor < 1000 and now - raised >= 1000 then
@@ -63,8 +78,8 @@ for kind = 1, 3 do
 end
 redis.call('HSET', KEYS[1], unpack(fields))
 redis.call('PEXPIRE', KEYS[1], ARGV[8])
-if wait > 0 then return {0, wait} end
-return {1, 0}
+if wait > 0 then return {0, wait, processes} end
+return {1, 0, processes}
 """
 
 _SLOW_DOWN = """
@@ -129,33 +144,40 @@ class Wait:
 class FleetLimits:
     """Admission of model calls across all workers."""
 
-    def __init__(self, redis: "Redis", *, key_prefix: str, limits: Mapping[str, RateLimits]) -> None:
+    def __init__(
+        self, redis: "Redis", *, key_prefix: str, limits: Mapping[str, RateLimits], endpoint: str = "default"
+    ) -> None:
+        """`limits` by model or by the beginning of a model's name, which makes a family; `endpoint`: whose they are."""
         self._redis = redis
-        self._key_prefix = key_prefix
+        self._key_prefix = f"{key_prefix}:limits:{endpoint}"
         self._limits = dict(limits)
         self._admit = redis.register_script(_ADMIT)
         self._slow_down = redis.register_script(_SLOW_DOWN)
         self._give_back = redis.register_script(_GIVE_BACK)
+        self._local = LocalLimits()
+        self._process = uuid4().hex
+        self._processes = 0
+        self._lost_until = 0.0
 
     def admit(self, model: str, need: Need) -> Admitted | Wait:
-        """Take what the call needs from the model's minute, or say how long to wait; takes nothing then."""
+        """Take what the call needs from the family's minute, or say how long to wait; takes nothing then."""
         limits = self._of(model)
-        amounts = [limits.requests, limits.input_tokens, limits.output_tokens, 1, need.input_tokens, need.output_tokens]
-        try:
-            answer: Any = self._admit(keys=[self._key(model)], args=[*amounts, INCREASE_PERMILLE, TTL_MS])
-        except RedisError as error:
-            log.warning("limits lost, call admitted", extra={"model": model, "error": str(error)})
-            return Admitted()
-        admitted, wait_ms = int(answer[0]), int(answer[1])
+        caps = (limits.requests, limits.input_tokens, limits.output_tokens)
+        needs = (1, need.input_tokens, need.output_tokens)
+        shared: list[int | str] = [*caps, *needs, INCREASE_PERMILLE, TTL_MS, self._process, PROCESS_SILENCE_MS]
+        keys = [self._key(model), f"{self._key_prefix}:processes"]
+        answer = self._ask(self._admit, keys, shared)
+        if answer is None:
+            seconds = self._local.admit(family_of(model, self._limits), caps, needs, self._processes)
+            return Wait(seconds=seconds) if seconds else Admitted()
+        admitted, wait_ms, self._processes = (int(value) for value in answer)
         return Admitted() if admitted else Wait(seconds=wait_ms / 1_000)
 
     def slow_down(self, model: str, seconds: float) -> None:
-        """The server refused: nobody asks this model before that time, and fewer do after it."""
+        """The server refused: nobody asks this family before that time, and fewer do after it."""
         arguments = [max(0, round(seconds * 1_000)), DECREASE_PERMILLE, LOWEST_PERMILLE, DECREASE_PAUSE_MS, TTL_MS]
-        try:
-            self._slow_down(keys=[self._key(model)], args=arguments)
-        except RedisError as error:
-            log.warning("limits lost", extra={"model": model, "error": str(error)})
+        if self._ask(self._slow_down, [self._key(model)], arguments) is None:
+            self._local.slow_down(family_of(model, self._limits), seconds)
 
     def give_back(self, model: str, *, needed: Need, used: Need) -> None:
         """Return what a call was admitted for and did not use (or take what it used beyond)."""
@@ -166,20 +188,50 @@ class FleetLimits:
             needed.input_tokens - used.input_tokens,
             needed.output_tokens - used.output_tokens,
         ]
+        # A process alone gives nothing back: its share is a guess, and the careful side of it.
+        self._ask(self._give_back, [self._key(model)], arguments)
+
+    def _ask(self, script: Script, keys: Sequence[str], arguments: Sequence[int | str]) -> Any:
+        """What Redis answers; None while it is lost."""
+        if time.monotonic() < self._lost_until:
+            return None
         try:
-            self._give_back(keys=[self._key(model)], args=arguments)
+            answer: Any = script(keys=keys, args=arguments)
         except RedisError as error:
-            log.warning("limits lost", extra={"model": model, "error": str(error)})
+            if not self._lost_until:
+                log.warning("limits lost, each process keeps its share", extra={"error": str(error)})
+            self._lost_until = time.monotonic() + LOST_SECONDS
+            return None
+        if self._lost_until:
+            self._lost_until = 0.0
+            self._local.forget()
+            log.warning("limits are back")
+        return answer
 
     def _of(self, model: str) -> RateLimits:
-        return self._limits.get(model) or self._limits.get("*") or RateLimits()
+        return self._limits.get(family_of(model, self._limits)) or self._limits.get("*") or RateLimits()
 
     def _key(self, model: str) -> str:
-        return f"{self._key_prefix}:limits:{model}"
+        return f"{self._key_prefix}:{family_of(model, self._limits)}"
+
+
+def family_of(model: str, limits: Mapping[str, RateLimits]) -> str:
+    """The longest configured name that the model has or begins with; without one every model is its own family.
+
+    `claude-sonnet` stands for all of `claude-sonnet-5-5` and `claude-sonnet-5-5-20260901`, which share its minute.
+    """
+    named = [name for name in limits if model == name or model.startswith((f"{name}-", f"{name}@"))]
+    return max(named, key=len, default=model)
+
+
+def endpoint_of(base_url: str) -> str:
+    """A server as the keys of its limits name it: host and port."""
+    parts = urlsplit(base_url)
+    return parts.netloc.rpartition("@")[2] or "default"
 
 
 def parse_limits(text: str) -> dict[str, RateLimits]:
-    """Limits by model from JSON: `{"claude-sonnet-5-5": {"requests": 50, "input_tokens": 40000}}`; `*` is every other.
+    """Limits by model or family from JSON: `{"claude-sonnet": {"requests": 50}}`; `*` stands for every other.
 
     Raises `InvalidSettings`.
     """
