@@ -5,6 +5,7 @@ from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from uuid import UUID
 
 # Messages wait in a broker at most about as long as a step takes: fairness is decided here, not in a queue.
@@ -14,6 +15,7 @@ REFILL_BELOW = 0.75
 # Scripts share messages, up to so many, when so many times more of them are ready than there are places.
 MOST_IN_PACK = 25
 PACK_ABOVE = 4
+NEVER_SERVED: Mapping[UUID, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,27 +50,37 @@ class Choice:
 
 
 def choose(
-    candidates: Collection[Candidate], *, limit: int, under_way: Mapping[UUID, int], packable: Collection[UUID] = ()
+    candidates: Collection[Candidate],
+    *,
+    limit: int,
+    under_way: Mapping[UUID, int],
+    packable: Collection[UUID] = (),
+    last_served: Mapping[UUID, float] = NEVER_SERVED,
 ) -> Choice:
     """The next candidates for `limit` places, best first.
 
-    A higher priority goes first. Within one, the tenant with the fewest places under way is served next, and each
-    tenant's steps go in the order of submission, then of the plan. Steps that are `packable` are packed only when each
-    place would see many of them one after the other anyway.
+    A higher priority goes first. Within one, the tenant with the fewest places under way is served next, of several the
+    one that waits longest since it was (`last_served`, in seconds): places that do not divide evenly would otherwise be
+    the same tenants' for ever. Each tenant's steps go in the order of submission, then of the plan. Steps that are
+    `packable` are packed only when each place would see many of them one after the other anyway.
     """
     pack_size = _pack_size(sum(candidate.step_id in packable for candidate in candidates), limit)
     by_priority: dict[int, list[Candidate]] = defaultdict(list)
     for candidate in candidates:
         by_priority[candidate.priority].append(candidate)
     load: dict[UUID, int] = defaultdict(int, under_way)
+    served: dict[UUID, float] = defaultdict(float, last_served)
+    now = max(served.values(), default=0.0)
     chosen: list[Candidate] = []
     places_left = limit
     for priority in sorted(by_priority, reverse=True):
         waiting = _by_tenant(by_priority[priority])
         while waiting and places_left:
-            tenant = min(waiting, key=lambda t: (load[t], waiting[t][0].submitted_at, t))
+            tenant = min(waiting, key=lambda t: (load[t], served[t], waiting[t][0].submitted_at, t))
             chosen.extend(_take(waiting[tenant], pack_size, packable))
             load[tenant] += 1
+            now += 1
+            served[tenant] = now
             places_left -= 1
             if not waiting[tenant]:
                 del waiting[tenant]

@@ -27,7 +27,8 @@ WHERE pg_try_advisory_xact_lock(hashtextextended('chargehand.admit.' || pool, 0)
 """
 # A chain has one step under way at a time, a pack is one message: both take one place.
 _UNDER_WAY = """
-SELECT CASE WHEN solo THEN 'solo' ELSE pool END, tenant, count(DISTINCT coalesce(chain, id))
+SELECT CASE WHEN solo THEN 'solo' ELSE pool END, tenant, count(DISTINCT coalesce(chain, id)),
+    extract(epoch FROM max(queued_at))
 FROM steps WHERE status IN ('queued', 'running') GROUP BY 1, 2
 """
 # So many of each tenant, that none can hide the others: more than a pool has places for are not read.
@@ -86,7 +87,7 @@ def admit(engine: Engine, graphs: Graphs) -> list[Admitted]:
         connection = session.connection()
         pools = [row[0] for row in connection.exec_driver_sql(_TAKE_TURNS, {"pools": [*POOLS, SOLO]})]
         slots = live_slots(session)
-        under_way = _under_way(session)
+        under_way, served = _under_way(session)
         known: dict[UUID, _Run] = {}
         by_run: dict[UUID, list[Candidate]] = defaultdict(list)
         pack_sizes: dict[UUID, int] = {}
@@ -99,7 +100,9 @@ def admit(engine: Engine, graphs: Graphs) -> list[Admitted]:
             # Patched in between: the next admission sees them.
             candidates = [one for one in candidates if one.step_id in known[one.run_id].nodes]
             packable = {one.step_id for one in candidates if known[one.run_id].nodes[one.step_id].packable}
-            choice = admission.choose(candidates, limit=limit, under_way=busy, packable=packable)
+            choice = admission.choose(
+                candidates, limit=limit, under_way=busy, packable=packable, last_served=served[pool]
+            )
             for candidate in choice.chosen:
                 by_run[candidate.run_id].append(candidate)
                 pack_sizes[candidate.run_id] = max(choice.pack_size, pack_sizes.get(candidate.run_id, 1))
@@ -121,11 +124,13 @@ def live_slots(session: Session) -> dict[str, int]:
     return {pool: int(slots) for pool, slots in rows}
 
 
-def _under_way(session: Session) -> dict[str, dict[UUID, int]]:
+def _under_way(session: Session) -> tuple[dict[str, dict[UUID, int]], dict[str, dict[UUID, float]]]:
+    """Of each pool: the places that tenants have, and when they were last given one."""
     places: dict[str, dict[UUID, int]] = defaultdict(dict)
-    for pool, tenant, count in session.connection().exec_driver_sql(_UNDER_WAY):
-        places[pool][tenant] = count
-    return places
+    served: dict[str, dict[UUID, float]] = defaultdict(dict)
+    for pool, tenant, count, queued_at in session.connection().exec_driver_sql(_UNDER_WAY):
+        places[pool][tenant], served[pool][tenant] = count, float(queued_at or 0)
+    return places, served
 
 
 def _candidates(session: Session, pool: str, limit: int) -> list[Candidate]:

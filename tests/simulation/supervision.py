@@ -247,7 +247,7 @@ def admit(tables: Tables, transaction: Transaction | None = None) -> list[Admitt
 
 def _admit(tables: Tables, pools: Sequence[str], transaction: Transaction) -> list[Admitted]:
     slots = tables.live_slots(POOL_SILENCE_SECONDS)
-    under_way = _under_way(tables)
+    under_way, served = _under_way(tables)
     known: dict[UUID, production._Run] = {}
     by_run: dict[UUID, list[Candidate]] = defaultdict(list)
     pack_sizes: dict[UUID, int] = {}
@@ -262,7 +262,7 @@ def _admit(tables: Tables, pools: Sequence[str], transaction: Transaction) -> li
         # Patched in between: the next admission sees them.
         candidates = [one for one in candidates if one.step_id in known[one.run_id].nodes]
         packable = {one.step_id for one in candidates if known[one.run_id].nodes[one.step_id].packable}
-        choice = admission.choose(candidates, limit=limit, under_way=busy, packable=packable)
+        choice = admission.choose(candidates, limit=limit, under_way=busy, packable=packable, last_served=served[pool])
         for candidate in choice.chosen:
             by_run[candidate.run_id].append(candidate)
             pack_sizes[candidate.run_id] = max(choice.pack_size, pack_sizes.get(candidate.run_id, 1))
@@ -276,15 +276,18 @@ def _admit(tables: Tables, pools: Sequence[str], transaction: Transaction) -> li
     return admitted
 
 
-def _under_way(tables: Tables) -> dict[str, dict[UUID, int]]:
+def _under_way(tables: Tables) -> tuple[dict[str, dict[UUID, int]], dict[str, dict[UUID, float]]]:
+    served: dict[str, dict[UUID, float]] = defaultdict(dict)
     counted: dict[str, dict[UUID, set[object]]] = defaultdict(lambda: defaultdict(set))
     for row in tables.open_rows():
         if row.status in {"queued", "running"}:
-            counted[SOLO if row.solo else row.pool][row.tenant].add(row.chain or row.id)
+            pool = SOLO if row.solo else row.pool
+            counted[pool][row.tenant].add(row.chain or row.id)
+            served[pool][row.tenant] = max(served[pool].get(row.tenant, 0.0), row.queued_at or 0.0)
     places: dict[str, dict[UUID, int]] = defaultdict(dict)
     for pool, tenants in counted.items():
         places[pool] = {tenant: len(places_taken) for tenant, places_taken in tenants.items()}
-    return places
+    return places, served
 
 
 def _candidates(tables: Tables, pool: str) -> list[Candidate]:

@@ -50,6 +50,21 @@ def test_a_crowd_does_not_starve_another_tenant() -> None:
     assert Counter(one.tenant.int for one in chosen) == {1: 3, 2: 3}
 
 
+def test_places_that_do_not_divide_evenly_go_round() -> None:
+    tenants = [UUID(int=number) for number in range(1, 4)]
+    waiting = [candidate(number, tenant=number % 3 + 1) for number in range(27)]
+
+    given: list[UUID] = []
+    served: dict[UUID, float] = {}
+    for moment in range(1, 7):
+        # Each has two places, and the third of the seven is free again.
+        (chosen,) = choose(waiting, limit=1, under_way=dict.fromkeys(tenants, 2), last_served=served).chosen
+        served[chosen.tenant] = float(moment)
+        given.append(chosen.tenant)
+
+    assert given == [*tenants, *tenants]
+
+
 def test_what_is_under_way_counts() -> None:
     mine = [candidate(number, tenant=1) for number in range(1, 10)]
     others = [candidate(number, tenant=2) for number in range(20, 30)]
