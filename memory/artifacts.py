@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -27,6 +28,9 @@ __all__ = ["ArtifactMissing", "Artifacts", "Imported", "RepositoryUnreadable", "
 
 # Enough to see what is missing from the audit; a forgotten node_modules must not fill the journal.
 MAX_UNCOMMITTED_LISTED = 200
+
+# Between the moment when a step keeps a blob and the one when it has said so in the journal.
+JUST_PUT_SECONDS = 3_600.0
 
 _HASH = re.compile(r"[0-9a-f]{64}\Z")
 _COMMIT = re.compile(r"[0-9a-f]{7,64}\Z")
@@ -69,7 +73,10 @@ class Artifacts:
         digest = hashlib.sha256(content).hexdigest()
         path = self._blob(digest)
         if path.exists():
-            return digest
+            # Whoever removes blobs that nobody names any more sees that somebody is about to name this one.
+            with suppress(FileNotFoundError):
+                os.utime(path)
+                return digest
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
@@ -105,6 +112,26 @@ class Artifacts:
     def exists(self, digest: str) -> bool:
         """Whether a blob of that hash is kept."""
         return self._blob(digest).is_file()
+
+    def remove(self, digest: str) -> bool:
+        """Remove a blob that no run names; False when it was put within the hour, maybe by one that will.
+
+        By the clock of the file system, which all pools share.
+        """
+        path = self._blob(digest)
+        try:
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".writing-") as probe:
+                now = os.fstat(probe.fileno()).st_mtime
+            if now - path.stat().st_mtime < JUST_PUT_SECONDS:
+                return False
+            path.unlink()
+        except FileNotFoundError:
+            return True
+        return True
+
+    def remove_repository(self, run_id: UUID) -> None:
+        """Remove the run's bare repository, if it has one; a fork's has its own links to what both hold."""
+        shutil.rmtree(self.repository(run_id), ignore_errors=True)
 
     def repository(self, run_id: UUID) -> Path:
         """Where the run's bare repository is, or will be."""

@@ -181,6 +181,11 @@ def rebuild(
     _call(client, REBUILD, keyspace.conversation(conversation), arguments)
 
 
+def end(client: redis.Redis, keyspace: Keyspace, conversation: str) -> None:
+    """Remove the conversation; it is rebuilt from the journal, without what was erased there, when somebody asks."""
+    client.delete(keyspace.conversation(conversation))
+
+
 def newest_within(entries: Sequence[Entry], *, max_tokens: int) -> tuple[Entry, ...]:
     """The newest entries that fit into `max_tokens`, at least one, and none without what it belongs to."""
     total, first = 0, len(entries)

@@ -56,7 +56,8 @@ def earlier(session: Session, tenant: UUID, conversation_id: str | None) -> tupl
         return ()
     newest = session.scalars(
         select(RunRow.id)
-        .where(RunRow.tenant == tenant, RunRow.conversation_id == conversation_id, RunRow.finished_at.is_not(None))
+        .where(RunRow.tenant == tenant, RunRow.conversation_id == conversation_id)
+        .where(RunRow.finished_at.is_not(None), RunRow.erased_at.is_(None))
         .order_by(RunRow.finished_at.desc(), RunRow.id.desc())
         .limit(MOST_RUNS)
     ).all()
@@ -71,7 +72,15 @@ def continued_by(session: Session, run_id: UUID) -> Continued | None:
     fact = parse_fact(entries[0].body, schema_version=entries[0].schema_version)
     if not isinstance(fact, RunSubmitted) or fact.conversation_id is None or not fact.continues:
         return None
-    return Continued(conversation_id=fact.conversation_id, runs=fact.continues)
+    # Redis may still hold what those said that were erased meanwhile: nobody is shown it.
+    erased = set(session.scalars(select(RunRow.id).where(RunRow.id.in_(fact.continues), RunRow.erased_at.is_not(None))))
+    left = tuple(one for one in fact.continues if one not in erased)
+    return Continued(conversation_id=fact.conversation_id, runs=left) if left else None
+
+
+def conversation_name(tenant: UUID, conversation_id: str) -> str:
+    """Under which Redis holds it: two tenants may choose the same name."""
+    return f"{tenant}:{conversation_id}"
 
 
 def episodes(session: Session, runs: Sequence[UUID]) -> list[Episode]:

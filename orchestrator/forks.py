@@ -208,6 +208,10 @@ def _taken_over(session: Session, source: UUID, found: Cut) -> dict[str, StepFac
 def accept(session: Session, tenant: UUID, prepared: Prepared) -> UUID:
     """Write the fork; gives its id, or that of the run which has its idempotency key already."""
     request, submitted = prepared.request, prepared.submitted
+    # Held until this commits: whoever erases it waits, and finds the fork; or it is erased, and nothing is copied.
+    left = select(RunRow.erased_at).where(RunRow.id == request.source).with_for_update(read=True, key_share=True)
+    if session.scalar(left) is not None:
+        raise UserError(f"Run {request.source} was erased; it cannot be left.")
     made = session.execute(
         upsert(RunRow)
         .values(

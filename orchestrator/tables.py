@@ -18,7 +18,7 @@ from sqlalchemy import (
     func,
 )
 from sqlalchemy import text as sql
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -63,6 +63,8 @@ class RunRow(Base):
             unique=True,
             postgresql_where=sql("status IN ('running', 'paused')"),
         ),
+        # What left a run, so that erasing it reaches them.
+        Index("ix_runs_forked_from", "forked_from", postgresql_where=sql("forked_from IS NOT NULL")),
         Index("ix_runs_queued", "tenant", "concurrency_key", "created_at", postgresql_where=sql("status = 'queued'")),
         Index(
             "ix_runs_conversation_id",
@@ -105,6 +107,10 @@ class RunRow(Base):
     """The newest version of the code that has written to it; older processes leave it alone."""
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.clock_timestamp())
     finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    erased_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """Since then its journal has no bodies; nothing is copied from it any more."""
+    erased_artifacts: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    """Hashes of those of its artifacts that are still to be removed."""
     deadline_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from chargehand.memory import episodic
 from chargehand.memory.keyspace import Keyspace
-from chargehand.orchestrator.episodes import Continued, Episode, episodes
+from chargehand.orchestrator.episodes import Continued, Episode, conversation_name, episodes
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Recollection:
         self, open_session: Callable[[], AbstractContextManager[Session]], tenant: UUID, continued: Continued
     ) -> tuple[Episode, ...]:
         """The newest of these runs that fit into `MOST_TOKENS`, oldest first; at least one."""
-        name = f"{tenant}:{continued.conversation_id}"
+        name = conversation_name(tenant, continued.conversation_id)
         held = self._held(name)
         found = newest([held[run] for run in continued.runs if run in held])
         if _is_all_that_fits(found, continued, held):

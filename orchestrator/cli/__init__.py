@@ -50,6 +50,7 @@ class _Chargehand(LazyGroup):
                 "Do a step once more, with all that was built on it; or let one that asks for help try again.",
             ),
             (_PROOF, "audit", "audit", "Verify or export the journal."),
+            (_PROOF, "erase", "erase", "Erase what a run said, and every copy of it."),
             (
                 _PROOF,
                 "replay",

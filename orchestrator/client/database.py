@@ -15,6 +15,7 @@ from chargehand.memory.procedural import Role
 from chargehand.orchestrator import answering, charges, forks, runs, views
 from chargehand.orchestrator.answering import Answered
 from chargehand.orchestrator.charges import FleetCosts
+from chargehand.orchestrator.client.erasing import erase
 from chargehand.orchestrator.client.handle import RunHandle
 from chargehand.orchestrator.client.interface import PAGE_RUNS, AnyClient
 from chargehand.orchestrator.client.memories import Memories
@@ -22,7 +23,8 @@ from chargehand.orchestrator.client.scheduling import Schedules
 from chargehand.orchestrator.client.services import Services, user_name
 from chargehand.orchestrator.client.submitting import CallersConnection, submit
 from chargehand.orchestrator.completion import Completion, as_result, complete
-from chargehand.orchestrator.errors import NotFound
+from chargehand.orchestrator.erasure import Erased, runs_of_conversation
+from chargehand.orchestrator.errors import NotFound, UserError
 from chargehand.orchestrator.facts import OnBudget, OnConflict
 from chargehand.orchestrator.forking import Change
 from chargehand.orchestrator.forks import ForkRequest
@@ -136,6 +138,20 @@ class Client(AnyClient[RunHandle]):
     def memory(self) -> Memories:
         """What is remembered: add, note, search, forget, stats, reindex."""
         return Memories(self.session, self.tenant, engine=self.services.engine)
+
+    def erase(self, *, run: UUID | str | None = None, conversation_id: str | None = None) -> Erased:
+        """Erase what a run, or every run of a conversation, has said, and what was copied from it, see `erasure`.
+
+        Every chain of the journal still verifies. Raises `NotFound`, and `UserError` for what has not ended.
+        """
+        if (run is None) == (conversation_id is None):
+            raise UserError("Name one thing to erase: a run, or a conversation.")
+        if run is not None:
+            run_ids: tuple[UUID, ...] = (self.run(run).run_id,)
+        else:
+            with self.session() as session:
+                run_ids = runs_of_conversation(session, self.tenant, conversation_id or "")
+        return erase(self.services, self.tenant, run_ids)
 
     @property
     def schedules(self) -> Schedules:

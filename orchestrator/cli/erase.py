@@ -1,0 +1,47 @@
+"""`chargehand erase`: take what a run or a conversation said out of the journal and out of every copy."""
+
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from chargehand.orchestrator.cli.terminal import AsJson, answers, one_line, plural, print_json, short
+from chargehand.orchestrator.client import Client
+from chargehand.orchestrator.errors import UserError
+
+app = typer.Typer()
+
+
+@app.command()
+def erase(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run that has ended.")] = None,
+    conversation: Annotated[str | None, typer.Option(metavar="NAME", help="Instead: every run of it.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; it cannot be undone.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Erase what a run said, with its forks, what was remembered of it and its files; the chains still verify.
+
+    Ids, times, costs and how each step ended stay. Needs a database user who may act for all tenants.
+    """
+    if not yes:
+        raise UserError("Erasing cannot be undone; add --yes to do it.")
+    with Client() as client:
+        erased = client.erase(run=run, conversation_id=conversation)
+    if as_json:
+        print_json(erased)
+        return
+    rows, files = plural(erased.rows, "row"), plural(erased.artifacts, "file")
+    memories = "1 memory" if erased.memories == 1 else f"{erased.memories:,} memories"
+    said = f"Erased {plural(len(erased.runs), 'run')}: {rows} of the journal, {memories}, {files}."
+    answers().print(Text(said), soft_wrap=True)
+    for run_id in erased.shown_to:
+        line = f"Run {short(run_id)} was shown what they said; erase it too if it repeats that."
+        answers().print(Text(line, style="yellow"), soft_wrap=True)
+    if erased.artifacts_left:
+        files = plural(len(erased.artifacts_left), "file")
+        line = f"{files} were written within the hour and may be another run's too: erase once more later."
+        answers().print(Text(line, style="yellow"), soft_wrap=True)
+    if erased.conversations_left:
+        names = one_line(", ".join(erased.conversations_left))
+        line = f"Redis did not answer and still holds {names}, which nobody is shown: erase once more later."
+        answers().print(Text(line, style="yellow"), soft_wrap=True)
