@@ -99,6 +99,8 @@ class Settings(BaseSettings):
     small_model: str = "claude-haiku-5-5"
     medium_model: str = "claude-sonnet-5-5"
     large_model: str = "claude-opus-5-5"
+    response_cache_seconds: float = Field(default=3_600.0, ge=0)
+    """How long the answer of a branch's chooser is given again to the very same request; 0: never."""
     endpoints: dict[str, Endpoint] = {}
     """More servers of models, as JSON `{"local": {"url": "http://127.0.0.1:11434"}}`: `local/qwen3` is one of its."""
     role_models: dict[str, str] = {}

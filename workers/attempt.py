@@ -273,6 +273,7 @@ class Attempt:
             on_budget=gathered.on_budget,
             model=wanted.model,
             routed_by=wanted.by,
+            cache_scope=str(self.claim.tenant),
             refuted=rounds_before(step, gathered.plan.steps if gathered.plan is not None else ()),
         )
         return run_agent(

@@ -115,6 +115,8 @@ class AgentTask:
     """Whether it fails when its call does not fit into the budget, or asks a person for more."""
     routed_by: str = ""
     """Who named the tier or the model; empty: the role."""
+    cache_scope: str = ""
+    """The tenant, within which an answer may be given again where the task has no effects."""
     refuted: int = 0
     """How often what this step's forerunners gave was not passed by its verifier."""
 

@@ -47,6 +47,8 @@ DELTA_INTERVAL_SECONDS = 0.25
 # How long an agent is thought to wait for a person's approval, and for a colleague's answer.
 APPROVAL_SECONDS = 1_800.0
 COLLEAGUE_SECONDS = 600.0
+# By which the chooser of a branch ends.
+ROUTING_TOOL = "submit_choice"
 
 
 class Deltas:
@@ -119,6 +121,7 @@ class ModelTurn:
             problems=["refuted"] * self._task.refuted,
             used_percent=self._used_percent(),
             cache_ttl=self._cache_ttl,
+            cache_scope=self._task.cache_scope if _is_routing(self._task, self._tools) else "",
             previous_message_id=conversation.exchanges[-1].answer.message_id if conversation.exchanges else "",
         )
         try:
@@ -149,7 +152,8 @@ class ModelTurn:
                 evidence=(self._tape.place(self._tape.newest),) if self._tape.recorded else (),
             )
         try:
-            answer = self._models.call(
+            # It is journalled as any other, and costs nothing.
+            answer = quote.answer or self._models.call(
                 replace(
                     call,
                     model=quote.model,
@@ -264,6 +268,11 @@ def _responded(call_id: UUID, answer: ModelAnswer) -> ModelResponded:
         message_id=answer.message_id,
         cache_miss=answer.cache_miss,
     )
+
+
+def _is_routing(task: AgentTask, tools: Sequence[Tool]) -> bool:
+    """Whether the agent only chooses a way: its answer has no effects, and the same question has the same answer."""
+    return task.finish.name == ROUTING_TOOL and all(tool.effect == "pure" for tool in tools)
 
 
 def _cache_ttl(task: AgentTask, tools: Sequence[Tool]) -> Ttl:

@@ -42,6 +42,7 @@ from chargehand.workers.models.prefix import (
     shared_prefix,
 )
 from chargehand.workers.models.profiles import Profile, profile_for
+from chargehand.workers.models.responses import ResponseCache
 from chargehand.workers.models.router import Choice, Tiers, choose, problems_in
 from chargehand.workers.models.structured import asked, understood
 from chargehand.workers.models.warming import Warming
@@ -91,6 +92,7 @@ class AnthropicModels:
         holds: Holds = NOTHING_HELD,
         endpoints: Mapping[str, Wire] = MappingProxyType({}),
         warming: Warming | None = None,
+        responses: ResponseCache | None = None,
         min_prefix_tokens: Mapping[str, int] = MappingProxyType({}),
         total_seconds: float = TOTAL_SECONDS,
         idle_seconds: float = IDLE_SECONDS,
@@ -102,6 +104,7 @@ class AnthropicModels:
         self._limits = limits
         self._holds = holds
         self._warming = warming
+        self._responses = responses
         self._min_prefix_tokens = min_prefix_tokens
         self._watch = CacheWatch(min_prefix_tokens)
         self._overloaded: dict[str, Shunned] = {}
@@ -121,6 +124,16 @@ class AnthropicModels:
         are paused or behind open circuits.
         """
         choice = self._choose_free(call)
+        known = self._responses.find(call, choice.model) if self._responses is not None else None
+        if known is not None:
+            return Quote(
+                model=choice.model,
+                tier=choice.tier,
+                reserved_microusd=0,
+                max_tokens=call.max_tokens,
+                routed_because=f"{choice.reason}; answered before",
+                answer=known,
+            )
         profile = self._at(choice.model)[0].profile
         body_bytes = len(_body(asked(call, profile)))
         max_tokens = min(call.max_tokens, profile.max_output_tokens)
@@ -187,6 +200,8 @@ class AnthropicModels:
         if answer.stop_reason == "refusal":
             self._remember_refusal(call, model)
             raise ModelRefused(f"{answer.model} refused to answer.", cost_microusd=answer.cost_microusd)
+        if self._responses is not None:
+            self._responses.keep(call, model, answer)
         return answer
 
     def _bound(self, call: ModelCall, model: str, body_bytes: int, max_tokens: int) -> int:
@@ -341,9 +356,16 @@ def open_models(
         holds=holds,
         endpoints=_endpoints(settings, threads=threads),
         warming=Warming(hasty, key_prefix=settings.key_prefix) if hasty is not None else None,
+        responses=_responses(settings, hasty),
         min_prefix_tokens=settings.cache_min_tokens,
         total_seconds=settings.model_timeout_seconds,
     )
+
+
+def _responses(settings: Settings, hasty: "Redis | None") -> ResponseCache | None:
+    if hasty is None or not settings.response_cache_seconds:
+        return None
+    return ResponseCache(hasty, key_prefix=settings.key_prefix, ttl_seconds=settings.response_cache_seconds)
 
 
 def _endpoints(settings: Settings, *, threads: int) -> dict[str, Wire]:

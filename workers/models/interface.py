@@ -45,23 +45,10 @@ class ModelCall:
     """Why earlier attempts at the same task did not do, beside what the messages show."""
     used_percent: int = 0
     """How much of the run's budget is known to be spent."""
+    cache_scope: str = ""
+    """Whose equal requests may share one answer: a tenant's id; empty: the model is asked each time."""
     request_id: str = ""
     """`run/step/call` of the journal, told to the server in a header, so that its logs can be laid beside ours."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Quote:
-    """Which model would serve a call and what it can cost at most; nothing was sent yet."""
-
-    model: str
-    tier: str
-    """The tier that was chosen; it differs from the asked one after an escalation or a fall-back."""
-    reserved_microusd: int
-    """Upper bound of the cost with `max_tokens`; 0 for a model that costs nothing."""
-    max_tokens: int
-    """What the call may ask for: the caller's wish within the model's limit."""
-    routed_because: str
-    """Reason of the choice, for the journal."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +67,23 @@ class ModelAnswer:
     """The server's id of the answer."""
     cache_miss: str = ""
     """Why the server could not read all of the prompt that it might have; empty: it could, or does not say."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quote:
+    """Which model would serve a call and what it can cost at most; nothing was sent yet."""
+
+    model: str
+    tier: str
+    """The tier that was chosen; it differs from the asked one after an escalation or a fall-back."""
+    reserved_microusd: int
+    """Upper bound of the cost with `max_tokens`; 0 for a model that costs nothing."""
+    max_tokens: int
+    """What the call may ask for: the caller's wish within the model's limit."""
+    routed_because: str
+    """Reason of the choice, for the journal."""
+    answer: ModelAnswer | None = None
+    """What the very same request was answered before; nobody is asked then, and nothing is reserved."""
 
 
 class ModelBusy(ChargehandError):

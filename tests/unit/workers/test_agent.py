@@ -1103,3 +1103,24 @@ def test_an_approved_effect_that_is_interrupted_is_an_unknown_outcome_and_not_as
     assert isinstance(outcome, Wait)
     assert outcome.reason == "retry"
     assert len(world.payments) == 1
+
+
+@pytest.mark.parametrize(
+    ("finish", "tools", "shared"),
+    [("submit_choice", (), True), ("submit_choice", ("look",), True), ("submit_choice", ("pay",), False),
+     ("submit_choice", ("edit",), False), ("submit_answer", (), False)],
+)  # fmt: skip
+def test_only_an_agent_that_chooses_a_way_without_effects_shares_answers(
+    finish: str, tools: tuple[str, ...], shared: bool
+) -> None:
+    model = Script([say("Nothing.")])
+
+    run(
+        Journal().claim(),
+        model,
+        task=task_of(
+            finish=FINISH_TOOLS[finish], role=replace(FakeRole(), tools=tools), cache_scope="tenant", max_turns=1
+        ),
+    )
+
+    assert model.calls[0].cache_scope == ("tenant" if shared else "")
