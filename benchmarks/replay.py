@@ -1,7 +1,7 @@
 """How fast a run is done again from its journal: 100,000 rows of agents that took twenty small turns each."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
@@ -22,6 +22,7 @@ from chargehand.orchestrator.facts import (
     ModelFailed,
     ModelRequested,
     ModelResponded,
+    StateRefreshed,
     StepClaimed,
     StepFact,
     StepFinished,
@@ -206,6 +207,13 @@ class _Recorder:
         return None
 
     def told(self, fact: StepTold) -> None:
+        self.facts.append(fact)
+
+    def replaced(self, view: Mapping[str, int]) -> StateRefreshed | None:
+        del view
+        return None
+
+    def refreshed(self, fact: StateRefreshed) -> None:
         self.facts.append(fact)
 
     def peers(self) -> Peers:

@@ -344,6 +344,29 @@ class StepTold(Fact):
     """Of the newest of them in the run's stream."""
 
 
+class StateValue(BaseModel):
+    """A value of shared state as it was when the agent was shown it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    value: JsonValue
+    version: int
+    """0: nobody has written it."""
+    seen_version: int
+    """What the agent had been shown before."""
+    by: str = ""
+    """Key of the step that replaced it; empty where it was no step's."""
+
+
+class StateRefreshed(Fact):
+    """Shared state that the agent had read was replaced: its conversation has the newer values from here on."""
+
+    stream = "step"
+    kind: Literal["state.refreshed"] = "state.refreshed"
+    values: tuple[StateValue, ...]
+
+
 class ModelRequested(Fact):
     """A reservation was made and a call to a model is in flight."""
 
@@ -523,7 +546,14 @@ class StepFinished(Fact):
 
 # What is part of an agent's conversation, whoever held the step.
 Said = Annotated[
-    ModelResponded | ToolStarted | ToolFinished | StepTold | StepWaiting | SignalReceived | BreakerTripped,
+    ModelResponded
+    | ToolStarted
+    | ToolFinished
+    | StepTold
+    | StateRefreshed
+    | StepWaiting
+    | SignalReceived
+    | BreakerTripped,
     Field(discriminator="kind"),
 ]
 StepForked.model_rebuild()
@@ -553,6 +583,7 @@ StepFact = Annotated[
     | StepWaiting
     | SignalReceived
     | StepTold
+    | StateRefreshed
     | ModelRequested
     | ModelResponded
     | ModelFailed

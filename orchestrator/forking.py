@@ -20,6 +20,7 @@ from chargehand.orchestrator.facts import (
     PlanPatched,
     Said,
     SignalReceived,
+    StateRefreshed,
     StepFact,
     StepForked,
     StepTold,
@@ -31,7 +32,16 @@ from chargehand.orchestrator.plan import CONTROL_KINDS, Plan, Step
 
 # Ends that a fork takes over. What was cancelled or skipped is decided anew by what stands around it.
 TAKEN_OVER = frozenset({"succeeded", "failed"})
-_SAID = (ModelResponded, ToolStarted, ToolFinished, StepTold, StepWaiting, SignalReceived, BreakerTripped)
+_SAID = (
+    ModelResponded,
+    ToolStarted,
+    ToolFinished,
+    StepTold,
+    StateRefreshed,
+    StepWaiting,
+    SignalReceived,
+    BreakerTripped,
+)
 _AGAIN = re.compile(r"~\d+\Z")
 
 

@@ -56,6 +56,8 @@ class Settings(BaseSettings):
     """Folders of your own roles, separated by `:`; one of theirs takes the place of ours of the same name."""
     modules: tuple[str, ...] = ()
     """Modules that workers import at start: a user's own scripts and tools, as JSON `["shop.tools"]`."""
+    lock_urls: tuple[str, ...] = ()
+    """An odd number of independent Redis nodes for the locks of leases, as JSON; empty: `redis_url` alone."""
     key_prefix: str = "chargehand"
     """Prefix of every Redis key and queue name."""
 

@@ -34,6 +34,7 @@ from chargehand.orchestrator.facts import (
     RunStarted,
     RunSubmitted,
     SignalReceived,
+    StateRefreshed,
     StepClaimed,
     StepFinished,
     StepForked,
@@ -243,7 +244,15 @@ def _apply_to_step(step: StepState, recorded: Recorded) -> tuple[StepState, tupl
             return changed(step, seq=seq, reserved=reserved, turns=step.turns + 1), ()
         case ModelResponded() | ModelFailed():
             return _settled(step, seq, fact.call_id, fact.cost_microusd, crashes=0), ()
-        case ToolFinished() | ToolStarted() | SignalReceived() | StepTold() | BreakerTripped() | StepForked():
+        case (
+            ToolFinished()
+            | ToolStarted()
+            | SignalReceived()
+            | StepTold()
+            | StateRefreshed()
+            | BreakerTripped()
+            | StepForked()
+        ):
             return changed(step, seq=seq), ()
         case CallAbandoned():
             return _settled(step, seq, fact.call_id, fact.charged_microusd, crashes=step.crashes), ()

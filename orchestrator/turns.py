@@ -6,7 +6,7 @@ from queueing behind one row.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from uuid import UUID
 
@@ -24,6 +24,7 @@ from chargehand.orchestrator.facts import (
     ModelResponded,
     RunTold,
     SignalReceived,
+    StateRefreshed,
     StepFact,
     StepTold,
     StepWaiting,
@@ -33,6 +34,7 @@ from chargehand.orchestrator.facts import (
 )
 from chargehand.orchestrator.handoffs import handed_over
 from chargehand.orchestrator.questions import COLLEAGUE
+from chargehand.orchestrator.shared_views import replaced
 from chargehand.orchestrator.spending import Peers
 from chargehand.orchestrator.steps import HeldStep
 from chargehand.orchestrator.telemetry import meters, metrics
@@ -267,6 +269,14 @@ class StepRecorder:
 
     def told(self, fact: StepTold) -> None:
         """The agent has heard what people said."""
+        self._commit(_NOTE, [fact])
+
+    def replaced(self, view: Mapping[str, int]) -> StateRefreshed | None:
+        """What of the run's shared state is not what the agent was shown; None: all of it is."""
+        return replaced(self._connections, self._held.claim, view)
+
+    def refreshed(self, fact: StateRefreshed) -> None:
+        """The agent is shown what shared state holds now."""
         self._commit(_NOTE, [fact])
 
     def hear(self) -> StepTold | None:

@@ -144,6 +144,12 @@ class _Attempt:
         told = self.tape.recorder.hear()
         if told is not None:
             self.tape.commit(told, self.tape.recorder.told)
+        view = self.tape.conversation.view
+        newer = self.tape.recorder.replaced(view) if view else None
+        if newer is not None:
+            # Nobody decides on what others have replaced. What was read stands before what replaces it.
+            self.tape.flush()
+            self.tape.commit(newer, self.tape.recorder.refreshed)
         return self.model_turn.ask(self.tape.conversation)
 
     def _above_plan(self) -> Trip | None:

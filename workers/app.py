@@ -12,10 +12,12 @@ from celery import Celery, signals
 from sqlalchemy.orm import Session
 
 from chargehand.memory import keyspace
+from chargehand.memory import redlock as redlocks
 from chargehand.memory.artifacts import Artifacts
 from chargehand.memory.database import APP_ROLE, open_engine
 from chargehand.memory.embedder import load_embedder
 from chargehand.memory.keyspace import Keyspace
+from chargehand.memory.redlock import Redlock
 from chargehand.memory.semantic import is_known
 from chargehand.orchestrator import broker, circuits, endpoints, forks, switches
 from chargehand.orchestrator.circuits import Circuits
@@ -69,6 +71,20 @@ def recall_from_run(session: Session, tenant: UUID, run_id: UUID, query: str, li
     return ToolOutput(content=found.text, reads=tuple(f"memory:{memory}@1" for memory in found.memory_ids))
 
 
+def redlock(redis_url: str) -> Redlock:
+    """Locks over the nodes of `CHARGEHAND_LOCK_URLS`, or over our one Redis; nothing is connected yet."""
+    nodes = [
+        keyspace.connect(
+            url,
+            connect_timeout_seconds=redlocks.TIMEOUT_SECONDS,
+            socket_timeout_seconds=redlocks.TIMEOUT_SECONDS,
+            retries=0,
+        )
+        for url in settings.lock_urls or (redis_url,)
+    ]
+    return Redlock(nodes, Keyspace(settings.key_prefix))
+
+
 def compose(pool: str, slots: int) -> Shop:
     """Open what a process of this pool needs; nothing is connected before it is used."""
     database_url, redis_url = endpoints.database_url(settings), endpoints.redis_url(settings)
@@ -110,6 +126,7 @@ def compose(pool: str, slots: int) -> Shop:
         broken_packages=broken_packages,
         thrift=Thrift(connections),
         recollection=Recollection(client, Keyspace(settings.key_prefix)),
+        redlock=redlock(redis_url),
     )
 
 

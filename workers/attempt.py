@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from chargehand.memory.git import StorageFull
 from chargehand.memory.procedural import Role
+from chargehand.memory.state_changes import Author
 from chargehand.orchestrator.approval import APPROVE_OR_REJECT, REFUSALS, guarded, is_approved, not_approved
 from chargehand.orchestrator.control import rounds_before
 from chargehand.orchestrator.errors import ChargehandError, Fenced, LeaseLost, NewerVersion, StepPaused, Unavailable
@@ -33,9 +34,11 @@ from chargehand.orchestrator.facts import (
 from chargehand.orchestrator.plan import POOLS
 from chargehand.orchestrator.questions import expiring, of_role, of_settings, why_ended
 from chargehand.orchestrator.sessions import open_session
+from chargehand.orchestrator.shared_views import scope_of
 from chargehand.orchestrator.steps import Claim, Ended, HeldStep, new_wait_id
 from chargehand.orchestrator.turns import StepRecorder
 from chargehand.workers.agent import AgentTask, Drained, Failed, Finished, Outcome, Wait, run_agent
+from chargehand.workers.blackboard import Blackboard
 from chargehand.workers.bounded import CANCELLED
 from chargehand.workers.context import READS_REPOSITORY
 from chargehand.workers.conversation import last_commit
@@ -196,6 +199,7 @@ class Attempt:
             step_keys=reader.step_keys,
             account=reader.account,
             commits=gathered.commits,
+            blackboard=self._blackboard(),
         )
         try:
             value = script.run(context, step.arguments)
@@ -268,6 +272,7 @@ class Attempt:
                 ask_seconds=self.shop.settings.ask_seconds,
                 statuses=gathered.statuses,
                 replans=reader.replans() if request_replan.name in role.tools else 0,
+                blackboard=self._blackboard(),
             ),
             max_turns=step.max_turns or role.max_turns or self.shop.settings.max_turns,
             on_budget=gathered.on_budget,
@@ -466,6 +471,16 @@ class Attempt:
             ).one_or_none()
             if mine is None:
                 raise LeaseLost(f"Step {self.claim.step.key!r} is not this worker's any more; nothing was written.")
+
+    def _blackboard(self) -> Blackboard:
+        claimed = self.claim
+        return Blackboard(
+            open_session=self._fenced_session,
+            tenant=claimed.tenant,
+            scope=scope_of(claimed.run_id),
+            author=Author(run=claimed.run_id, step=claimed.step_id, step_key=claimed.step.key, epoch=claimed.epoch),
+            redlock=self.shop.redlock,
+        )
 
     def _recall(self, query: str, limit: int) -> ToolOutput:
         with self.shop.long_sessions, open_session(self.shop.engine, self.claim.tenant) as session:

@@ -6,15 +6,15 @@ a clock, a random number or the order of a set.
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from pydantic import JsonValue
 
 from chargehand.orchestrator.episodes import Episode
-from chargehand.orchestrator.facts import OnBudget
-from chargehand.workers.conversation import Conversation, Exchange
+from chargehand.orchestrator.facts import OnBudget, StateRefreshed
+from chargehand.workers.conversation import READS_STATE, Conversation, Exchange
 from chargehand.workers.models.interface import Block
 from chargehand.workers.shards import assigned_findings, only_findings
 from chargehand.workers.tools.registry import Tool, ToolContext
@@ -47,7 +47,7 @@ READS_REPOSITORY = "repository:inventory"
 
 _RUN_TAGS = ("run", "conversation", "goal", "repository")
 _TASK_TAGS = ("task", "arguments", "inputs")
-_ALL_TAGS = (*_RUN_TAGS, *_TASK_TAGS, "person")
+_ALL_TAGS = (*_RUN_TAGS, *_TASK_TAGS, "person", "shared_state")
 _EPHEMERAL: JsonValue = {"type": "ephemeral"}
 
 
@@ -155,7 +155,7 @@ def build(task: AgentTask, tools: Sequence[Tool], conversation: Conversation) ->
         tool_choice=tool_choice,
         max_tokens=task.max_tokens * 2 ** min(cut_off, MAX_DOUBLINGS),
         prompt_hash=prompt_hash(system, definitions, messages, tool_choice),
-        reads=reads_of(task, (read for fact in conversation.tool_facts for read in fact.reads)),
+        reads=reads_of(task, (read for fact in conversation.tool_facts for read in fact.reads), conversation.view),
     )
 
 
@@ -330,11 +330,26 @@ def _answers(task: AgentTask, exchange: Exchange) -> list[Block]:
         if exchange.cut_off:
             nudge = f"Your answer was cut off at its limit before any tool call. Be brief. {nudge}"
         blocks.append({"type": "text", "text": nudge})
-    return [*blocks, *_notes(exchange.notes)]
+    return [*blocks, *_newer_state(exchange.refreshed), *_notes(exchange.notes)]
 
 
 def _notes(notes: Sequence[str]) -> list[Block]:
     return [{"type": "text", "text": f"<person>\n{inert(note, _ALL_TAGS)}\n</person>"} for note in notes]
+
+
+def _newer_state(refreshed: Sequence[StateRefreshed]) -> list[Block]:
+    """What others have replaced; it stands behind what it replaces, so that the prefix before it stays in the cache."""
+    blocks: list[Block] = []
+    for fact in refreshed:
+        told: list[JsonValue] = [
+            {"key": one.key, "version": one.version, "value": one.value, "replaced_by": one.by} for one in fact.values
+        ]
+        text = (
+            "Replaced by others since you read it. What you have read of these keys before is void; decide by this:\n"
+            f"{to_json(told)}"
+        )
+        blocks.append({"type": "text", "text": f"<shared_state>\n{text}\n</shared_state>"})
+    return blocks
 
 
 def _turns_left(task: AgentTask, next_turn: int) -> list[Block]:
@@ -347,9 +362,15 @@ def _turns_left(task: AgentTask, next_turn: int) -> list[Block]:
     return []
 
 
-def reads_of(task: AgentTask, by_tools: Iterable[str]) -> tuple[str, ...]:
-    """What a request rests on beside its own step; `by_tools`: what its tool results rest on."""
-    read = {*by_tools, *(f"result:{key}" for key in task.context.inputs)}
+def reads_of(task: AgentTask, by_tools: Iterable[str], view: Mapping[str, int]) -> tuple[str, ...]:
+    """What a request rests on beside its own step.
+
+    `by_tools`: what its tool results rest on. `view`: the versions of shared state that it has, which are not those
+    that its tools have read once something was replaced.
+    """
+    read = {one for one in by_tools if not one.startswith(READS_STATE)}
+    read |= {f"{READS_STATE}{key}@{version}" for key, version in view.items()}
+    read |= {f"result:{key}" for key in task.context.inputs}
     read |= {f"episode:{task.conversation_id}@{one.run_id}" for one in task.episodes}
     if task.repository is not None:
         read.add(READS_REPOSITORY)

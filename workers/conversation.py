@@ -1,6 +1,6 @@
 """The conversation that a step's recorded facts amount to; a pure fold."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pydantic import JsonValue
@@ -13,6 +13,7 @@ from chargehand.orchestrator.facts import (
     ModelRequested,
     ModelResponded,
     SignalReceived,
+    StateRefreshed,
     StepFact,
     StepForked,
     StepTold,
@@ -22,6 +23,9 @@ from chargehand.orchestrator.facts import (
 )
 from chargehand.workers.models.interface import Block
 from chargehand.workers.tools.taint import to_json
+
+# Before key and version, in what a tool's result rests on.
+READS_STATE = "state:"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +51,10 @@ class Exchange:
     results: Mapping[str, ToolFinished] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     """What persons said after it."""
+    refreshed: tuple[StateRefreshed, ...] = ()
+    """What others replaced in shared state after it."""
+    view: Mapping[str, int] = field(default_factory=dict)
+    """The versions of shared state that the model had been shown when it gave this answer."""
     positions: Mapping[str, int] = field(default_factory=dict)
     """Index of the newest fact of a tool call."""
 
@@ -76,6 +84,8 @@ class Conversation:
     """Requested, and neither answered, failed nor abandoned."""
     opening_notes: tuple[str, ...] = ()
     """What persons said before the first answer."""
+    view: Mapping[str, int] = field(default_factory=dict)
+    """The versions of shared state that the conversation has, by key."""
     decisions: tuple[Decision, ...] = ()
     failures: tuple[ModelFailed, ...] = ()
     """Failed calls since the newest answer, decision or success."""
@@ -131,7 +141,7 @@ def fold(facts: Iterable[StepFact], *, onto: Conversation | None = None, from_po
                 folded = changed(
                     folded,
                     open_calls=_without_call(folded, fact.call_id),
-                    exchanges=(*folded.exchanges, Exchange(answer=fact)),
+                    exchanges=(*folded.exchanges, Exchange(answer=fact, view=folded.view)),
                     failures=(),
                     waits=(),
                 )
@@ -145,6 +155,8 @@ def fold(facts: Iterable[StepFact], *, onto: Conversation | None = None, from_po
             case StepTold():
                 for message in fact.messages:
                     folded = _with_note(folded, f"A person told the run: {message}")
+            case StateRefreshed():
+                folded = _with_newer_state(folded, fact)
             case BreakerTripped():
                 folded = changed(folded, trip=(position, fact))
             case StepWaiting():
@@ -155,6 +167,14 @@ def fold(facts: Iterable[StepFact], *, onto: Conversation | None = None, from_po
             case _:
                 pass  # claims and releases do not change what was said
     return folded
+
+
+def versions_read(reads: Iterable[str]) -> Iterator[tuple[str, int]]:
+    """Keys of shared state and their versions, of what a tool says that its answer rests on."""
+    for read in reads:
+        if read.startswith(READS_STATE):
+            key, _, version = read.removeprefix(READS_STATE).rpartition("@")
+            yield key, int(version)
 
 
 def unknown_outcome(exchange: Exchange) -> ToolStarted | None:
@@ -179,7 +199,20 @@ def _with_tool_fact(folded: Conversation, fact: ToolStarted | ToolFinished, posi
         last = changed(last, started={**last.started, fact.tool_use_id: fact}, positions=positions)
     else:
         last = changed(last, results={**last.results, fact.tool_use_id: fact}, positions=positions)
+        read = dict(versions_read(fact.reads))
+        if read:
+            folded = changed(folded, view={**folded.view, **read})
     return changed(folded, exchanges=(*folded.exchanges[:-1], last), waits=())
+
+
+def _with_newer_state(folded: Conversation, fact: StateRefreshed) -> Conversation:
+    folded = changed(folded, view={**folded.view, **{one.key: one.version for one in fact.values}})
+    # Nothing of shared state is read before there is an answer that asks for it.
+    if not folded.exchanges:
+        return folded
+    last = folded.exchanges[-1]
+    last = changed(last, refreshed=(*last.refreshed, fact))
+    return changed(folded, exchanges=(*folded.exchanges[:-1], last))
 
 
 def _with_signal(folded: Conversation, waiting: StepWaiting, signal: SignalReceived, position: int) -> Conversation:

@@ -220,7 +220,7 @@ class _Agents:
         turn = conversation.turns + 1
         if turn != fact.turn:
             self.run.diverges(row.entry, "turn", expected=fact.turn, found=turn)
-        reads = reads_of(task, by_tools)
+        reads = reads_of(task, by_tools, conversation.view)
         if reads != fact.reads:
             self.run.diverges(row.entry, "reads", expected=fact.reads, found=reads)
         try:

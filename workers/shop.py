@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from chargehand.memory.artifacts import Artifacts
 from chargehand.memory.embedder import Embedder
+from chargehand.memory.redlock import Redlock
 from chargehand.orchestrator.connections import Connections
 from chargehand.orchestrator.heartbeat import Heartbeat
 from chargehand.orchestrator.hints import Hints
@@ -60,6 +61,8 @@ class Shop:
     """Conversations in Redis; None: each is read from its journal."""
     broken_packages: tuple[str, ...] = ()
     """Packages whose scripts or tools could not be loaded, and why."""
+    redlock: Redlock | None = None
+    """Locks of leases; None: there are none."""
     long_sessions: threading.Semaphore = field(default_factory=lambda: threading.BoundedSemaphore(LONG_SESSIONS))
     """Taken by whoever may work for seconds between the statements of a session."""
 

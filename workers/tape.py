@@ -1,6 +1,6 @@
 """The facts of one attempt: what the journal holds, and the results of pure tools that no commit holds yet."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 from uuid import UUID
 
@@ -11,6 +11,7 @@ from chargehand.orchestrator.facts import (
     ModelFailed,
     ModelRequested,
     ModelResponded,
+    StateRefreshed,
     StepFact,
     StepForked,
     StepTold,
@@ -64,6 +65,14 @@ class Recorder(Protocol):
 
     def told(self, fact: StepTold) -> None:
         """Commit that it has heard."""
+        ...
+
+    def replaced(self, view: Mapping[str, int]) -> StateRefreshed | None:
+        """What of the run's shared state is not at the version that the agent was shown (key → version)."""
+        ...
+
+    def refreshed(self, fact: StateRefreshed) -> None:
+        """Commit that it is shown what is there now."""
         ...
 
     def recent_failures(self) -> Sequence[Observed]:

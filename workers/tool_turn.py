@@ -8,12 +8,12 @@ from pydantic import JsonValue
 from chargehand.orchestrator.approval import digest_of, tool_call
 from chargehand.orchestrator.breaker import Observed, Trip, watch
 from chargehand.orchestrator.errors import Unavailable
-from chargehand.orchestrator.facts import BreakerTripped, ToolFinished, ToolStarted
+from chargehand.orchestrator.facts import BreakerTripped, StateRefreshed, ToolFinished, ToolStarted
 from chargehand.orchestrator.handoffs import handed_over
 from chargehand.orchestrator.plan import Expiry
 from chargehand.orchestrator.spending import ABOVE_PLAN
 from chargehand.workers.context import AgentTask
-from chargehand.workers.conversation import Conversation, Exchange
+from chargehand.workers.conversation import Conversation, Exchange, versions_read
 from chargehand.workers.held import Held
 from chargehand.workers.holds import Holds
 from chargehand.workers.models.interface import Block
@@ -25,6 +25,8 @@ from chargehand.workers.tools.registry import Question, Suspended, Tool, ToolOut
 COMMIT_AT_ONCE_MS = 5_000
 # A service that a tool needs gets this many waits, then the model is told.
 MAX_TOOL_WAITS = 5
+# The tool that replaces shared state; the result says which version it made.
+UPDATE_STATE = "update_state"
 
 
 class ToolTurn:
@@ -56,6 +58,8 @@ class ToolTurn:
         for use in (block for block in unresolved if block.get("name") == finish.name):
             given = _cut_off() if use.get("id") == incomplete else self.call(finish, use.get("input"), key="")
             if given.outcome == "ok":
+                given = self._stale(exchange) or given
+            if given.outcome == "ok":
                 conversation = self._tape.conversation
                 return Finished(result=given.output.result, commit=conversation.commit, patch=given.output.patch)
             self._keep(use, given)
@@ -63,6 +67,16 @@ class ToolTurn:
         if trip is not None:
             return self.tripped(*trip)
         return self.check(self._tape.conversation.exchanges[-1]) if refused else None
+
+    def _stale(self, exchange: Exchange) -> ToolResult | None:
+        """A refusal when shared state that the result rests on was replaced, as long as there are turns left."""
+        view = _view(exchange)
+        if not view or self._tape.turn_of(exchange.answer.call_id) >= self._task.max_turns:
+            return None
+        newer = self._tape.recorder.replaced(view)
+        if newer is None:
+            return None
+        return _refusal("StaleState", f"{what_changed(newer)} Look at what is there now, and hand in again.")
 
     def check(self, exchange: Exchange) -> Wait | None:
         """Ask a person when the results of this turn show that the step, or the run, repeats itself."""
@@ -218,7 +232,9 @@ class ToolTurn:
 
     def call(self, tool: Tool, arguments: JsonValue, *, key: str) -> ToolResult:
         """Run one tool; nothing is recorded."""
-        context = replace(self._task.context, finished=self._tape.conversation.tool_facts)
+        conversation = self._tape.conversation
+        view = _view(conversation.exchanges[-1]) if conversation.exchanges else {}
+        context = replace(self._task.context, finished=conversation.tool_facts, view=view)
         return run_tool(tool, arguments, context=context, idempotency_key=key)
 
     def _keep(self, use: Block, given: ToolResult, *, at_once: bool = False) -> None:
@@ -345,6 +361,27 @@ def _cut_off() -> ToolResult:
         "CutOff",
         "Your answer was cut off at its limit inside this call, so nothing was run. Call again, with less text.",
     )
+
+
+def _view(exchange: Exchange) -> dict[str, int]:
+    """The versions of shared state that an answer was given on; what its own calls wrote since is known to it.
+
+    What they *read* since is not: the model has not seen it yet.
+    """
+    view = dict(exchange.view)
+    for fact in exchange.results.values():
+        if fact.tool == UPDATE_STATE and fact.outcome == "ok":
+            view.update(versions_read(fact.reads))
+    return view
+
+
+def what_changed(newer: StateRefreshed) -> str:
+    """For the model: what is not as it had seen it."""
+    named = [
+        f"{one.key!r} is at version {one.version}, not {one.seen_version}{f' ({one.by} replaced it)' if one.by else ''}"
+        for one in newer.values
+    ]
+    return f"Shared state has moved on since you read it: {'; '.join(named)}."
 
 
 def _not_offered(name: str, offered: Sequence[str]) -> ToolResult:

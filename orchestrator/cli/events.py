@@ -28,6 +28,7 @@ from chargehand.orchestrator.facts import (
     RunSubmitted,
     RunTold,
     SignalReceived,
+    StateRefreshed,
     StepClaimed,
     StepFinished,
     StepForked,
@@ -183,6 +184,9 @@ def gist(fact: AnyFact) -> str:
             return f"{fact.outcome}, says {fact.by} {fact.detail}"
         case StepTold():
             return f"heard: {' / '.join(fact.messages)}"
+        case StateRefreshed():
+            replaced = (f"{one.key} {one.seen_version} → {one.version}" for one in fact.values)
+            return f"shared state: {', '.join(replaced)}"
         case BreakerTripped():
             return f"{fact.rule}: {fact.detail}"
         case StepFinished():

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from chargehand.memory.embedder import Embedder
     from chargehand.orchestrator.facts import WorkspaceRef
     from chargehand.orchestrator.views import Account
+    from chargehand.workers.blackboard import Blackboard
 
 Effect = Literal["pure", "idempotent", "effectful"]
 P = ParamSpec("P")
@@ -90,6 +91,8 @@ class ScriptContext:
     """What the run has cost until now."""
     commits: Mapping[str, str] = field(default_factory=dict)
     """Where the predecessors left the workspace, by step key, in the order the step names them."""
+    blackboard: "Blackboard | None" = None
+    """Values that the steps of this run share; `blackboard.across_runs`: those of all runs. None outside a worker."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

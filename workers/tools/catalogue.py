@@ -11,6 +11,7 @@ from chargehand.workers.tools.read_file import read_file
 from chargehand.workers.tools.registry import TOOLS, Tool
 from chargehand.workers.tools.request_replan import request_replan
 from chargehand.workers.tools.search_text import search_text
+from chargehand.workers.tools.shared_state import read_state, update_state
 
 BUILT_IN: tuple[Tool, ...] = (
     apply_fix,
@@ -20,9 +21,11 @@ BUILT_IN: tuple[Tool, ...] = (
     hand_off,
     list_fixes,
     read_file,
+    read_state,
     recall,
     request_replan,
     search_text,
+    update_state,
     write_file,
 )
 

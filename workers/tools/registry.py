@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Literal, get_type_hints
+from typing import TYPE_CHECKING, Literal, get_type_hints
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError, create_model
@@ -25,6 +25,9 @@ from chargehand.workers.models.interface import Block, tool_definition
 from chargehand.workers.scripts.registry import Effect, Workspace
 from chargehand.workers.tools.outside import is_outside
 from chargehand.workers.tools.schemas import closed_schema, is_closed
+
+if TYPE_CHECKING:
+    from chargehand.workers.blackboard import Blackboard
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +107,10 @@ class ToolContext:
     """Of the tool that is called."""
     ask_seconds: float = 60.0
     """How long a question that the agent asks waits for a person."""
+    blackboard: "Blackboard | None" = None
+    """Shared state of the run; None: this program has none."""
+    view: Mapping[str, int] = field(default_factory=dict)
+    """The versions of shared state that the answer was given on, by key."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,7 @@
 """The agent loop against a scripted model and a journal in memory, also after a crash at any commit."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID, uuid4
@@ -19,6 +19,8 @@ from chargehand.orchestrator.facts import (
     ModelRequested,
     ModelResponded,
     SignalReceived,
+    StateRefreshed,
+    StateValue,
     StepClaimed,
     StepFact,
     StepTold,
@@ -65,6 +67,8 @@ class Journal:
     others: list[Observed] = field(default_factory=list)
     handed: list[Observed] = field(default_factory=list)
     compared: Peers = field(default_factory=Peers)
+    state: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """What shared state holds, and at which version."""
     told_to: list[StepTold | None] = field(default_factory=list)
     """What is heard before each call to the model."""
     commits: int = 0
@@ -106,6 +110,17 @@ class Journal:
         return self.told_to.pop(0) if self.told_to else None
 
     def told(self, fact: StepTold) -> None:
+        self._write(fact)
+
+    def replaced(self, view: Mapping[str, int]) -> StateRefreshed | None:
+        values = [
+            StateValue(key=key, value=value, version=version, seen_version=view[key], by="b")
+            for key, (value, version) in sorted(self.state.items())
+            if key in view and view[key] != version
+        ]
+        return StateRefreshed(values=tuple(values)) if values else None
+
+    def refreshed(self, fact: StateRefreshed) -> None:
         self._write(fact)
 
     def recent_failures(self) -> Sequence[Observed]:
@@ -1124,3 +1139,61 @@ def test_only_an_agent_that_chooses_a_way_without_effects_shares_answers(
     )
 
     assert model.calls[0].cache_scope == ("tenant" if shared else "")
+
+
+def _shared(*answers: Any) -> tuple[Journal, Script, AgentTask, dict[str, Tool]]:
+    journal = Journal(state={"plan": ("old", 1)})
+
+    def peek(key: str) -> ToolOutput:
+        """Read a shared value."""
+        value, version = journal.state[key]
+        return ToolOutput(content=f"{key}={value}", reads=(f"state:{key}@{version}",))
+
+    tools = {"peek": make_tool(peek, effect="pure")}
+    return journal, Script(list(answers)), task_of(role=FakeRole(tools=("peek",))), tools
+
+
+def test_a_replaced_view_is_rebuilt_before_the_model_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    journal, model, task, tools = _shared([use("peek", "1", key="plan")], [done()])
+
+    def replace_after_the_tool_has_read() -> None:
+        if model.calls:
+            journal.state["plan"] = ("new", 2)
+
+    recorder = journal.claim()
+    monkeypatch.setattr(recorder, "hear", replace_after_the_tool_has_read)
+    outcome = run_agent(task, recorder=recorder, models=model, tools=tools)
+    assert isinstance(outcome, Finished)
+    shown = json.dumps(model.calls[1].messages)
+    assert shown.index("plan=old") < shown.index("<shared_state>") < shown.index("new")
+    asked = journal.of(ModelRequested)[1]
+    assert "state:plan@2" in asked.reads
+    assert "state:plan@1" not in asked.reads
+    # The same facts give the same bytes.
+    before = fold(journal.facts[: journal.facts.index(asked)])
+    assert build(task, list(tools.values()), before).prompt_hash == asked.prompt_hash
+
+
+def test_a_result_that_rests_on_a_replaced_view_is_handed_in_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    journal, model, task, tools = _shared([use("peek", "1", key="plan")], [done("early")], [done("late")])
+    real = model.call
+
+    def replace_while_it_decides(asked: ModelCall) -> ModelAnswer:
+        if len(model.calls) == 1:
+            journal.state["plan"] = ("new", 2)
+        return real(asked)
+
+    monkeypatch.setattr(model, "call", replace_while_it_decides)
+    outcome = run_agent(task, recorder=journal.claim(), models=model, tools=tools)
+    assert isinstance(outcome, Finished)
+    refused = next(fact for fact in journal.of(ToolFinished) if fact.tool_use_id == "early")
+    assert refused.error_type == "StaleState"
+    assert "'plan' is at version 2, not 1 (b replaced it)" in refused.content
+    assert "new" in json.dumps(model.calls[2].messages[-1])
+
+
+def test_an_agent_that_reads_no_shared_state_never_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    journal, model, task, tools = _shared([done()])
+    recorder = journal.claim()
+    monkeypatch.setattr(recorder, "replaced", lambda view: pytest.fail("asked"))
+    assert isinstance(run_agent(task, recorder=recorder, models=model, tools=tools), Finished)
