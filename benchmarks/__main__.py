@@ -21,6 +21,7 @@ from benchmarks import (
     replay,
     routing,
     state,
+    tenants,
     turn,
 )
 from benchmarks.figures import Figure, NotMeasured
@@ -57,6 +58,7 @@ SUITES: dict[str, Suite] = {
     "recovery": recovery.measure,
     "idle": idle.measure,
     "memory": grounded(memory.measure),
+    "tenants": grounded(tenants.measure),
 }
 # What needs something of the user's is measured only when it is named.
 ON_REQUEST = {"memory"}

@@ -28,8 +28,8 @@ BATCH = 32
 DEPTH = 10
 # As its authors have it (Cormack, Clarke and Büttcher 2009).
 RRF_CONSTANT = 60
-WEIGHTS = (0.3, 0.4, 0.5, 0.6, 0.7)
-SHARES = (0.0, 0.1, 0.2, 0.3, 0.4)
+WEIGHTS = (0.3, 0.4, 0.45, 0.5, 0.6)
+SHARES = (0.0, 0.1, 0.15, 0.2, 0.3)
 PROGRESS_SECONDS = 5.0
 
 

@@ -10,21 +10,19 @@ class MixedModels(RuntimeError):
     """What is remembered has vectors of another model than the one that asks; the two cannot be compared."""
 
 
-def require_own_vectors(session: Session, *, tenant: UUID, scope: str, model_id: str) -> None:
+# Two looks into an index; counting the models of a scope would read all of it.
+FIRST_AND_LAST = """
+    (SELECT min(model_id) FROM chargehand.embeddings WHERE tenant = :tenant AND scope = :scope) AS first_model,
+    (SELECT max(model_id) FROM chargehand.embeddings WHERE tenant = :tenant AND scope = :scope) AS last_model
+"""
+
+
+def require_own_vectors(session: Session, models: set[str | None], *, tenant: UUID, scope: str, model_id: str) -> None:
     """Raise `MixedModels` unless every memory of `scope` that has a vector has one of this model.
 
-    Two looks into an index where all vectors are this model's; only where others are found are they counted.
+    `models`: what `FIRST_AND_LAST` gave; only where others are among them are the vectors counted.
     """
-    kept = session.execute(
-        text(
-            """
-            SELECT (SELECT min(model_id) FROM chargehand.embeddings WHERE tenant = :tenant AND scope = :scope) AS first,
-                   (SELECT max(model_id) FROM chargehand.embeddings WHERE tenant = :tenant AND scope = :scope) AS last
-            """
-        ),
-        {"tenant": tenant, "scope": scope},
-    ).one()
-    if {kept.first, kept.last} <= {None, model_id}:
+    if models <= {None, model_id}:
         return
     found = session.execute(
         text(

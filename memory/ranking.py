@@ -1,22 +1,28 @@
 """How two rankings of the same passages become one; pure."""
 
 from collections.abc import Iterable, Mapping
+from statistics import fmean, pstdev
 from uuid import UUID
 
 
 def fuse(lexical: Mapping[UUID, float], semantic: Mapping[UUID, float], *, lexical_weight: float) -> dict[UUID, float]:
-    """Both score lists as one, each score between 0 and 1.
+    """Both score lists as one, between 0 and 1.
 
-    The scores are normalised, not the ranks: that a passage leads by far is worth knowing. Give both scores of
-    every passage: what only one list has counts as the other's worst.
+    Scores and not ranks are added: that a passage leads by far is worth knowing. Each list is first measured in its own
+    standard deviations, so that one far outlier does not press all others together, as it would between the lowest and
+    the highest. Give both scores of every passage: what only one list has counts as the other's worst.
     """
     if not 0.0 <= lexical_weight <= 1.0:
         raise ValueError(f"lexical_weight is {lexical_weight}; give a share between 0 and 1.")
-    words, meaning = normalise(lexical), normalise(semantic)
-    return {
-        memory: lexical_weight * words.get(memory, 0.0) + (1.0 - lexical_weight) * meaning.get(memory, 0.0)
-        for memory in words.keys() | meaning.keys()
-    }
+    words, meaning = standardise(lexical), standardise(semantic)
+    no_words, no_meaning = min(words.values(), default=0.0), min(meaning.values(), default=0.0)
+    return normalise(
+        {
+            memory: lexical_weight * words.get(memory, no_words)
+            + (1.0 - lexical_weight) * meaning.get(memory, no_meaning)
+            for memory in words.keys() | meaning.keys()
+        }
+    )
 
 
 def spread(
@@ -35,6 +41,16 @@ def spread(
         raised[other] += share * scores[one]
     most = max([1.0, *raised.values()])
     return sorted(((memory, score / most) for memory, score in raised.items()), key=lambda item: (-item[1], item[0]))
+
+
+def standardise(scores: Mapping[UUID, float]) -> dict[UUID, float]:
+    """How many standard deviations each score is above the mean; all alike: all 0."""
+    if not scores:
+        return {}
+    mean, deviation = fmean(scores.values()), pstdev(scores.values())
+    if deviation < 1e-12:
+        return dict.fromkeys(scores, 0.0)
+    return {memory: (score - mean) / deviation for memory, score in scores.items()}
 
 
 def normalise(scores: Mapping[UUID, float]) -> dict[UUID, float]:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from chargehand.memory.beliefs import Trust, believed
 from chargehand.memory.embedder import Embedder, Vector
 from chargehand.memory.importance import WORTH_SHARE, weigh, worth
-from chargehand.memory.model_check import require_own_vectors
+from chargehand.memory.model_check import FIRST_AND_LAST, require_own_vectors
 from chargehand.memory.ranking import fuse, spread
 from chargehand.memory.semantic_tables import Memory
 from chargehand.memory.vectors import question_vector
@@ -25,10 +25,10 @@ EXACT_UP_TO = 6_000
 HNSW_EF_SEARCH = 100
 # Deep enough that a passage which only one of the two rankings likes can still win.
 CANDIDATES = 60
-# Share of the words' score in the fused one. Between .4 and .6 neither SciFact nor LoCoMo cares (docs/benchmarks.md).
-LEXICAL_WEIGHT = 0.5
+# Share of the words' score in the fused one. Between .4 and .5 no collection cares much (docs/benchmarks.md).
+LEXICAL_WEIGHT = 0.45
 # Of its score a passage lends this to the one before and the one after it.
-CONTEXT_SHARE = 0.2
+CONTEXT_SHARE = 0.15
 # That a memory came up is noted at most so often: readers must not write a row each time.
 RECALL_NOTED_SECONDS = 3_600.0
 
@@ -296,20 +296,23 @@ def _route(
     # Inlined, because a bound model would keep a generic plan from the partial index.
     if not re.fullmatch(r"[a-zA-Z0-9._-]+", embedder.model_id):
         raise ValueError(f"The embedder's model id {embedder.model_id!r} may hold letters, digits, '.', '_' and '-'.")
-    require_own_vectors(session, tenant=tenant, scope=scope, model_id=embedder.model_id)
-    size = session.scalar(
+    known = session.execute(
         text(
-            "SELECT count(*) FROM (SELECT 1 FROM chargehand.memories m WHERE m.tenant = :tenant AND m.scope = :scope "
-            f"AND {believed('m', as_of=as_of)} LIMIT :most) counted"
+            "SELECT (SELECT count(*) FROM (SELECT 1 FROM chargehand.memories m "
+            f"WHERE m.tenant = :tenant AND m.scope = :scope AND {believed('m', as_of=as_of)} LIMIT :most) counted) "
+            f"AS size, {FIRST_AND_LAST}"
         ),
         {"tenant": tenant, "scope": scope, "most": exact_up_to + 1, **_moment(as_of)},
+    ).one()
+    require_own_vectors(
+        session, {known.first_model, known.last_model}, tenant=tenant, scope=scope, model_id=embedder.model_id
     )
     distance = _distance(embedder)
     embedded = f"e.tenant = :tenant AND e.scope = :scope AND e.model_id = '{embedder.model_id}'"
     valid = (
         f"{believed('m', as_of=as_of)} AND (CAST(:kinds AS text[]) IS NULL OR m.kind = ANY (CAST(:kinds AS text[])))"
     )
-    if (size or 0) <= exact_up_to:
+    if known.size <= exact_up_to:
         # OFFSET 0 keeps the planner from walking the HNSW index.
         return f"""
             SELECT memory, distance FROM (
@@ -319,6 +322,8 @@ def _route(
                 WHERE {embedded} AND {valid} OFFSET 0
             ) measured ORDER BY distance, memory LIMIT :limit
         """
+    # What is filtered is looked up while the index is walked, so that the walk goes on until enough are kept. It gives
+    # them nearly in order, which the planner takes for exact: `+ 0` makes it sort all of them, where it would stop early.
     session.execute(
         text(
             "SELECT set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', :ef, true)"
@@ -327,12 +332,14 @@ def _route(
     )
     return f"""
         WITH closest AS MATERIALIZED (
-            SELECT e.tenant, e.memory, {distance} AS distance
-            FROM chargehand.embeddings e WHERE {embedded} ORDER BY {distance} LIMIT 2 * :limit
+            SELECT e.memory, {distance} AS distance
+            FROM chargehand.embeddings e
+            CROSS JOIN LATERAL (
+                SELECT FROM chargehand.memories m WHERE m.tenant = e.tenant AND m.id = e.memory AND {valid} OFFSET 0
+            ) kept
+            WHERE {embedded} ORDER BY {distance} LIMIT 2 * :limit
         )
-        SELECT c.memory, c.distance FROM closest c
-        JOIN chargehand.memories m ON m.tenant = c.tenant AND m.id = c.memory
-        WHERE {valid} ORDER BY c.distance, c.memory LIMIT :limit
+        SELECT memory, distance FROM closest ORDER BY distance + 0, memory LIMIT :limit
     """
 
 

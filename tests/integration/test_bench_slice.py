@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from sqlalchemy.orm import Session
 
-from benchmarks import agents, core, linear, memory, peers, recovery, replay, turn
+from benchmarks import agents, core, linear, memory, peers, recovery, replay, tenants, turn
 from benchmarks.collection import collections_in
 from benchmarks.ground import Ground, make_floor_table
 from chargehand.memory import journal
@@ -156,3 +156,13 @@ def test_each_collection_is_asked_as_the_product_is_and_tried_with_what_suits_th
         assert figures[f"memory_ingest_texts_per_second_{name}"].target == memory.TARGET_INGEST
         assert figures[f"memory_query_p95_ms_{name}"].value >= figures[f"memory_query_p50_ms_{name}"].value > 0.0
     assert "talk: texts kept: 3 of 3" in capsys.readouterr().err
+
+
+def test_many_tenants_find_what_is_nearest_and_nothing_of_each_other(ground: Ground) -> None:
+    found = tenants.measure_rows(ground, rows=400, tenants=6, questions=16, clients=3)
+    figures = {figure.name: figure for figure in found}
+    assert figures["tenants_rows"].value == sum(tenants.zipf(400, 6))
+    assert figures["tenants_recall_at_10"].value == 1.0
+    assert figures["tenants_foreign_rows"].value == 0.0
+    assert figures["tenants_queries_per_second_3_clients"].value > 0.0
+    assert {figures["tenants_recall_at_10"].target, figures["tenants_nearest_p95_ms"].target} == {0.97, 15.0}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 import numpy as np
@@ -263,6 +264,32 @@ def test_any_text_is_a_question(open_session: OpenSession, tenant: UUID, query: 
     assert len(found) in (0, len(ITEMS))
 
 
+def test_words_that_stand_together_as_in_the_question_score_more_than_the_same_words_apart(
+    open_session: OpenSession, tenant: UUID
+) -> None:
+    said = {
+        "together": "The heron lake is cold, and nobody swims or rows or sails there.",
+        "apart": "The heron is cold, and nobody swims or rows or sails there on the lake.",
+        **{f"other {number}": f"Parcel {number} waits." for number in range(4)},
+    }
+    items = [MemoryItem(source=f"{name}.md", line_start=1, line_end=1, text=text) for name, text in said.items()]
+    with open_session() as session:
+        ids = remember(session, tenant=tenant, scope="s", items=items, embedder=None)
+        scores = dict(
+            session.execute(text("SELECT memory, score FROM lexical_recall('heron lakes', 's', NULL, 9)")).all()
+        )
+        turned = dict(
+            session.execute(text("SELECT memory, score FROM lexical_recall('lake heron', 's', NULL, 9)")).all()
+        )
+        far = dict(
+            session.execute(text("SELECT memory, score FROM lexical_recall('heron parcel lake', 's', NULL, 9)")).all()
+        )
+    assert scores[ids[0]] > 1.3 * scores[ids[1]] > 0
+    assert turned == pytest.approx(scores)
+    # What is not side by side in the question is not looked for side by side.
+    assert far[ids[0]] == pytest.approx(far[ids[1]], rel=0.05)
+
+
 def test_lexical_recall_uses_its_index_for_the_applications_role(
     owner: Engine, open_session: OpenSession, tenant: UUID
 ) -> None:
@@ -323,6 +350,30 @@ def test_a_large_scope_is_searched_by_hnsw_and_agrees_with_the_exact_answer(
 
     assert scans > 0
     assert len(exact.keys() & approximate.keys()) >= 9
+
+
+def test_a_rare_kind_is_found_by_hnsw_although_all_that_is_near_is_of_another(
+    open_session: OpenSession, tenant: UUID
+) -> None:
+    embedder = CountingEmbedder()
+    items = [note(f"fact {index}") for index in range(200)]
+    rare = [replace(note(f"turn {index}"), kind="turn") for index in range(3)]
+    with open_session() as session:
+        remember(session, tenant=tenant, scope="s", items=items, embedder=embedder)
+        wanted = remember(session, tenant=tenant, scope="s", items=rare, embedder=embedder)
+    with open_session() as session:
+        session.execute(text("SET LOCAL enable_sort = off"))
+        found = nearest(
+            session,
+            tenant=tenant,
+            scope="s",
+            vector=unit(7),
+            embedder=embedder,
+            kinds=["turn"],
+            limit=3,
+            exact_up_to=0,
+        )
+    assert found.keys() == set(wanted)
 
 
 def test_a_superseded_memory_is_kept_and_not_recalled(open_session: OpenSession, tenant: UUID) -> None:

@@ -27,8 +27,16 @@ def test_weight_decides_between_words_and_meaning() -> None:
     assert order(fuse(lexical, semantic, lexical_weight=0.0))[0] == B
 
 
+def test_an_outlier_does_not_press_the_other_scores_together() -> None:
+    numbers = [UUID(int=number) for number in range(10, 20)]
+    # By its words one passage leads by far; among the others meaning is nearly even, and words say much.
+    words = {A: 100.0, B: 12.0, C: 4.0, **dict.fromkeys(numbers, 2.0)}
+    meaning = {A: 0.1, B: 0.5, C: 0.52, **dict.fromkeys(numbers, 0.2)}
+    assert order(fuse(words, meaning, lexical_weight=0.5))[:3] == [A, B, C]
+
+
 def test_ties_go_by_id() -> None:
-    assert spread(fuse({B: 1.0, A: 1.0}, {}, lexical_weight=0.5), (), share=0.2) == [(A, 0.5), (B, 0.5)]
+    assert spread(fuse({B: 1.0, A: 1.0}, {}, lexical_weight=0.5), (), share=0.2) == [(A, 1.0), (B, 1.0)]
 
 
 def test_the_reply_beside_the_words_of_a_question_passes_what_stands_alone() -> None:
