@@ -323,7 +323,7 @@ def _route(
             ) measured ORDER BY distance, memory LIMIT :limit
         """
     # What is filtered is looked up while the index is walked, so that the walk goes on until enough are kept. It gives
-    # them nearly in order, which the planner takes for exact: `+ 0` makes it sort all of them, where it would stop early.
+    # them nearly in order, which the planner takes for exact: `+ 0` makes it sort all of them, or it would stop early.
     session.execute(
         text(
             "SELECT set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', :ef, true)"
