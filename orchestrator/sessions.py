@@ -19,9 +19,15 @@ def open_session(engine: Engine, tenant: UUID) -> Iterator[Session]:
 
     Raises `Unavailable` where Postgres is away: nothing is wrong with the request, and no step may fail for it.
     """
+    with unless_away(), tenant_session(engine, tenant) as session:
+        yield session
+
+
+@contextmanager
+def unless_away() -> Iterator[None]:
+    """Turns what a server that is away raises into `Unavailable`."""
     try:
-        with tenant_session(engine, tenant) as session:
-            yield session
+        yield
     except PoolTimeout as error:
         raise Unavailable("Postgres does not answer: no connection was free in time; try again.") from error
     except OperationalError as error:

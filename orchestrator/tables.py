@@ -54,6 +54,7 @@ class RunRow(Base):
     __table_args__ = (
         _one_of("status", RUN_STATUSES),
         Index("uq_runs_idempotency_key", "tenant", "idempotency_key", unique=True),
+        Index("ix_runs_created_at", "tenant", "created_at", "id"),
         Index("ix_runs_deadline_at", "deadline_at", postgresql_where=sql("finished_at IS NULL")),
         # Whatever else goes wrong, two runs of one key are never under way.
         Index(
