@@ -7,6 +7,7 @@
     │   ├── InvalidBudget         zero, negative or not a number
     │   ├── InvalidWorkspace      not there, not a git repository, empty, unreadable
     │   ├── ConcurrencyConflict   another run has the concurrency key, and this one was not to wait
+    │   ├── RunEnded              nothing of the run goes on that could be changed
     │   ├── InvalidSettings       a setting cannot be used
     │   └── NotFound              no such run, step, role or escalation
     ├── Unavailable               a service does not answer: try later, exit code 3
@@ -61,6 +62,10 @@ class InvalidWorkspace(UserError):
 
 class ConcurrencyConflict(UserError):
     """Another run under way has the concurrency key, and the request was to be refused then."""
+
+
+class RunEnded(UserError):
+    """The run is over: nothing of it goes on that could be changed."""
 
 
 class InvalidSettings(UserError):

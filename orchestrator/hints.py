@@ -23,6 +23,11 @@ CROWD_SECONDS = 0.02
 MOST_QUIET = 10_000
 
 
+def channel_of(run_id: UUID, *, key_prefix: str) -> str:
+    """Where hints about the run are given."""
+    return f"{key_prefix}:hints:{run_id}"
+
+
 class Hints:
     """Gives hints about runs, and waits for them; any thread may call it."""
 
@@ -61,7 +66,7 @@ class Hints:
                 yield Follower(channel)
 
     def _channel(self, run_id: UUID) -> str:
-        return f"{self._prefix}:hints:{run_id}"
+        return channel_of(run_id, key_prefix=self._prefix)
 
 
 class Follower:

@@ -21,7 +21,7 @@ from chargehand.memory.procedural import Role
 from chargehand.memory.tables import RUN_STREAM
 from chargehand.orchestrator import concurrency, episodes
 from chargehand.orchestrator.backtracking import backtrack
-from chargehand.orchestrator.errors import InvalidPlan, NotFound, UserError
+from chargehand.orchestrator.errors import InvalidPlan, NotFound, RunEnded, UserError
 from chargehand.orchestrator.facts import (
     SCHEMA_VERSION,
     BudgetRaised,
@@ -367,7 +367,7 @@ def retry(session: Session, tenant: UUID, run_id: UUID, key: str) -> tuple[str, 
     """
     run = lock(session, tenant, run_id)
     if run.status in RUN_ENDINGS:
-        raise UserError(f"Run {run_id} has ended ({run.status}); do it again with: chargehand fork {run_id} --at {key}")
+        raise RunEnded(f"Run {run_id} has ended ({run.status}); do it again with: chargehand fork {run_id} --at {key}")
     rows = session.scalars(select(StepRow).where(StepRow.run == run_id).order_by(StepRow.ordinal)).all()
     counting = Plan(steps=tuple(Step.model_validate(row.spec) for row in rows if row.status != "superseded"))
     change = backtrack(counting, {key: None}, taken=[row.key for row in rows])
@@ -506,7 +506,7 @@ def raise_budget(session: Session, tenant: UUID, run_id: UUID, *, to_microusd: i
     """
     run = lock(session, tenant, run_id)
     if run.status in RUN_ENDINGS:
-        raise UserError(f"Run {run_id} is {run.status}; it spends nothing any more.")
+        raise RunEnded(f"Run {run_id} is {run.status}; it spends nothing any more.")
     budget = session.scalars(select(BudgetRow).where(BudgetRow.run == run_id).with_for_update()).one()
     if to_microusd < budget.cap_microusd:
         raise UserError(
@@ -525,7 +525,7 @@ def tell(session: Session, tenant: UUID, run_id: UUID, message: str) -> None:
     """Leave a message for the run's agents; those that start later read it."""
     run = lock(session, tenant, run_id)
     if run.status in RUN_ENDINGS:
-        raise UserError(f"Run {run_id} is {run.status}; nobody reads messages any more.")
+        raise RunEnded(f"Run {run_id} is {run.status}; nobody reads messages any more.")
     record(session, tenant, run_id, [RunTold(message=message)])
 
 

@@ -127,6 +127,16 @@ class Settings(BaseSettings):
     flower_user: str = "chargehand"
     flower_password: SecretStr = SecretStr("")
     """Password of Flower; empty: `chargehand up` makes one and prints where it is kept."""
+    api_cors_origins: tuple[str, ...] = ()
+    """Origins whose pages may call the HTTP API from a browser, as JSON `["https://desk.example"]`; none by default."""
+    api_requests_per_second: float = Field(default=100.0, gt=0)
+    """How often each key may ask, with two seconds' worth at once; more is answered by 429."""
+    api_body_bytes: int = Field(default=4_000_000, gt=0)
+    """A request's body that is longer is answered by 413: a plan of 2,000 steps is a few megabytes."""
+    api_stream_seconds: float = Field(default=3_600.0, gt=0)
+    """How long a stream of events lasts before its reader resumes: proxies and deploys end it sooner or later."""
+    api_local_workspaces: bool = False
+    """Whether a request may name a path of the server's machine as its workspace; true on a laptop."""
     audit_key: SecretStr = SecretStr("")
     """HMAC key of the tenant chain's head; empty: a key file under `home`."""
 

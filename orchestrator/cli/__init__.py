@@ -20,7 +20,8 @@ class _Chargehand(LazyGroup):
         name: Entry(module=module, panel=panel, summary=summary)
         for panel, module, name, summary in (
             (_WORK, "demo", "demo", "Run the main job on a demo repository, or on yours, with everything it needs."),
-            (_WORK, "laptop", "up", "Start databases, supervisor, pools and Flower on this machine until Ctrl-C."),
+            (_WORK, "laptop", "up", "Start databases, supervisor, pools, API and Flower on this machine until Ctrl-C."),
+            (_WORK, "api", "api", "Serve the HTTP API until Ctrl-C."),
             (_WORK, "submit", "run", "Give a goal (or a plan) to the agents and watch them until the result is there."),
             (_WORK, "plan", "plan", "Check or draw a plan."),
             (_WORK, "schedule", "schedule", "Ask for runs by the clock."),
@@ -49,6 +50,7 @@ class _Chargehand(LazyGroup):
                 "retry",
                 "Do a step once more, with all that was built on it; or let one that asks for help try again.",
             ),
+            (_PEOPLE, "keys", "keys", "Make, list and revoke keys of the HTTP API."),
             (_PROOF, "audit", "audit", "Verify or export the journal."),
             (_PROOF, "erase", "erase", "Erase what a run said, and every copy of it."),
             (

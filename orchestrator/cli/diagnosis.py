@@ -34,6 +34,8 @@ POSTGRES_AT_LEAST = 18
 # Of each process: the engine's five and as many in a rush, and its heartbeat or advisory connection.
 ENGINE_CONNECTIONS = 10
 HEARTBEAT_CONNECTIONS = 1
+# Of a process that serves the HTTP API: as many as it has threads.
+API_CONNECTIONS = 20
 # For psql, backups and you.
 CONNECTIONS_FOR_PEOPLE = 10
 SANDBOX_TIMEOUT_SECONDS = 10.0
@@ -139,9 +141,9 @@ def judge_pgvector(installed: str, *, available: str) -> Finding:
 def judge_connections(limit: int) -> Finding:
     """Whether one supervisor and one process a pool fit under `max_connections`."""
     beside = ENGINE_CONNECTIONS + HEARTBEAT_CONNECTIONS
-    of_processes = beside + len(POOLS) * (beside + POOL_SIZE)
+    of_processes = beside + len(POOLS) * (beside + POOL_SIZE) + API_CONNECTIONS
     needed = of_processes + CONNECTIONS_FOR_PEOPLE
-    what = f"max_connections {limit}; a supervisor and {len(POOLS)} pools may use {of_processes}"
+    what = f"max_connections {limit}; a supervisor, {len(POOLS)} pools and the API may use {of_processes}"
     if limit < needed:
         remedy = f"raise max_connections to {needed} or more"
         return Finding(name="Connections", state="wrong", what=what, remedy=remedy)

@@ -8,7 +8,7 @@ import typer
 from rich.text import Text
 
 from chargehand.orchestrator.cli.terminal import AsJson, answers, notes, plain, print_json
-from chargehand.orchestrator.laptop import Laptop, up
+from chargehand.orchestrator.laptop import Laptop, api_key, up
 from chargehand.orchestrator.laptop.flower_password import password_file
 from chargehand.orchestrator.laptop.specs import MODEL_VARIABLES, needs_offline_model
 from chargehand.orchestrator.schema import migrate
@@ -19,13 +19,18 @@ app = typer.Typer()
 
 @app.command("up")
 def up_command(as_json: AsJson = False) -> None:
-    """Start databases, supervisor, pools and Flower on this machine until Ctrl-C.
+    """Start databases, supervisor, pools, API and Flower on this machine until Ctrl-C.
 
     Servers that CHARGEHAND_DATABASE_URL and CHARGEHAND_REDIS_URL name are used instead of embedded ones.
     """
     settings = load_settings()
     try:
-        with up(settings, migrate=migrate, progress=say) as laptop:
+
+        def prepare(database_url: str) -> None:
+            migrate(database_url)
+            api_key.api_key(settings, database_url)
+
+        with up(settings, migrate=prepare, progress=say) as laptop:
             if as_json:
                 print_json(facts_of(laptop, settings))
             else:
@@ -48,6 +53,8 @@ def facts_of(laptop: Laptop, settings: Settings) -> Mapping[str, object]:
     return {
         "home": settings.home,
         "pid": state.pid,
+        "api_url": state.api_url,
+        "api_key_file": api_key.key_file(settings),
         "flower_url": state.flower_url,
         "flower_user": settings.flower_user,
         "flower_password_file": None if settings.flower_password.get_secret_value() else password_file(settings),
@@ -74,6 +81,8 @@ def _welcome(laptop: Laptop, settings: Settings) -> None:
     elsewhere = [("Home", f"export CHARGEHAND_HOME={settings.home}   (in other terminals)")]
     for name, value in (
         *(elsewhere if settings.home != default_home() else ()),
+        ("API", f"{state.api_url}/v1  key in {api_key.key_file(settings)}"),
+        ("", f'curl -H "Authorization: Bearer $(cat {api_key.key_file(settings)})" {state.api_url}/v1/runs'),
         ("Flower", f"{state.flower_url}  user {settings.flower_user}, {password}"),
         ("Model", model_line(os.environ)),
         ("Logs", f"{settings.home / 'logs'}"),

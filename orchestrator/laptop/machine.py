@@ -13,7 +13,14 @@ from chargehand.orchestrator.laptop.flower_password import flower_password
 from chargehand.orchestrator.laptop.ground import free_port, prepare_home
 from chargehand.orchestrator.laptop.processes import Processes
 from chargehand.orchestrator.laptop.services import Services, running_services
-from chargehand.orchestrator.laptop.specs import Ports, ProcessSpec, flower_url, metrics_folder, process_specs
+from chargehand.orchestrator.laptop.specs import (
+    Ports,
+    ProcessSpec,
+    api_url,
+    flower_url,
+    metrics_folder,
+    process_specs,
+)
 from chargehand.orchestrator.laptop.state import (
     LaptopState,
     exclusive,
@@ -24,6 +31,7 @@ from chargehand.orchestrator.laptop.state import (
 from chargehand.orchestrator.settings import Settings
 
 FLOWER_PORT = 5555
+API_PORT = 8420
 Progress = Callable[[str], None]
 Specs = Callable[..., tuple[ProcessSpec, ...]]
 
@@ -65,7 +73,7 @@ def up(
         # Counts of an earlier life are no one's any more.
         shutil.rmtree(metrics_folder(settings), ignore_errors=True)
         metrics_folder(settings).mkdir(mode=0o700)
-        ports = Ports(flower=free_port(preferred=FLOWER_PORT), offline=free_port())
+        ports = Ports(flower=free_port(preferred=FLOWER_PORT), offline=free_port(), api=free_port(preferred=API_PORT))
         started_at = process_started_at(os.getpid()) or time.time()
 
         def state() -> LaptopState:
@@ -74,6 +82,7 @@ def up(
                 started_at=started_at,
                 endpoints=services.endpoints,
                 flower_url=flower_url(ports),
+                api_url=api_url(ports),
                 pids={**services.pids(), **processes.pids()},
             )
 

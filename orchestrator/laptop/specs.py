@@ -47,6 +47,7 @@ class Ports:
 
     flower: int
     offline: int
+    api: int
 
 
 def process_specs(
@@ -88,6 +89,7 @@ def process_specs(
     supervisor = "chargehand.orchestrator.supervisor.app"
     specs.append(_worker("supervisor", supervisor, SUPERVISOR_THREADS, prefix, environment=measured))
     specs += [_worker(pool, "chargehand.workers.app", POOL_THREADS, prefix, environment=measured) for pool in POOLS]
+    specs.append(_api(ports.api, environment=measured))
     specs.append(_flower(ports.flower, environment=common))
     return tuple(specs)
 
@@ -119,12 +121,26 @@ def flower_url(ports: Ports) -> str:
     return f"http://127.0.0.1:{ports.flower}"
 
 
+def api_url(ports: Ports) -> str:
+    """Where the HTTP API is, without `/v1`."""
+    return f"http://127.0.0.1:{ports.api}"
+
+
 def _worker(name: str, app: str, threads: int, prefix: str, *, environment: Mapping[str, str]) -> ProcessSpec:
     argv: tuple[str, ...] = (sys.executable, "-m", "celery", "-A", app, "worker", "-P", "threads", "-c", str(threads))
     argv += ("-Q", f"{prefix}.{name}", "-n", f"{name}@%h", "--loglevel", "INFO")
     # Gossip and mingle wait for other workers and tell us nothing that Postgres does not know; -E is for Flower.
     argv += ("--without-gossip", "--without-mingle", "--without-heartbeat", "-E")
     return ProcessSpec(name=name, argv=argv, environment=environment, ready=says(" ready."))
+
+
+def _api(port: int, *, environment: Mapping[str, str]) -> ProcessSpec:
+    argv = (sys.executable, "-m", "chargehand.orchestrator.cli", "api", "--port", str(port))
+    # Who has the key of this home may read its folders anyway.
+    local = {"CHARGEHAND_API_LOCAL_WORKSPACES": "true"}
+    return ProcessSpec(
+        name="api", argv=argv, environment={**environment, **local}, ready=answers(f"http://127.0.0.1:{port}/readyz")
+    )
 
 
 def _flower(port: int, *, environment: Mapping[str, str]) -> ProcessSpec:

@@ -28,6 +28,7 @@ class LaptopState:
     """When that process was created: its pid may be another program's tomorrow."""
     endpoints: Endpoints
     flower_url: str
+    api_url: str
     pids: dict[str, int] = field(default_factory=dict)
     """Process ids of the servers, the supervisor, the pools and Flower, by name."""
 

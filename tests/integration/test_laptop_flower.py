@@ -36,7 +36,7 @@ def flower(laptop_home, valkey):
     endpoints = Endpoints(database_url="postgresql://unused", redis_url=valkey.url)
     settings = Settings(home=laptop_home, pages_url="https://agents.example.org/")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("CHARGEHAND_")}
-    ports = specs.Ports(flower=port, offline=0)
+    ports = specs.Ports(flower=port, offline=0, api=0)
     by_name = {
         spec.name: spec for spec in specs.process_specs(settings, endpoints, ports=ports, environment=environment)
     }
@@ -191,7 +191,7 @@ def a_worker(laptop_home, valkey, monkeypatch, *, outcomes):
 def test_flower_is_started_by_the_interpreter_of_this_environment():
     settings = Settings()
     endpoints = Endpoints(database_url="postgresql://unused", redis_url="redis://unused")
-    ports = specs.Ports(flower=1, offline=2)
+    ports = specs.Ports(flower=1, offline=2, api=3)
     flower = specs.process_specs(settings, endpoints, ports=ports, environment={})[-1]
     assert flower.argv[0] == sys.executable
     assert "--address=127.0.0.1" in flower.argv

@@ -28,7 +28,7 @@ def test_a_pool_takes_from_its_queue_and_ends_on_sigterm(laptop_home, redis_url,
     settings = Settings(home=laptop_home, key_prefix="blue")
     endpoints = Endpoints(database_url="postgresql://unused", redis_url=redis_url)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("CHARGEHAND_")}
-    specs = process_specs(settings, endpoints, ports=Ports(flower=1, offline=2), environment=environment)
+    specs = process_specs(settings, endpoints, ports=Ports(flower=1, offline=2, api=3), environment=environment)
     audit = next(spec for spec in specs if spec.name == "audit")
     argv = tuple("bare" if part == "chargehand.workers.app" else part for part in audit.argv)
     processes = Processes(logs=laptop_home, cwd=laptop_home, progress=print)

@@ -119,7 +119,7 @@ def client(
     }
     environment["PYTHONPATH"] = os.pathsep.join([str(program), str(EXAMPLES)])
     endpoints = Endpoints(database_url=database_url, redis_url=valkey.url)
-    ports = Ports(flower=free_port(), offline=free_port())
+    ports = Ports(flower=free_port(), offline=free_port(), api=free_port())
     own = {"CHARGEHAND_MODULES": json.dumps(["refunds", "shop"])}
     scripted = {"audit": {"ANTHROPIC_BASE_URL": scripted_model}}
     specs = [

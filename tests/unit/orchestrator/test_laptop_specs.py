@@ -10,7 +10,7 @@ from chargehand.orchestrator.laptop.specs import Ports, process_specs, says, set
 from chargehand.orchestrator.settings import Settings
 
 ENDPOINTS = Endpoints(database_url="postgresql://somewhere/db", redis_url="redis://:secret@127.0.0.1:1/0")
-PORTS = Ports(flower=5001, offline=5002)
+PORTS = Ports(flower=5001, offline=5002, api=5003)
 
 
 def specs_for(environment, **fields):
@@ -20,7 +20,7 @@ def specs_for(environment, **fields):
 
 def test_without_a_model_the_offline_one_starts_first_and_everybody_is_sent_to_it():
     specs = specs_for({})
-    assert list(specs) == ["offline", "supervisor", "research", "coding", "audit", "flower"]
+    assert list(specs) == ["offline", "supervisor", "research", "coding", "audit", "api", "flower"]
     assert specs["offline"].argv == (sys.executable, "-m", "chargehand.workers.offline", "--port", "5002")
     assert [spec.name for spec in specs.values() if spec.foundation] == ["offline"]
     for pool in ("research", "coding", "audit"):
@@ -41,7 +41,7 @@ def test_the_offline_model_can_be_made_slow_so_that_something_can_be_killed_in_t
 @pytest.mark.parametrize("name", ["ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL"])
 def test_with_a_model_of_yours_nothing_offline_starts_and_its_variables_are_left_alone(name):
     specs = specs_for({name: "mine"})
-    assert list(specs) == ["supervisor", "research", "coding", "audit", "flower"]
+    assert list(specs) == ["supervisor", "research", "coding", "audit", "api", "flower"]
     for spec in specs.values():
         assert {key: value for key, value in spec.environment.items() if key.startswith("ANTHROPIC")} == {name: "mine"}
 

@@ -21,7 +21,12 @@ from chargehand.orchestrator.laptop.state import (
 def state_of(pid, started_at):
     endpoints = Endpoints(database_url="postgresql://x", redis_url="redis://y")
     return LaptopState(
-        pid=pid, started_at=started_at, endpoints=endpoints, flower_url="http://127.0.0.1:1", pids={"audit": 7}
+        pid=pid,
+        started_at=started_at,
+        endpoints=endpoints,
+        flower_url="http://127.0.0.1:1",
+        api_url="http://127.0.0.1:1",
+        pids={"audit": 7},
     )
 
 

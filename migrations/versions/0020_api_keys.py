@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0016"
-down_revision = "0015"
+revision = "0020"
+down_revision = "0019"
 branch_labels = None
 depends_on = None
 
@@ -21,17 +21,17 @@ RETURNS TABLE (id uuid, tenant uuid, name text, scopes text[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, chargehand, pg_temp AS $$
 DECLARE
     nonce bytea := uuid_send(gen_random_uuid());
-    found chargehand.api_keys;
+    known chargehand.api_keys;
 BEGIN
-    SELECT * INTO found FROM chargehand.api_keys k WHERE k.prefix = presented_prefix;
-    IF NOT FOUND OR found.revoked_at IS NOT NULL
-        OR sha256(found.hash || nonce) <> sha256(presented_hash || nonce) THEN
+    SELECT * INTO known FROM chargehand.api_keys k WHERE k.prefix = presented_prefix;
+    IF NOT FOUND OR known.revoked_at IS NOT NULL
+        OR sha256(known.hash || nonce) <> sha256(presented_hash || nonce) THEN
         RETURN;
     END IF;
-    IF found.last_used_at IS NULL OR found.last_used_at < clock_timestamp() - interval '1 minute' THEN
-        UPDATE chargehand.api_keys k SET last_used_at = clock_timestamp() WHERE k.id = found.id;
+    IF known.last_used_at IS NULL OR known.last_used_at < clock_timestamp() - interval '1 minute' THEN
+        UPDATE chargehand.api_keys k SET last_used_at = clock_timestamp() WHERE k.id = known.id;
     END IF;
-    RETURN QUERY SELECT found.id, found.tenant, found.name, found.scopes;
+    RETURN QUERY SELECT known.id, known.tenant, known.name, known.scopes;
 END $$
 """
 GRANTS = (

@@ -1,0 +1,49 @@
+"""Who asks, and what they may do: a bearer key, its scope, its rate; each gives the endpoint a client of its tenant."""
+
+import math
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from chargehand.orchestrator.api.problems import Refused
+from chargehand.orchestrator.api.state import state_of
+from chargehand.orchestrator.client import Client
+
+_bearer = HTTPBearer(
+    auto_error=False, scheme_name="key", description="A key of `chargehand keys add`: `Authorization: Bearer chk_…`."
+)
+
+
+def needs(scope: str) -> Callable[..., Client]:
+    """A dependency: the tenant's client, if the request has a key with the scope that has not asked too often."""
+
+    def client(
+        request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    ) -> Client:
+        state = state_of(request)
+        holder = None if credentials is None else state.keyring.holder(credentials.credentials)
+        if holder is None:
+            detail = "Send a key that is not revoked: Authorization: Bearer chk_…; `chargehand keys add` makes one."
+            raise Refused(401, "unauthorized", detail, headers={"WWW-Authenticate": 'Bearer realm="chargehand"'})
+        if not holder.may(scope):
+            had = ", ".join(sorted(holder.scopes))
+            raise Refused(403, "forbidden", f"This needs a key with the scope {scope!r}; this one has: {had}.")
+        wait_seconds = state.rate_limit.wait_seconds(holder.key_id)
+        if wait_seconds > 0:
+            raise Refused(
+                429,
+                "too-many-requests",
+                f"This key has asked too often; again in {wait_seconds:.2f} s.",
+                headers={"Retry-After": str(math.ceil(wait_seconds))},
+            )
+        return Client.sharing(state.services, tenant=holder.tenant, name=f"key {holder.name}")
+
+    return client
+
+
+Reads = Annotated[Client, Depends(needs("read"))]
+Submits = Annotated[Client, Depends(needs("submit"))]
+Operates = Annotated[Client, Depends(needs("operate"))]
+Administers = Annotated[Client, Depends(needs("admin"))]

@@ -1,0 +1,225 @@
+"""`/v1/runs`: ask for runs, list them, look at one."""
+
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Header, Path, Query, Response, status
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from chargehand.memory.procedural import Role, parse_role
+from chargehand.memory.sources import is_remote
+from chargehand.orchestrator.api.authentication import Reads, Submits
+from chargehand.orchestrator.api.problems import COMMON
+from chargehand.orchestrator.charges import RunCosts
+from chargehand.orchestrator.client import Client
+from chargehand.orchestrator.errors import InvalidWorkspace
+from chargehand.orchestrator.facts import OnConflict
+from chargehand.orchestrator.listing import RunFilter, RunPage
+from chargehand.orchestrator.plan import Plan
+from chargehand.orchestrator.requests import MAX_KEY_CHARACTERS, MAX_REPLANS, MICROUSD
+from chargehand.orchestrator.tables import RUN_STATUSES
+from chargehand.orchestrator.transitions import RUN_ENDINGS
+from chargehand.orchestrator.views import RunView, StepView
+
+router = APIRouter(prefix="/v1/runs", tags=["runs"], responses=COMMON)
+
+RunId = Annotated[UUID, Path(description="Id of the run.")]
+# A header is ASCII without control characters.
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=MAX_KEY_CHARACTERS,
+        pattern=r"^[\x21-\x7e]+$",
+        description="A second request with the same key gives the first one's run, whatever else it asks for.",
+    ),
+]
+Budget = Annotated[int, Field(ge=1, le=1_000_000 * MICROUSD, description="In micro-dollars: 500000 are $0.50.")]
+Name = Annotated[
+    str, Field(min_length=1, max_length=MAX_KEY_CHARACTERS, pattern=r"^[\x20-\x7e]*[\x21-\x7e][\x20-\x7e]*$")
+]
+Goal = Annotated[str, Field(min_length=1, max_length=25_000, pattern=r"\S")]
+PRIORITIES = 1_000
+
+
+class RunBody(BaseModel):
+    """A run to be made: of a goal, which the planner decomposes, or of a plan."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"anyOf": [{"required": ["goal"]}, {"required": ["plan"]}]}
+    )
+
+    goal: Goal | None = None
+    plan: Plan | None = None
+    workspace: str | None = Field(default=None, min_length=1, max_length=2_000)
+    """URL of a git repository; a path of the server's machine only where it allows that."""
+    budget_microusd: Budget | None = None
+    priority: int = Field(default=0, ge=-PRIORITIES, le=PRIORITIES)
+    """Higher goes first."""
+    deadline_seconds: float | None = Field(default=None, gt=0, le=31_536_000)
+    conversation_id: Name | None = None
+    concurrency_key: Name | None = None
+    on_conflict: OnConflict = "queue"
+    replans: int | None = Field(default=None, ge=0, le=MAX_REPLANS)
+    roles: list[str] = Field(default=[], max_length=50)
+    """Texts of roles that the request brings: Markdown with front matter."""
+
+
+class Accepted(BaseModel):
+    """The run is committed."""
+
+    run_id: UUID
+    url: str
+    """Where it is looked at."""
+
+
+class Result(BaseModel):
+    """What a run came to, as far as it is."""
+
+    status: str
+    ended: bool
+    reason: str
+    result: JsonValue
+    """What the final step gave, or a mapping by key of several."""
+
+
+class Waiting(BaseModel):
+    """Why a step does not go on."""
+
+    step: str
+    why: str
+
+
+def accepted(run_id: UUID, response: Response) -> Accepted:
+    """The answer to a request whose run is committed."""
+    url = f"/v1/runs/{run_id}"
+    response.headers["Location"] = url
+    return Accepted(run_id=run_id, url=url)
+
+
+def brought(texts: list[str]) -> list[Role]:
+    """The roles of a request; raises `InvalidRole`."""
+    return [parse_role(text, origin=f"role {number} of the request") for number, text in enumerate(texts, start=1)]
+
+
+def workspace_of(named: str | None, client: Client) -> str | None:
+    """The workspace of a request; raises `InvalidWorkspace` for a path where those are not taken from afar."""
+    if named is not None and not is_remote(named) and not client.settings.api_local_workspaces:
+        raise InvalidWorkspace(
+            f"Workspace {named[:200]!r} is a path; this server takes URLs only (CHARGEHAND_API_LOCAL_WORKSPACES)."
+        )
+    return named
+
+
+@router.post("", status_code=status.HTTP_202_ACCEPTED)
+def submit(client: Submits, body: RunBody, response: Response, idempotency_key: IdempotencyKey = None) -> Accepted:
+    """Ask for a run; 202 means that it is committed, whether the broker is up or not."""
+    run = client.submit(
+        body.goal or "",
+        plan=body.plan,
+        workspace=workspace_of(body.workspace, client),
+        budget_usd=None if body.budget_microusd is None else dollars(body.budget_microusd),
+        idempotency_key=idempotency_key,
+        priority=body.priority,
+        deadline_seconds=body.deadline_seconds,
+        conversation_id=body.conversation_id,
+        roles=brought(body.roles),
+        concurrency_key=body.concurrency_key,
+        on_conflict=body.on_conflict,
+        replans=body.replans,
+    )
+    return accepted(run.run_id, response)
+
+
+@router.get("")
+def list_runs(
+    client: Reads,
+    status: Annotated[list[str], Query(description=f"Any of: {', '.join(RUN_STATUSES)}.")] = [],  # noqa: B006
+    named: Annotated[str | None, Query(pattern="^[0-9a-fA-F-]{1,36}$", description="Begins or ends the id.")] = None,
+    goal: Annotated[str | None, Query(min_length=1, max_length=200, description="Words of the goal.")] = None,
+    conversation_id: Annotated[str | None, Query(min_length=1, max_length=MAX_KEY_CHARACTERS)] = None,
+    forked_from: UUID | None = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[str | None, Query(max_length=200, description="`next_cursor` of the page before.")] = None,
+) -> RunPage:
+    """List runs, the newest first; runs that are made meanwhile neither shift nor double a page."""
+    wanted = RunFilter(
+        status=tuple(status),
+        named=named,
+        goal=goal,
+        conversation_id=conversation_id,
+        forked_from=forked_from,
+        created_after=created_after,
+        created_before=created_before,
+    )
+    return client.page(wanted, limit=limit, cursor=cursor)
+
+
+@router.get("/{run_id}")
+def read_run(client: Reads, run_id: RunId) -> RunView:
+    """Look at a run."""
+    return client.run(run_id).status()
+
+
+@router.get("/{run_id}/steps")
+def read_steps(client: Reads, run_id: RunId) -> list[StepView]:
+    """Look at the steps of a run, in plan order."""
+    return client.run(run_id).steps()
+
+
+@router.get("/{run_id}/result")
+def read_result(client: Reads, run_id: RunId) -> Result:
+    """What a run came to, or has come to so far."""
+    run = client.run(run_id)
+    view = run.status()
+    return Result(status=view.status, ended=view.status in RUN_ENDINGS, reason=view.reason, result=run.given())
+
+
+@router.get("/{run_id}/explain")
+def explain(client: Reads, run_id: RunId) -> list[Waiting]:
+    """Why each step that has not ended does not go on."""
+    return [Waiting(step=step, why=why) for step, why in client.run(run_id).explain()]
+
+
+@router.get("/{run_id}/progress")
+def read_progress(client: Reads, run_id: RunId) -> dict[str, str]:
+    """What running steps say they are doing, by key; empty without Redis."""
+    return client.run(run_id).progress()
+
+
+@router.get("/{run_id}/costs")
+def read_costs(
+    client: Reads, run_id: RunId, as_claude: Annotated[bool, Query(description="At Claude's prices, by tier.")] = False
+) -> RunCosts:
+    """Where the money of a run went, and what caching and routing saved."""
+    return client.run(run_id).costs(as_claude=as_claude)
+
+
+@router.get("/{run_id}/artifacts")
+def list_artifacts(client: Reads, run_id: RunId) -> dict[str, str]:
+    """What the steps of a run kept: name → content hash."""
+    return client.run(run_id).artifacts()
+
+
+@router.get(
+    "/{run_id}/artifacts/{digest}",
+    response_class=Response,
+    responses={200: {"description": "Its bytes.", "content": {"application/octet-stream": {}}}},
+)
+def read_artifact(
+    client: Reads, run_id: RunId, digest: Annotated[str, Path(pattern="^[0-9a-f]{64}$", description="Its SHA-256.")]
+) -> Response:
+    """An artifact of a run, by content hash."""
+    content = client.run(run_id).blob(digest)
+    # What agents wrote is never shown as a page of this server.
+    headers = {"Content-Disposition": "attachment", "Content-Security-Policy": "sandbox; default-src 'none'"}
+    return Response(content, media_type="application/octet-stream", headers=headers)
+
+
+def dollars(microusd: int) -> str:
+    """Exactly."""
+    return f"{microusd // MICROUSD}.{microusd % MICROUSD:06}"

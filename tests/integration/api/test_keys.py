@@ -1,0 +1,102 @@
+"""Keys: kept as hashes, good for their scopes and their tenant until they are revoked, and for so many requests."""
+
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import ProgrammingError
+
+from chargehand.orchestrator import keys
+from chargehand.orchestrator.api import keyring
+from chargehand.orchestrator.errors import NotFound, UserError
+
+if TYPE_CHECKING:
+    from tests.integration.api.conftest import Api, Open
+
+
+def bearer(secret: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret}"}
+
+
+@pytest.mark.parametrize("sent", [None, "", "Bearer", "Bearer x", "Basic eDp5", "Bearer chk_000000000000_" + "a" * 43])
+def test_without_a_key_nothing_is_read(api: "Api", sent: str | None) -> None:
+    api.http.headers.pop("Authorization")
+    answer = api.http.get("/v1/runs", headers={} if sent is None else {"Authorization": sent})
+    assert (answer.status_code, answer.json()["type"]) == (401, "urn:chargehand:problem:unauthorized")
+    assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+def test_a_key_with_one_wrong_letter_opens_nothing(api: "Api") -> None:
+    wrong = api.key[:-1] + ("a" if api.key[-1] != "a" else "b")
+    assert api.http.get("/v1/runs", headers=bearer(wrong)).status_code == 401
+
+
+def test_each_scope_opens_what_it_says_and_admin_all(api: "Api") -> None:
+    run_id = api.submit()
+    asked = {
+        "read": ("GET", f"/v1/runs/{run_id}", None),
+        "submit": ("POST", "/v1/runs", {"goal": "x"}),
+        "operate": ("POST", f"/v1/runs/{run_id}/pause", None),
+    }
+    for scope in ("read", "submit", "operate"):
+        headers = bearer(api.key_of(scope))
+        for needed, (method, path, body) in asked.items():
+            status = api.http.request(method, path, json=body, headers=headers).status_code
+            assert (status == 403) is (needed != scope), (scope, needed, status)
+    assert all(api.http.request(*one[:2], json=one[2]).is_success for one in asked.values())
+
+
+def test_a_revoked_key_is_refused_once_it_is_forgotten(api: "Api", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keyring, "REMEMBERED_SECONDS", 0.0)
+    secret = api.key_of("read")
+    assert api.http.get("/v1/runs", headers=bearer(secret)).status_code == 200
+    with api.client.session() as session:
+        gone = keys.revoke(session, api.tenant, secret.split("_")[1])
+    assert gone.revoked_at is not None
+    assert api.http.get("/v1/runs", headers=bearer(secret)).status_code == 401
+    with api.client.session() as session:
+        used = {key.prefix: key.last_used_at for key in keys.listed(session, api.tenant)}
+    assert used[gone.prefix] is not None
+
+
+def test_nobody_who_has_the_applications_role_reads_a_hash_or_another_tenants_key(open_api: "Open") -> None:
+    mine, other = open_api(), open_api()
+    with pytest.raises(ProgrammingError, match="permission denied") as refused, mine.client.session() as session:
+        session.execute(text("SELECT hash FROM api_keys"))
+    assert isinstance(refused.value.orig, psycopg.errors.InsufficientPrivilege)
+    with other.client.session() as session:
+        assert [key.name for key in keys.listed(session, other.tenant)] == ["test"]
+        assert session.execute(text("SELECT count(*) FROM api_keys")).scalar_one() == 1
+        with pytest.raises(NotFound):
+            keys.revoke(session, other.tenant, mine.key.split("_")[1])
+        found = session.execute(
+            text("SELECT id FROM api_key_holder(:prefix, :hash)"), {"prefix": mine.key.split("_")[1], "hash": b"x"}
+        )
+        assert found.all() == []
+
+
+def test_a_key_for_nothing_or_without_a_name_is_not_made(api: "Api") -> None:
+    with api.client.session() as session:
+        for name, scopes in (("a", ()), ("a", ("root",)), (" ", ("read",)), ("\x07", ("read",))):
+            with pytest.raises(UserError):
+                keys.add(session, api.tenant, name, scopes)
+
+
+def test_a_key_that_asks_too_often_is_told_when_it_may_again(open_api: "Open") -> None:
+    api = open_api(api_requests_per_second=2)
+    answers = [api.http.get("/v1/runs") for _ in range(8)]
+    assert [answer.status_code for answer in answers[:4]] == [200] * 4
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert refused
+    assert int(refused[0].headers["Retry-After"]) >= 1
+    # Another key has a rate of its own.
+    assert api.http.get("/v1/runs", headers=bearer(api.key_of("read"))).status_code == 200
+
+
+def test_without_redis_each_process_counts_for_itself(open_api: "Open") -> None:
+    api = open_api(api_requests_per_second=2)
+    api.http.app.state.chargehand.rate_limit._away_until = float("inf")
+    answers = [api.http.get("/v1/runs").status_code for _ in range(8)]
+    assert answers[:4] == [200] * 4
+    assert 429 in answers
