@@ -81,6 +81,9 @@ imports: setup ## Import-linter: who may import whom
 bench: $(BENCH_STAMP) ## Measure against the floor and the peers, one JSON line a figure (SUITES="turn peers" for some)
 	@$(BENCH_VENV)/bin/python -m benchmarks $(SUITES)
 
+bench-cost: setup ## Price a recorded multi-agent run four ways: all-large or routed, uncached or cached
+	@$(BIN)/python -m benchmarks cost
+
 bench-memory: setup ## Measure recall on your collections (BEIR folders, LoCoMo's JSON): DATA=folder
 	@$(BIN)/python -m benchmarks memory
 

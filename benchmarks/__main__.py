@@ -8,6 +8,7 @@ from benchmarks import (
     agents,
     breaker,
     core,
+    cost,
     episodes,
     fairness,
     fleet,
@@ -44,6 +45,7 @@ def grounded(measure: Callable[[Ground], Iterator[Figure]]) -> Suite:
 SUITES: dict[str, Suite] = {
     "turn": grounded(turn.measure),
     "core": grounded(core.measure),
+    "cost": cost.measure,
     "linear": grounded(linear.measure),
     "agents": grounded(agents.measure),
     "peers": grounded(peers.measure),
