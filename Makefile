@@ -25,7 +25,7 @@ override export DATA := $(value DATA)
 yes = $(filter-out 0 no false,$(1))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-long test-embedders live check lint types imports bench bench-memory chaos simulate lock clean
+.PHONY: help setup demo up test test-long test-browser test-embedders live check lint types imports bench bench-memory chaos simulate lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,7 +52,11 @@ up: setup ## Start databases, supervisor, pools and Flower until Ctrl-C
 	@$(BIN)/chargehand up
 
 test: setup ## Run the tests (TEST_WORKERS=3 processes; ARGS="-k words" for some)
-	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder -m "not long" $(ARGS)
+	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder -m "not long and not browser" $(ARGS)
+
+test-browser: setup ## Run the tests of the pages in Debian's chromium; screenshots go to build/screenshots
+	@command -v chromium >/dev/null || { echo "The pages are tested in a browser; on Debian: apt-get install chromium" >&2; exit 1; }
+	@$(BIN)/python -m pytest -n 0 -m browser tests/system/test_browser.py $(ARGS)
 
 test-long: setup ## Run the tests that kill, race and measure for long; CI runs them after the others
 	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder -m long $(ARGS)
@@ -80,9 +84,6 @@ imports: setup ## Import-linter: who may import whom
 
 bench: $(BENCH_STAMP) ## Measure against the floor and the peers, one JSON line a figure (SUITES="turn peers" for some)
 	@$(BENCH_VENV)/bin/python -m benchmarks $(SUITES)
-
-bench-cost: setup ## Price a recorded multi-agent run four ways: all-large or routed, uncached or cached
-	@$(BIN)/python -m benchmarks cost
 
 bench-memory: setup ## Measure recall on your collections (BEIR folders, LoCoMo's JSON): DATA=folder
 	@$(BIN)/python -m benchmarks memory

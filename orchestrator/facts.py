@@ -11,7 +11,7 @@ A higher version only adds: a kind, a field with a default, a value. What an old
 """
 
 from datetime import datetime
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
@@ -367,16 +367,6 @@ class StateRefreshed(Fact):
     values: tuple[StateValue, ...]
 
 
-class OutputsEvicted(Fact):
-    """The window fills: from here on these results are shown as a reference; what they were stays in the journal."""
-
-    stream = "step"
-    kind: Literal["outputs.evicted"] = "outputs.evicted"
-    tool_use_ids: tuple[str, ...]
-    tokens: int
-    """About as many as the conversation had."""
-
-
 class ModelRequested(Fact):
     """A reservation was made and a call to a model is in flight."""
 
@@ -561,7 +551,6 @@ Said = Annotated[
     | ToolFinished
     | StepTold
     | StateRefreshed
-    | OutputsEvicted
     | StepWaiting
     | SignalReceived
     | BreakerTripped,
@@ -595,7 +584,6 @@ StepFact = Annotated[
     | SignalReceived
     | StepTold
     | StateRefreshed
-    | OutputsEvicted
     | ModelRequested
     | ModelResponded
     | ModelFailed
@@ -610,6 +598,10 @@ StepFact = Annotated[
     Field(discriminator="kind"),
 ]
 AnyFact = Annotated[RunFact | StepFact, Field(discriminator="kind")]
+KINDS: tuple[str, ...] = tuple(
+    sorted(fact.model_fields["kind"].default for one in (RunFact, StepFact) for fact in get_args(get_args(one)[0]))
+)
+"""The kinds of all facts."""
 _FACTS: TypeAdapter[AnyFact] = TypeAdapter(AnyFact)
 
 

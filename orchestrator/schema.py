@@ -19,13 +19,15 @@ from chargehand.memory import semantic_tables as memory_tables
 from chargehand.memory import state_tables
 from chargehand.memory import tables as journal_tables
 from chargehand.memory.database import SCHEMA, Base
-from chargehand.orchestrator import keys, schedules, switches, tables
+from chargehand.orchestrator import keys, schedules, sign_ins, switches, tables
 from chargehand.orchestrator.errors import Unavailable, UserError
 from chargehand.orchestrator.webhooks import tables as webhook_tables
 
 # The modules above fill it.
 METADATA = Base.metadata
-TABLE_MODULES = (journal_tables, memory_tables, keys, schedules, state_tables, switches, tables, webhook_tables)
+TABLE_MODULES = (
+    journal_tables, memory_tables, keys, schedules, sign_ins, state_tables, switches, tables, webhook_tables,
+)  # fmt: skip
 MIGRATIONS = Path(__file__).parents[1] / "migrations"
 # Two processes that migrate at once take turns.
 _MIGRATION_LOCK = 7_221_846_213

@@ -24,7 +24,6 @@ from chargehand.orchestrator.facts import (
     ModelFailed,
     ModelRequested,
     ModelResponded,
-    OutputsEvicted,
     PlanPatched,
     ReservationsCharged,
     ReservationsReturned,
@@ -251,7 +250,6 @@ def _apply_to_step(step: StepState, recorded: Recorded) -> tuple[StepState, tupl
             | SignalReceived()
             | StepTold()
             | StateRefreshed()
-            | OutputsEvicted()
             | BreakerTripped()
             | StepForked()
         ):

@@ -22,7 +22,6 @@ from chargehand.orchestrator.facts import (
     ModelFailed,
     ModelRequested,
     ModelResponded,
-    OutputsEvicted,
     RunTold,
     SignalReceived,
     StateRefreshed,
@@ -192,10 +191,6 @@ class StepRecorder:
         """The last row of the stream."""
         return self._held.seq
 
-    def open_reservations(self) -> dict[UUID, int]:
-        """Calls in flight, of this claim or of those before it: call → micro-dollars."""
-        return dict(self._reserved)
-
     def request(self, finished: Sequence[ToolFinished], requested: ModelRequested) -> None:
         """Commit 1: results of pure tools, the reservation, the call in flight.
 
@@ -282,10 +277,6 @@ class StepRecorder:
 
     def refreshed(self, fact: StateRefreshed) -> None:
         """The agent is shown what shared state holds now."""
-        self._commit(_NOTE, [fact])
-
-    def evicted(self, fact: OutputsEvicted) -> None:
-        """Big results of earlier turns are not shown any more."""
         self._commit(_NOTE, [fact])
 
     def hear(self) -> StepTold | None:

@@ -11,7 +11,6 @@ from chargehand.orchestrator.facts import (
     ModelFailed,
     ModelRequested,
     ModelResponded,
-    OutputsEvicted,
     StateRefreshed,
     StepFact,
     StepForked,
@@ -74,10 +73,6 @@ class Recorder(Protocol):
 
     def refreshed(self, fact: StateRefreshed) -> None:
         """Commit that it is shown what is there now."""
-        ...
-
-    def evicted(self, fact: OutputsEvicted) -> None:
-        """Commit that big results of earlier turns are not shown any more."""
         ...
 
     def recent_failures(self) -> Sequence[Observed]:

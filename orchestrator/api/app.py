@@ -19,6 +19,8 @@ from chargehand.orchestrator.api.live import READING_THREADS, Live
 from chargehand.orchestrator.api.state import ApiState
 from chargehand.orchestrator.client.services import Services
 from chargehand.orchestrator.errors import Unavailable
+from chargehand.orchestrator.pages import entrance, fleet, inbox, remembered
+from chargehand.orchestrator.pages import runs as pages_of_runs
 from chargehand.orchestrator.settings import Settings, load_settings
 
 # Requests at the same time; each may hold a connection of Postgres.
@@ -26,6 +28,7 @@ THREADS = 16
 POOL_SIZE = (THREADS + READING_THREADS) // 2
 
 ROUTERS = (runs.router, steering.router, events.router, health.router)
+PAGES = (entrance.router, pages_of_runs.router, inbox.router, remembered.router, fleet.router)
 
 
 def create_app(settings: Settings | None = None, services: Services | None = None) -> FastAPI:
@@ -52,7 +55,7 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
     )
     app.state.owns_services = services is None
     problems.install(app)
-    for router in ROUTERS:
+    for router in (*ROUTERS, *PAGES):
         app.include_router(router)
     app.add_middleware(BodyLimit, most_bytes=settings.api_body_bytes)
     app.add_middleware(PrivateAnswers)

@@ -21,6 +21,7 @@ from chargehand.orchestrator.api.hearing import Hearing
 from chargehand.orchestrator.client.services import Services
 from chargehand.orchestrator.errors import NotFound, Unavailable
 from chargehand.orchestrator.feed import PAGE_ROWS, Position, Shown
+from chargehand.orchestrator.gist import gist
 from chargehand.orchestrator.hints import CROWD_SECONDS, LOOK_SECONDS
 
 log = logging.getLogger(__name__)
@@ -319,6 +320,7 @@ def _frame(row: Shown) -> Frame:
         "seq": event.seq,
         "at": event.at.isoformat(),
         "kind": event.kind,
+        "gist": "(erased)" if event.fact is None else gist(event.fact),
         "fact": None if event.fact is None else event.fact.model_dump(mode="json"),
     }
     return Frame(place=row.place, seq=event.seq, kind=event.kind, document=json.dumps(document, ensure_ascii=True))

@@ -39,7 +39,7 @@ def erase(
         answers().print(Text(line, style="yellow"), soft_wrap=True)
     if erased.artifacts_left:
         files = plural(len(erased.artifacts_left), "file")
-        line = f"{files} may be those of a step that is running: erase once more when it has ended."
+        line = f"{files} were written within the hour and may be another run's too: erase once more later."
         answers().print(Text(line, style="yellow"), soft_wrap=True)
     if erased.conversations_left:
         names = one_line(", ".join(erased.conversations_left))

@@ -22,10 +22,10 @@ from chargehand.memory.file_records import PASSAGE
 from chargehand.memory.semantic import Recalled
 from chargehand.memory.vector_indexes import make_index
 from chargehand.orchestrator import endpoints
-from chargehand.orchestrator.cli.highlights import best_lines, highlights
 from chargehand.orchestrator.cli.terminal import AsJson, ago, answers, notes, one_line, plain, plural, print_json, short
 from chargehand.orchestrator.client import Client
 from chargehand.orchestrator.errors import UserError
+from chargehand.orchestrator.highlights import best_lines, highlights
 from chargehand.orchestrator.settings import load_settings
 
 # What takes less is there before anybody wonders.

@@ -48,8 +48,11 @@ text { fill: var(--text) } .name { font-weight: bold } .what, .title { fill: var
 """
 
 
-def draw_svg(figure: Figure, *, title: str) -> str:
-    """The figure as an SVG document; texts of the plan are texts in it, whatever they contain."""
+def draw_svg(figure: Figure, *, title: str, is_styled: bool = True) -> str:
+    """The figure as an SVG document; texts of the plan are texts in it, whatever they contain.
+
+    `is_styled`: False leaves `STYLE` to the page that shows it.
+    """
     drawn = _body(figure, figure.children(), None)
     width, height = drawn.width + 2 * MARGIN, drawn.height + 2 * MARGIN
     head = (
@@ -60,7 +63,7 @@ def draw_svg(figure: Figure, *, title: str) -> str:
         '<defs><marker id="arrow" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" '
         'orient="auto"><path d="M0 0L8 4L0 8z"/></marker></defs>'
     )
-    lines = [head, f"<title>{_text(title)}</title>", f"<style>{STYLE}</style>", arrow]
+    lines = [head, f"<title>{_text(title)}</title>", *([f"<style>{STYLE}</style>"] if is_styled else []), arrow]
     lines.append(f'<g transform="translate({MARGIN:.0f} {MARGIN:.0f})">')
     return "\n".join([*lines, *drawn.lines, "</g>", "</svg>", ""])
 

@@ -1,6 +1,6 @@
 """Which words of a passage are marked for the eye."""
 
-from chargehand.orchestrator.cli.highlights import best_lines, highlights
+from chargehand.orchestrator.highlights import best_lines, highlights
 
 
 def marked(text: str, query: str) -> list[str]:

@@ -1,0 +1,246 @@
+"""What people see and do on the pages, without a browser."""
+
+import re
+from uuid import UUID
+
+import pytest
+from fastapi.testclient import TestClient
+from httpx2 import Response
+from sqlalchemy import text
+
+from chargehand.orchestrator import keys
+from chargehand.orchestrator.pages.entrance import _own
+from chargehand.orchestrator.pages.visitors import COOKIE
+from tests.integration.api.conftest import GATE, Api, Open
+
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+
+
+def signed_in(api: Api, key: str) -> TestClient:
+    browser = TestClient(api.http.app)
+    answer = browser.post("/sign-in", data={"key": key, "next": "/runs"}, follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/runs")
+    return browser
+
+
+@pytest.fixture
+def browser(api: Api) -> TestClient:
+    """A browser that signed in with a key of all scopes."""
+    return signed_in(api, api.key)
+
+
+def proof(page: Response) -> str:
+    return re.findall(r'name="proof" value="([0-9a-f]{64})"', page.text)[0]
+
+
+def send(browser: TestClient, path: str, page: str = "/runs", **fields: str) -> Response:
+    return browser.post(path, data={"proof": proof(browser.get(page)), **fields}, follow_redirects=False)
+
+
+# --- who is let in ----------------------------------------------------------------------------------------------------
+
+
+def test_whoever_has_not_signed_in_sees_nothing_and_comes_back_to_where_they_wanted(api: Api) -> None:
+    run_id = api.submit()
+    visitor = TestClient(api.http.app)
+    for path in ("/runs", f"/runs/{run_id}", f"/runs/{run_id}/parts", f"/runs/{run_id}/live", f"/runs/{run_id}/money",
+                 f"/runs/{run_id}/journal", f"/runs/{run_id}/files/x", "/inbox", "/memory", "/fleet"):  # fmt: skip
+        answer = visitor.get(path, follow_redirects=False)
+        assert (answer.status_code, answer.headers["location"]) == (303, f"/sign-in?next={path}")
+        assert run_id not in answer.text
+
+
+def test_a_key_that_is_none_opens_nothing(api: Api) -> None:
+    visitor = TestClient(api.http.app)
+    for key in ("", "chk_000000000000_" + "a" * 43, EVIL):
+        answer = visitor.post("/sign-in", data={"key": key})
+        assert answer.status_code == 403
+        assert "not known" in answer.text
+        assert COOKIE not in visitor.cookies
+
+
+def test_the_cookie_is_no_key_and_scripts_cannot_read_it(api: Api) -> None:
+    answer = TestClient(api.http.app).post("/sign-in", data={"key": api.key}, follow_redirects=False)
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=lax" in cookie
+    assert api.key not in cookie
+
+
+def test_a_revoked_key_ends_its_sign_ins_and_so_does_signing_out(api: Api) -> None:
+    other = signed_in(api, api.key_of("read", name="leaving"))
+    assert other.get("/runs").status_code == 200
+    with api.client.session() as session:
+        keys.revoke(session, api.tenant, "leaving")
+    assert other.get("/runs", follow_redirects=False).status_code == 303
+
+    browser = signed_in(api, api.key)
+    secret = browser.cookies[COOKIE]
+    send(browser, "/sign-out")
+    again = TestClient(api.http.app, cookies={COOKIE: secret})
+    assert again.get("/runs", follow_redirects=False).status_code == 303
+
+
+def test_a_sign_in_whose_time_is_over_is_none(api: Api, browser: TestClient) -> None:
+    with api.client.session() as session:
+        session.execute(text("DELETE FROM sign_ins WHERE false"))
+        assert session.scalar(text("SELECT count(*) FROM sign_ins WHERE expires_at > now() + interval '11 hours'")) == 1
+        session.execute(text("DELETE FROM sign_ins"))
+    assert browser.get("/runs", follow_redirects=False).status_code == 303
+
+
+def test_another_tenant_finds_none_of_it(api: Api, open_api: Open) -> None:
+    run_id = api.submit()
+    elsewhere = open_api()
+    stranger = signed_in(elsewhere, elsewhere.key)
+    assert stranger.get(f"/runs/{run_id}").status_code == 404
+    assert run_id not in stranger.get("/runs").text
+    assert stranger.get(f"/runs/{run_id}/live").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "address", ["https://evil.example", "//evil.example", "/\\evil.example", "javascript:alert(1)", "x"]
+)
+def test_signing_in_leads_to_no_other_site(address: str) -> None:
+    assert _own(address) == "/runs"
+
+
+# --- what is shown ----------------------------------------------------------------------------------------------------
+
+
+def test_every_page_of_a_run_is_there_and_runs_no_script_but_ours(api: Api, browser: TestClient) -> None:
+    run_id = api.submit()
+    for path in ("/runs", f"/runs/{run_id}", f"/runs/{run_id}/parts", f"/runs/{run_id}/journal?verify=true",
+                 f"/runs/{run_id}/money", "/inbox", "/memory?q=counter", "/fleet", "/sign-in"):  # fmt: skip
+        answer = browser.get(path)
+        assert answer.status_code == 200, (path, answer.text[:500])
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'; script-src 'self'; style-src 'self'" in policy
+        assert "unsafe" not in policy
+        assert re.search(r"<script(?![^>]* src=)|<style|\son\w+=|\sstyle=", answer.text) is None, path
+    page = browser.get(f"/runs/{run_id}")
+    for name in re.findall(r'/static/[^"]+', page.text):
+        static = browser.get(name)
+        assert static.status_code == 200
+        assert "immutable" in static.headers["cache-control"]
+    assert browser.get("/static/..%2f__init__.py").status_code == 404
+
+
+def test_what_agents_and_people_write_is_never_markup(api: Api, browser: TestClient) -> None:
+    plan = {"steps": [{"key": "sure", "kind": "gate", "instruction": EVIL, "title": EVIL, "arguments": {}}]}
+    run_id = api.submit(plan, goal=EVIL)
+    api.client.run(UUID(run_id)).tell(EVIL)
+    for path in ("/runs", f"/runs/{run_id}", f"/runs/{run_id}/journal", "/inbox", f"/memory?q={EVIL}&scope={EVIL}"):
+        shown = browser.get(path).text
+        assert "<script>alert" not in shown, path
+        assert "<img" not in shown, path
+    assert "&lt;script&gt;alert(1)" in browser.get(f"/runs/{run_id}").text
+
+
+def test_the_live_feed_goes_on_where_the_page_stood(api: Api, browser: TestClient) -> None:
+    run_id = api.submit()
+    position = re.findall(r'data-position="([^"]*)"', browser.get(f"/runs/{run_id}").text)[0]
+    run = api.client.run(UUID(run_id))
+    run.tell("hello")
+    run.cancel()
+    with browser.stream("GET", f"/runs/{run_id}/live?after={position}") as answer:
+        told = "".join(answer.iter_text())
+    kinds = re.findall(r"^event: (.*)$", told, re.MULTILINE)
+    assert kinds[0] == "run.told"
+    assert kinds[-1] == "end"
+    assert "run.submitted" not in kinds
+    assert '"gist": "hello"' in told
+
+
+def test_what_is_not_there_is_told_on_a_page(browser: TestClient) -> None:
+    missing = browser.get(f"/runs/{UUID(int=7)}")
+    assert missing.status_code == 404
+    assert "There is no run" in missing.text
+    assert "Sign out" in missing.text
+    refused = browser.get("/runs?status=happy")
+    assert refused.status_code == 400
+    assert "No run is &#39;happy&#39;" in refused.text
+
+
+# --- what people do ---------------------------------------------------------------------------------------------------
+
+
+def test_a_form_sent_twice_is_one_run(api: Api, browser: TestClient) -> None:
+    page = browser.get("/runs")
+    request = re.findall(r'name="request" value="(\w+)"', page.text)[0]
+    form = {"proof": proof(page), "request": request, "goal": "Count the parcels", "budget": "0.25"}
+    first, second = (browser.post("/runs", data=form, follow_redirects=False) for _ in range(2))
+    assert first.status_code == 303
+    assert first.headers["location"] == second.headers["location"]
+    [run] = api.client.runs()
+    assert (run.goal, run.cap_microusd) == ("Count the parcels", 250_000)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"goal": "x", "budget": "much"}, {"goal": ""}, {"goal": "x", "workspace": "/nowhere"}]
+)
+def test_a_wrong_request_is_told_and_leaves_nothing(api: Api, browser: TestClient, fields: dict[str, str]) -> None:
+    answer = send(browser, "/runs", **fields)
+    assert answer.status_code == 400
+    assert 'role="alert"' in answer.text
+    assert api.client.runs() == []
+
+
+def test_a_run_is_paused_resumed_told_raised_and_cancelled(api: Api, browser: TestClient) -> None:
+    run_id = api.submit()
+    run, path = api.client.run(UUID(run_id)), f"/runs/{run_id}"
+    assert send(browser, f"{path}/pause").headers["location"] == path
+    assert run.status().status == "paused"
+    send(browser, f"{path}/resume")
+    assert run.status().status == "running"
+    send(browser, f"{path}/budget", value="9")
+    assert run.status().cap_microusd == 9_000_000
+    send(browser, f"{path}/tell", value="hurry")
+    assert "hurry" in browser.get(path).text
+    send(browser, f"{path}/cancel")
+    assert run.status().status == "cancelled"
+    assert "Cancel" not in browser.get(path).text
+    assert send(browser, f"{path}/explode").status_code == 400
+
+
+def test_a_form_of_another_site_does_nothing(api: Api, browser: TestClient) -> None:
+    run_id = api.submit()
+    for forged in ({}, {"proof": "0" * 64}, {"proof": proof(signed_in(api, api.key).get("/runs"))}):
+        assert browser.post(f"/runs/{run_id}/cancel", data=forged).status_code == 403
+        assert browser.post("/runs", data={"goal": "x", **forged}).status_code == 403
+        assert browser.post("/inbox", data={"wait_id": "x", "choice": "approve", **forged}).status_code == 403
+        assert browser.post("/sign-out", data=forged).status_code == 403
+    assert api.client.run(UUID(run_id)).status().status == "running"
+
+
+def test_a_key_does_no_more_than_its_scopes_say(api: Api) -> None:
+    run_id = api.submit(GATE)
+    reader = signed_in(api, api.key_of("read"))
+    page = reader.get(f"/runs/{run_id}")
+    assert page.status_code == 200
+    assert "Cancel" not in page.text
+    assert "New run" not in reader.get("/runs").text
+    assert send(reader, f"/runs/{run_id}/cancel").status_code == 403
+    assert send(reader, "/runs", goal="x").status_code == 403
+    assert send(reader, "/inbox", wait_id="x", choice="y").status_code == 403
+
+
+def test_the_first_of_two_who_answer_is_told_so_and_so_is_the_second(api: Api, house_of_gate: str) -> None:
+    ada, bob = signed_in(api, api.key), signed_in(api, api.key_of("operate", "read", name="bob"))
+    wait_id = re.findall(r'name="wait_id" value="([^"]+)"', ada.get("/inbox").text)[0]
+    assert "Sure?" in bob.get("/inbox").text
+
+    first = send(ada, "/inbox", wait_id=wait_id, choice="approve")
+    second = send(bob, "/inbox", wait_id=wait_id, choice="reject")
+
+    assert (first.headers["location"], second.headers["location"]) == ("/inbox?said=taken", "/inbox?said=late")
+    assert "was not taken" in bob.get("/inbox?said=late").text
+    assert "Nobody asks anything" in ada.get("/inbox").text
+    assert house_of_gate
+
+
+def test_a_result_by_hand_must_be_json(api: Api, browser: TestClient, house_of_gate: str) -> None:
+    asked = api.client.escalations(UUID(house_of_gate))[0]
+    answer = send(browser, "/inbox", wait_id=str(asked.wait_id), choice="override", text="{")
+    assert answer.status_code == 400
+    assert "no JSON" in answer.text
