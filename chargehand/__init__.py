@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from chargehand.orchestrator.building import Plan
     from chargehand.orchestrator.callback import connect_celery, idempotency_key
     from chargehand.orchestrator.client import Client, RunHandle
+    from chargehand.orchestrator.client.http import HttpClient
     from chargehand.orchestrator.drafts import Draft, Item, Line
     from chargehand.orchestrator.errors import (
         BudgetExceeded,
@@ -43,6 +44,7 @@ __all__ = [
     "ChargehandError",
     "Client",
     "Draft",
+    "HttpClient",
     "InvalidBudget",
     "InvalidGoal",
     "InvalidPlan",
@@ -92,6 +94,7 @@ _HOMES = {
     "chargehand.orchestrator.building": ("Plan",),
     "chargehand.orchestrator.callback": ("connect_celery", "idempotency_key"),
     "chargehand.orchestrator.client": ("Client", "RunHandle"),
+    "chargehand.orchestrator.client.http": ("HttpClient",),
     "chargehand.orchestrator.drafts": ("Draft", "Item", "Line"),
     "chargehand.orchestrator.plan": ("Step",),
     "chargehand.orchestrator.plan_files": ("dump_plan", "load_plan", "parse_plan"),

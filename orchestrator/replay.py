@@ -1,5 +1,6 @@
 """What a replay of a run says, and how it is asked for: the process that makes it may import workers."""
 
+import os
 import subprocess
 import sys
 from uuid import UUID
@@ -60,17 +61,20 @@ class Replay(BaseModel):
         return self.divergences[0] if self.divergences else None
 
 
-def ask_workers_to_replay(run_id: UUID) -> Replay:
+def ask_workers_to_replay(run_id: UUID, *, tenant: UUID | None = None, database_url: str | None = None) -> Replay:
     """Replay a run in a process that knows the tools and outputs of workers started here.
 
-    Raises `NotFound`, and `Unavailable` when that process cannot do its work.
+    `tenant`, `database_url`: others than those of the settings. Raises `NotFound`, and `Unavailable` when that process
+    cannot do its work.
     """
+    other = {"CHARGEHAND_TENANT": tenant, "CHARGEHAND_DATABASE_URL": database_url}
     try:
         done = subprocess.run(
             [sys.executable, "-m", PROGRAM, str(run_id)],
             capture_output=True,
             text=True,
             timeout=TIMEOUT_SECONDS,
+            env={**os.environ, **{name: str(value) for name, value in other.items() if value is not None}},
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -10,7 +10,19 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 
-from chargehand.orchestrator.api import events, health, problems, runs, steering
+from chargehand.orchestrator.api import (
+    again,
+    costs,
+    escalations,
+    events,
+    health,
+    memory,
+    problems,
+    runs,
+    schedules,
+    steering,
+    webhooks,
+)
 from chargehand.orchestrator.api.bodies import BodyLimit
 from chargehand.orchestrator.api.headers import PrivateAnswers
 from chargehand.orchestrator.api.keyring import Keyring
@@ -27,7 +39,18 @@ from chargehand.orchestrator.settings import Settings, load_settings
 THREADS = 16
 POOL_SIZE = (THREADS + READING_THREADS) // 2
 
-ROUTERS = (runs.router, steering.router, events.router, health.router)
+ROUTERS = (
+    runs.router,
+    steering.router,
+    events.router,
+    again.router,
+    escalations.router,
+    costs.router,
+    memory.router,
+    schedules.router,
+    webhooks.router,
+    health.router,
+)
 PAGES = (entrance.router, pages_of_runs.router, inbox.router, remembered.router, fleet.router)
 
 

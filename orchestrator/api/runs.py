@@ -1,7 +1,7 @@
 """`/v1/runs`: ask for runs, list them, look at one."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Path, Query, Response, status
@@ -14,7 +14,7 @@ from chargehand.orchestrator.api.problems import COMMON
 from chargehand.orchestrator.charges import RunCosts
 from chargehand.orchestrator.client import Client
 from chargehand.orchestrator.errors import InvalidWorkspace
-from chargehand.orchestrator.facts import OnConflict
+from chargehand.orchestrator.facts import OnBudget, OnConflict
 from chargehand.orchestrator.listing import RunFilter, RunPage
 from chargehand.orchestrator.plan import Plan
 from chargehand.orchestrator.requests import MAX_KEY_CHARACTERS, MAX_REPLANS, MICROUSD
@@ -63,6 +63,12 @@ class RunBody(BaseModel):
     concurrency_key: Name | None = None
     on_conflict: OnConflict = "queue"
     replans: int | None = Field(default=None, ge=0, le=MAX_REPLANS)
+    on_budget: OnBudget = "fail"
+    max_calls: int | None = Field(default=None, ge=1, le=1_000_000)
+    max_tokens: int | None = Field(default=None, ge=1, le=1_000_000_000_000)
+    tier: Literal["small", "medium", "large"] | None = None
+    """Of all its agents whose steps name none."""
+    model: str | None = Field(default=None, min_length=1, max_length=200)
     roles: list[str] = Field(default=[], max_length=50)
     """Texts of roles that the request brings: Markdown with front matter."""
 
@@ -83,6 +89,8 @@ class Result(BaseModel):
     reason: str
     result: JsonValue
     """What the final step gave, or a mapping by key of several."""
+    partial: dict[str, JsonValue]
+    """What its succeeded steps gave, by key, where no later one has built on it."""
 
 
 class Waiting(BaseModel):
@@ -129,6 +137,11 @@ def submit(client: Submits, body: RunBody, response: Response, idempotency_key: 
         concurrency_key=body.concurrency_key,
         on_conflict=body.on_conflict,
         replans=body.replans,
+        on_budget=body.on_budget,
+        max_calls=body.max_calls,
+        max_tokens=body.max_tokens,
+        tier=body.tier,
+        model=body.model,
     )
     return accepted(run.run_id, response)
 
@@ -176,7 +189,13 @@ def read_result(client: Reads, run_id: RunId) -> Result:
     """What a run came to, or has come to so far."""
     run = client.run(run_id)
     view = run.status()
-    return Result(status=view.status, ended=view.status in RUN_ENDINGS, reason=view.reason, result=run.given())
+    return Result(
+        status=view.status,
+        ended=view.status in RUN_ENDINGS,
+        reason=view.reason,
+        result=run.given(),
+        partial=run.partial(),
+    )
 
 
 @router.get("/{run_id}/explain")

@@ -1,9 +1,10 @@
 """`/v1/runs/{run_id}/…`: a word to a run that goes on, and runs made from it."""
 
 from typing import Annotated
+from uuid import UUID
 
 from fastapi import APIRouter, Path, Response, status
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from chargehand.orchestrator.api.authentication import Operates
 from chargehand.orchestrator.api.problems import COMMON
@@ -36,6 +37,19 @@ class MessageBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     message: Goal
+
+
+class CompletionBody(BaseModel):
+    """What became of a task."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    step: str = Field(min_length=1, max_length=200)
+    """Key or id of the step."""
+    result: JsonValue = None
+    error: str = Field(default="", max_length=10_000)
+    """With one the task has failed."""
+    by: str = Field(default="client", min_length=1, max_length=200)
 
 
 class Changed(BaseModel):
@@ -83,7 +97,22 @@ def tell(client: Operates, run_id: RunId, body: MessageBody) -> None:
     client.run(run_id).tell(body.message)
 
 
+@router.post("/completions")
+def complete(client: Operates, run_id: RunId, body: CompletionBody) -> Changed:
+    """Say what became of the Celery task of a step; for whoever learns it without the callback."""
+    done = client.complete(run_id, named(body.step), body.result, error=body.error, by=f"{body.by} ({client.name})")
+    return Changed(changed=done)
+
+
 @router.post("/steps/{step}/retry")
 def retry(client: Operates, run_id: RunId, step: StepKey) -> Again:
     """Do a step once more, with all that was built on it; other finished work is kept."""
     return Again(steps=list(client.run(run_id).retry(step)))
+
+
+def named(step: str) -> UUID | str:
+    """A step by its id where it is one, else by its key."""
+    try:
+        return UUID(step)
+    except ValueError:
+        return step

@@ -1,20 +1,15 @@
 """`chargehand audit`: is the journal as it was written, and a copy of it to keep elsewhere."""
 
 import json
-import time
-from dataclasses import dataclass
 from typing import Annotated
 from uuid import UUID
 
 import typer
 from rich.text import Text
-from sqlalchemy import select
 
-from chargehand.memory import journal
 from chargehand.memory.journal import Objection
-from chargehand.memory.tables import RUN_STREAM, RunAnchor
-from chargehand.orchestrator import verification, views
-from chargehand.orchestrator.auditkey import audit_key, key_file
+from chargehand.memory.tables import RUN_STREAM
+from chargehand.orchestrator.auditing import Audit, rows_of, verify_all
 from chargehand.orchestrator.cli import exits
 from chargehand.orchestrator.cli.terminal import (
     STATUS_STYLES,
@@ -28,35 +23,12 @@ from chargehand.orchestrator.cli.terminal import (
     short,
 )
 from chargehand.orchestrator.client import Client
-from chargehand.orchestrator.settings import Settings
-from chargehand.orchestrator.tables import RunRow
-from chargehand.orchestrator.transitions import RUN_ENDINGS
-from chargehand.orchestrator.verification import Verification
 
-# A run that goes on may write between two of our reads; a real objection is still there the next time.
-LOOKS_AT_A_LIVE_RUN = 3
-LOOK_AGAIN_SECONDS = 0.2
 MAX_LISTED = 50
 
 app = typer.Typer()
 _audit = typer.Typer(help="Verify or export the journal.", no_args_is_help=True)
 app.add_typer(_audit, name="audit")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Audit:
-    """What a verification found."""
-
-    runs: tuple[Verification, ...]
-    anchors: tuple[Objection, ...]
-    """Objections to the tenant's chain of ended runs."""
-    seals_checked: bool
-    """False: the key that sealed the chain is not here."""
-
-    @property
-    def objections(self) -> tuple[Objection, ...]:
-        """Everything that is wrong."""
-        return (*(one for run in self.runs for one in run.objections), *self.anchors)
 
 
 @_audit.command()
@@ -87,57 +59,9 @@ def verify(
 def export(run: RunName) -> None:
     """Print every row of a run's journal with its hashes, one JSON object a line, and the run's anchor last."""
     with Client() as client:
-        run_id = client.run(run).run_id
-        with client.session() as session:
-            documents: list[object] = [
-                {**jsonable(entry), "step": None if entry.step == RUN_STREAM else entry.step}
-                for entry in journal.read(session, run_id)
-            ]
-            anchors = session.scalars(select(RunAnchor).where(RunAnchor.run == run_id).order_by(RunAnchor.seq)).all()
-            documents += [
-                {
-                    "kind": "anchor",
-                    "run": anchor.run,
-                    "seq": anchor.seq,
-                    "run_seq": anchor.run_seq,
-                    "run_hash": anchor.run_hash,
-                    "hash": anchor.hash,
-                    "seal": anchor.seal,
-                }
-                for anchor in anchors
-            ]
-    file = answers().file
-    for document in documents:
-        file.write(json.dumps(document, default=jsonable) + "\n")
-
-
-def verify_all(client: Client, run_id: UUID | None = None) -> Audit:
-    """Verify one run, or all of the tenant, and the chain of ended runs."""
-    key = known_key(client.settings)
-    with client.session() as session:
-        wanted = [run_id] if run_id is not None else list(session.scalars(select(RunRow.id).order_by(RunRow.id)))
-    verified = tuple(_verify(client, one) for one in wanted)
-    with client.session() as session:
-        anchors = tuple(journal.verify_anchors(session, client.tenant, key=key))
-    return Audit(runs=verified, anchors=anchors, seals_checked=key is not None)
-
-
-def known_key(settings: Settings) -> bytes | None:
-    """The key of the seals; None when it is not on this machine (a new one would fit none of them)."""
-    if settings.audit_key.get_secret_value() or key_file(settings).is_file():
-        return audit_key(settings)
-    return None
-
-
-def _verify(client: Client, run_id: UUID) -> Verification:
-    for look in range(1, LOOKS_AT_A_LIVE_RUN + 1):
-        with client.session() as session:
-            ended = views.view_run(session, run_id).status in RUN_ENDINGS
-            verified = verification.verify_run(session, run_id)
-        if not verified.objections or (ended and look > 1) or look == LOOKS_AT_A_LIVE_RUN:
-            return verified
-        time.sleep(LOOK_AGAIN_SECONDS)
-    raise AssertionError("unreachable: the last look returns")
+        file = answers().file
+        for row in rows_of(client, client.run(run).run_id):
+            file.write(json.dumps(row, default=jsonable) + "\n")
 
 
 def _print(audited: Audit, statuses: dict[UUID, str]) -> None:

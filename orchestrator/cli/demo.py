@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from chargehand.orchestrator.auditing import verify_all
 from chargehand.orchestrator.cli import exits
-from chargehand.orchestrator.cli.audit import verify_all
 from chargehand.orchestrator.cli.demo_story import Told, print_next, print_story, unanswered_in
 from chargehand.orchestrator.cli.demo_workspace import demo_workspace
 from chargehand.orchestrator.cli.following import Look, follow

@@ -6,7 +6,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from chargehand.orchestrator.cli.audit import Audit, describe
+from chargehand.orchestrator.auditing import Audit
+from chargehand.orchestrator.cli.audit import describe
 from chargehand.orchestrator.cli.killing import Killed, Resumption
 from chargehand.orchestrator.cli.results import PATCH, Outcome, print_outcome
 from chargehand.orchestrator.cli.terminal import one_line, plain, plural, short

@@ -17,7 +17,7 @@ from chargehand.memory.procedural import Role
 from chargehand.orchestrator.answering import Answered
 from chargehand.orchestrator.charges import FleetCosts, RunCosts
 from chargehand.orchestrator.errors import NotFound, RunCancelled, RunFailed, UserError, WaitTimeout
-from chargehand.orchestrator.facts import OnConflict
+from chargehand.orchestrator.facts import OnBudget, OnConflict
 from chargehand.orchestrator.line_fixes import parse_fix
 from chargehand.orchestrator.listing import RunFilter, RunPage
 from chargehand.orchestrator.plan import Plan
@@ -233,6 +233,9 @@ class AnyClient(ABC, Generic[R]):
         concurrency_key: str | None = None,
         on_conflict: OnConflict = "queue",
         replans: int | None = None,
+        on_budget: OnBudget = "fail",
+        max_calls: int | None = None,
+        max_tokens: int | None = None,
         tier: str | None = None,
         model: str | None = None,
     ) -> R:
@@ -241,6 +244,8 @@ class AnyClient(ABC, Generic[R]):
         A goal without a plan is decomposed by the planner. `workspace`: path or URL of a git repository, audited at its
         HEAD. `replans`: how often the planner may change the plan of a run in which a step has failed; by default three
         times for a goal (`CHARGEHAND_REPLANS`) and never for a plan of yours, which then fails with its step.
+        `on_budget`: when the budget is used up the run fails with what it has (`RunFailed.partial`), or asks a person
+        for more (`ask`). `max_calls` and `max_tokens` cap calls of models, and their tokens, in the whole run.
         `tier` (small, medium, large) and `model` (a name) are those of all its agents whose steps name none.
         A second submit with the same `idempotency_key` gives the first one's run. At most one run with the same
         `concurrency_key` is under way; `on_conflict`: a second one waits for its turn (`queue`), is refused (`reject`),

@@ -1,0 +1,239 @@
+"""What a program asks for gives the same on the database and through the HTTP API: one test, both clients."""
+
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from inspect import isabstract, signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from chargehand.memory.database import SUPERVISOR_ROLE, open_engine
+from chargehand.orchestrator import keys
+from chargehand.orchestrator.client import AnyClient, AnyRun, Client, RunHandle
+from chargehand.orchestrator.client import http_run as reading
+from chargehand.orchestrator.client.http import HttpClient
+from chargehand.orchestrator.client.http_run import HttpRun
+from chargehand.orchestrator.client.services import Services
+from chargehand.orchestrator.errors import (
+    ConcurrencyConflict,
+    InvalidGoal,
+    InvalidPlan,
+    NotFound,
+    RunCancelled,
+    RunEnded,
+    Unavailable,
+    UserError,
+    WaitTimeout,
+)
+from chargehand.orchestrator.listing import RunFilter
+from chargehand.orchestrator.plan import Plan, Step
+from chargehand.orchestrator.settings import Settings
+from chargehand.orchestrator.supervisor import advance
+from chargehand.orchestrator.supervisor.graphs import Graphs
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from api_serving import serving
+
+if TYPE_CHECKING:
+    from tests.conftest import WaitUntil
+
+PLAN = Plan.of([Step(key="a", kind="script", script="inventory")])
+GATE = Plan.of([Step(key="sure", kind="gate", instruction="Sure?")])
+
+
+@pytest.fixture(scope="module")
+def shared(database_url: str, valkey: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    settings = Settings(home=tmp_path_factory.mktemp("home"))
+    services = Services(settings, database_url=database_url, redis_url=valkey.url)
+    yield services
+    services.close()
+
+
+@pytest.fixture(scope="module")
+def _port(shared: Services) -> Iterator[int]:
+    with serving(shared.settings, shared) as port:
+        yield port
+
+
+@pytest.fixture
+def local(shared: Services) -> Client:
+    """On the database, of a tenant of this test's own."""
+    return Client.sharing(shared, tenant=uuid4(), name="test")
+
+
+@pytest.fixture
+def remote(local: Client, _port: int) -> Iterator[HttpClient]:
+    """Through the API, of the same tenant."""
+    with HttpClient(f"http://127.0.0.1:{_port}", key_of(local), name="test") as client:
+        yield client
+
+
+@pytest.fixture(params=["database", "http"])
+def client(request: pytest.FixtureRequest, local: Client, remote: HttpClient) -> AnyClient[Any]:
+    """One of the two."""
+    return local if request.param == "database" else remote
+
+
+def key_of(local: Client) -> str:
+    with local.session() as session:
+        return str(keys.add(session, local.tenant, "test", ("admin",)).secret)
+
+
+def advanced(local: Client, run_id: UUID) -> None:
+    engine = open_engine(
+        local.services.engine.url.set(drivername="postgresql").render_as_string(hide_password=False),
+        role=SUPERVISOR_ROLE,
+        keeps_connections=False,
+    )
+    advance.advance(engine, Graphs(), run_id, audit_key=b"k")
+
+
+def test_both_clients_have_every_method_of_the_interface_with_its_arguments() -> None:
+    for kind, interface in ((Client, AnyClient), (HttpClient, AnyClient), (RunHandle, AnyRun), (HttpRun, AnyRun)):
+        assert not isabstract(kind)
+        for name in interface.__abstractmethods__:
+            wanted, made = getattr(interface, name), getattr(kind, name)
+            if callable(wanted):
+                assert signature(wanted).parameters.keys() <= signature(made).parameters.keys(), (kind, name)
+
+
+def test_a_run_is_asked_for_once_and_found_by_its_id_and_parts_of_it(client: AnyClient[Any], local: Client) -> None:
+    run = client.submit("Look", plan=PLAN, budget_usd="0.25", idempotency_key="k", conversation_id="talk")
+    assert client.submit("Other", plan=PLAN, idempotency_key="k").run_id == run.run_id
+    assert client.run(run.run_id).run_id == client.run(run.run_id.hex[-12:]).run_id == run.run_id
+    view = run.status()
+    assert view == local.run(run.run_id).status()
+    assert (view.goal, view.cap_microusd, view.conversation_id) == ("Look", 250_000, "talk")
+    assert run.steps() == local.run(run.run_id).steps()
+    assert client.runs() == [view]
+    assert client.runs(wanted=RunFilter(status=("failed",))) == []
+    assert run.explain() == local.run(run.run_id).explain()
+    assert run.costs() == local.run(run.run_id).costs()
+    assert client.costs(timedelta(hours=1)).runs == 0
+    assert run.artifacts() == {}
+    assert run.progress() == {}
+
+
+def test_pages_go_on_where_they_ended(client: AnyClient[Any]) -> None:
+    made = [client.submit(plan=PLAN).run_id for _ in range(3)]
+    first = client.page(RunFilter(), limit=2)
+    second = client.page(RunFilter(), limit=2, cursor=first.next_cursor)
+    assert [view.run_id for view in (*first.runs, *second.runs)] == made[::-1]
+    assert second.next_cursor is None
+
+
+def test_a_run_is_steered_and_ends(client: AnyClient[Any], local: Client) -> None:
+    run = client.submit(plan=PLAN)
+    assert [run.pause("lunch"), run.pause(), run.resume(), run.raise_budget("9")] == [True, False, True, True]
+    run.tell("Skip vendored code")
+    assert run.retry("a") == ("a~2",)
+    with pytest.raises(WaitTimeout):
+        run.result()
+    with pytest.raises(WaitTimeout):
+        run.wait(timeout_seconds=0.2)
+    assert [run.cancel("enough"), run.cancel()] == [True, False]
+    with pytest.raises(RunCancelled, match="enough"):
+        run.wait(timeout_seconds=10)
+    with pytest.raises(RunEnded):
+        run.tell("too late")
+
+
+def test_events_are_the_same_facts_in_the_same_order(client: AnyClient[Any], local: Client) -> None:
+    run = client.submit(plan=PLAN)
+    assert [event.kind for event in run.events(follow=False)] == ["run.submitted"]
+    run.cancel()
+    assert list(run.events()) == list(local.run(run.run_id).events())
+    assert [event.kind for event in run.events()] == ["run.submitted", "steps.skipped", "run.finished"]
+
+
+def test_a_question_is_answered_by_the_first(client: AnyClient[Any], local: Client) -> None:
+    run = client.submit(plan=GATE)
+    advanced(local, run.run_id)
+    (question,) = client.escalations(run.run_id)
+    assert question == local.escalations()[0]
+    with pytest.raises(UserError, match="choose one of: approve, reject"):
+        client.answer(question, "maybe")
+    assert client.answer(question, "approve")
+    assert not client.answer(question, "reject")
+
+
+def test_a_fork_leaves_its_run(client: AnyClient[Any]) -> None:
+    run = client.submit(plan=PLAN)
+    made = client.fork(run.run_id, "a", idempotency_key="f")
+    assert made.run_id == client.fork(run.run_id, "a", idempotency_key="f").run_id
+    assert made.status().forked_from == run.run_id
+
+
+def test_schedules_and_webhooks_are_kept(client: AnyClient[Any], local: Client) -> None:
+    made = client.schedules.add("0 3 * * *", "Look around", name="night", timezone="Europe/Berlin")
+    assert client.schedules.list() == local.schedules.list() == [made]
+    assert [client.schedules.pause("night"), client.schedules.pause("night")] == [True, False]
+    assert client.schedules.resume("night")
+    client.schedules.remove("night")
+    with pytest.raises(NotFound):
+        client.schedules.remove("night")
+    hook = client.add_webhook("https://example.org/hook")
+    assert hook.secret is not None
+    assert [one.webhook_id for one in client.webhooks()] == [hook.webhook_id]
+    assert client.remove_webhook(str(hook.webhook_id)).webhook_id == hook.webhook_id
+    assert client.deliveries() == []
+    assert client.redeliver() == 0
+
+
+def test_mistakes_are_the_same_errors(client: AnyClient[Any], tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        client.run(uuid4())
+    with pytest.raises(NotFound):
+        client.run("ffffffff")
+    with pytest.raises((InvalidGoal, UserError)):
+        client.submit(" ")
+    with pytest.raises(InvalidPlan, match="wizard"):
+        client.submit(plan=Plan.of([Step(key="a", kind="agent", role="wizard")]))
+    with pytest.raises(UserError):
+        client.submit("x", workspace=tmp_path / "nothing")
+    client.submit(plan=PLAN, concurrency_key="k")
+    with pytest.raises(ConcurrencyConflict):
+        client.submit(plan=PLAN, concurrency_key="k", on_conflict="reject")
+    run = client.submit(plan=PLAN)
+    with pytest.raises(NotFound):
+        run.artifact("report.md")
+    with pytest.raises(InvalidPlan, match="nothing"):
+        run.retry("nothing")
+
+
+def test_a_server_that_is_away_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chargehand.orchestrator.client.requesting.BACKOFF_SECONDS", 0.0)
+    with HttpClient("http://127.0.0.1:1", "chk_x") as client, pytest.raises(Unavailable):
+        client.runs()
+
+
+def test_a_reader_whose_connection_is_cut_goes_on_where_it_was(
+    local: Client, shared: Services, monkeypatch: pytest.MonkeyPatch, wait_until: "WaitUntil"
+) -> None:
+    monkeypatch.setattr(reading, "AGAIN_SECONDS", 0.1)
+    run_id = local.submit(plan=PLAN).run_id
+    seen: list[str] = []
+    with serving(shared.settings, shared) as port:
+        client = HttpClient(f"http://127.0.0.1:{port}", key_of(local))
+        reader = threading.Thread(target=follow, args=(client, run_id, seen))
+        reader.start()
+        wait_until(lambda: seen == ["run.submitted"])
+        local.run(run_id).pause()
+        wait_until(lambda: seen == ["run.submitted", "run.paused"])
+    # The server has gone and told nobody the end; what happens meanwhile is not lost.
+    local.run(run_id).resume()
+    with serving(shared.settings, shared, port):
+        wait_until(lambda: seen[2:] == ["run.resumed"])
+        local.run(run_id).cancel()
+        reader.join(timeout=20)
+    assert seen == ["run.submitted", "run.paused", "run.resumed", "steps.skipped", "run.finished"]
+    client.close()
+
+
+def follow(client: HttpClient, run_id: UUID, seen: list[str]) -> None:
+    seen.extend(event.kind for event in client.run(run_id).events())
