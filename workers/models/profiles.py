@@ -23,6 +23,8 @@ class Profile:
     name: str
     features: frozenset[Feature] = ALL_FEATURES
     structured: Structured = "schema"
+    writes_calls: bool = False
+    """Whether a model there may write down a call that it must make: its server does not always hold it to it."""
     extra_body: Mapping[str, float] = field(default_factory=dict)
     """Sent with every request, for example a temperature, which Claude itself no longer takes."""
     max_output_tokens: int = 32_000
@@ -34,6 +36,7 @@ def _local(name: str, *features: Feature, structured: Structured) -> Profile:
         name=name,
         features=frozenset(features),
         structured=structured,
+        writes_calls=True,
         extra_body={"temperature": 0.0},
         max_output_tokens=8_192,
     )

@@ -53,9 +53,11 @@ def understood(content: Sequence[Block], call: ModelCall, profile: Profile) -> t
     """
     if call.output_schema is not None:
         return _one_text(content)
-    if "tool_choice" in profile.features or any(block.get("type") == "tool_use" for block in content):
+    forced = _forced_tool(call)
+    may_be_written = profile.writes_calls and (forced is not None or "tool_choice" not in profile.features)
+    if not may_be_written or any(block.get("type") == "tool_use" for block in content):
         return tuple(content)
-    finish = _forced_tool(call) or next((name for name in _names(call.tools) if name.startswith("submit_")), None)
+    finish = forced or next((name for name in _names(call.tools) if name.startswith("submit_")), None)
     written = json_in(_text(content))
     if finish is None or not isinstance(written, dict):
         return tuple(content)

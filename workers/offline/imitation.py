@@ -29,7 +29,8 @@ CLAUDE = Imitation()
 _NO_CACHE = frozenset({"cache_control", "output_config", "diagnostics", "strict"})
 IMITATIONS: Mapping[str, Imitation] = {
     "anthropic": CLAUDE,
-    "llama.cpp": Imitation(ignores=_NO_CACHE, prewarms=False, samples=True, reports_cache=False),
+    # Of `max_tokens=0` it makes one token, without a word.
+    "llama.cpp": Imitation(ignores=_NO_CACHE, samples=True, reports_cache=False),
     "vllm": Imitation(ignores=_NO_CACHE, prewarms=False, samples=True, reports_cache=False),
     "sglang": Imitation(ignores=frozenset({"diagnostics"}), prewarms=False),
     "ollama": Imitation(

@@ -62,9 +62,10 @@ def test_the_last_turn_ends_with_the_finish_tool_on_every_server(name: str, stre
     assert [block["name"] for block in answer.content if block["type"] == "tool_use"] == ["submit_plan"]
 
 
-def test_submission_written_as_prose_by_a_server_without_a_choice_is_understood() -> None:
+@pytest.mark.parametrize("name", [name for name, profile in PROFILES.items() if profile.writes_calls])
+def test_submission_written_as_prose_is_understood_where_models_do_so(name: str) -> None:
     with (
-        serving(imitation=IMITATIONS["ollama"]) as server,
+        serving(imitation=IMITATIONS[name]) as server,
         open_client(threads=1, base_url=server.base_url, api_key="k") as sdk,
     ):
         schema = {**PLAN_TOOL["input_schema"], "required": ["steps"]}
@@ -73,7 +74,7 @@ def test_submission_written_as_prose_by_a_server_without_a_choice_is_understood(
         )
         server.faults.replace([{"kind": "prose"}])
 
-        answer = models_for("ollama", sdk).call(asking)
+        answer = models_for(name, sdk).call(asking)
 
     assert [(block["type"], block.get("name")) for block in answer.content] == [("tool_use", "submit_plan")]
     assert answer.content[0]["input"]["steps"]  # type: ignore[index,call-overload]
@@ -133,7 +134,7 @@ def test_imitation_lacks_what_the_profile_says_it_lacks(name: str) -> None:
         else:
             with pytest.raises(anthropic.NotFoundError):
                 sdk.messages.count_tokens(model="m", messages=messages)
-        if name in ("anthropic", "litellm"):
+        if IMITATIONS[name].prewarms:
             assert sdk.messages.create(model="m", max_tokens=0, messages=messages).usage.output_tokens == 0
         else:
             assert "prewarm" not in features

@@ -143,3 +143,12 @@ def test_repairs_are_bounded() -> None:
 
     assert len(calls) == MAX_REPAIRS + 1
     assert not failure.value.retryable
+
+
+def test_call_that_must_be_made_may_be_written_down_on_a_local_server_only() -> None:
+    content = (text('{"note": "done"}'),)
+    forced = call(tool_choice={"type": "tool", "name": "submit_note"})
+
+    assert understood(content, forced, PROFILES["llama.cpp"])[0]["type"] == "tool_use"
+    assert understood(content, call(), PROFILES["llama.cpp"]) == content
+    assert understood(content, forced, PROFILES["anthropic"]) == content
