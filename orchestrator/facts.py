@@ -114,6 +114,8 @@ class RunSubmitted(Fact):
     """What a step does whose call does not fit into the budget; rows of before there was a choice asked."""
     max_calls: int | None = None
     max_tokens: int | None = None
+    traceparent: str | None = None
+    """W3C Trace Context of the program that submitted it: its trace goes on in the run."""
 
 
 class RunQueued(Fact):

@@ -53,6 +53,8 @@ class RunRequest(BaseModel):
     """In and out, those read from a cache too, in the whole run."""
     consolidate_microusd: int | None = Field(default=None, gt=0)
     """What may be spent, when it has ended, to keep what it has taught; None: nothing is kept."""
+    traceparent: str | None = Field(default=None, max_length=100)
+    """W3C Trace Context of the program that submits it."""
     role_texts: dict[str, str] = Field(default_factory=dict)
     """name → text of roles that the caller brings; all others are the installation's."""
 

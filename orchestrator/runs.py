@@ -157,6 +157,7 @@ def accept(session: Session, tenant: UUID, request: RunRequest, installed: Itera
                 on_budget=request.on_budget,
                 max_calls=request.max_calls,
                 max_tokens=request.max_tokens,
+                traceparent=request.traceparent,
             )
         ],
     )

@@ -120,6 +120,11 @@ class Settings(BaseSettings):
     metrics_address: str = ""
     """Where a worker or supervisor serves what it counts, `0.0.0.0:9464`; empty: nowhere."""
 
+    log_format: Literal["text", "json"] = "text"
+    """How workers and supervisors write their logs."""
+    traces: Literal["", "otlp"] = ""
+    """`otlp`: export OpenTelemetry spans, told where to by `OTEL_EXPORTER_OTLP_ENDPOINT`; empty: nothing is traced."""
+
     pages_url: str = ""
     """Where people reach our own pages, `https://agents.example.org`; Flower links there. Empty: nowhere."""
     flower_url: str = ""

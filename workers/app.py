@@ -31,6 +31,7 @@ from chargehand.orchestrator.settings import load_settings
 from chargehand.orchestrator.supervisor.admit import SOLO
 from chargehand.orchestrator.switches import Switch, Switches
 from chargehand.orchestrator.telemetry.exporter import measure_process
+from chargehand.orchestrator.telemetry.following import follow_process
 from chargehand.workers.holds import Holds
 from chargehand.workers.models.client import open_models
 from chargehand.workers.recollection import Recollection
@@ -47,10 +48,10 @@ from chargehand.workers.workspace import sweep
 
 log = logging.getLogger(__name__)
 
-configure_logging()
+settings = load_settings()
+configure_logging(settings)
 for _logger in ("celery.worker.request", "celery.app.trace"):
     logging.getLogger(_logger).addFilter(QuietRejects())
-settings = load_settings()
 broken_packages = load_user_code(settings)
 app: Celery = broker.make_app(settings, endpoints.redis_url(settings))
 stopping = threading.Event()
@@ -154,6 +155,7 @@ def _start(**_: Any) -> None:
     if swept:
         log.info("clones of dead processes removed", extra={"clones": swept})
     measure_process(settings)
+    follow_process(settings, f"chargehand-{shop().pool}")
     shop().heartbeat.start()
 
 

@@ -36,6 +36,8 @@ from chargehand.orchestrator.questions import expiring, of_role, of_settings, wh
 from chargehand.orchestrator.sessions import open_session
 from chargehand.orchestrator.shared_views import scope_of
 from chargehand.orchestrator.steps import Claim, Ended, HeldStep, new_wait_id
+from chargehand.orchestrator.telemetry import span_attributes as names
+from chargehand.orchestrator.telemetry import spans
 from chargehand.orchestrator.turns import StepRecorder
 from chargehand.workers.agent import AgentTask, Drained, Failed, Finished, Outcome, Wait, run_agent
 from chargehand.workers.blackboard import Blackboard
@@ -281,6 +283,16 @@ class Attempt:
             cache_scope=str(self.claim.tenant),
             refuted=rounds_before(step, gathered.plan.steps if gathered.plan is not None else ()),
         )
+        attributes = {
+            names.OPERATION: names.INVOKE_AGENT,
+            names.AGENT_NAME: role.name,
+            names.AGENT_ID: role_hash,
+            names.CONVERSATION: task.conversation_id or str(self.claim.run_id),
+        }
+        with spans.span(f"{names.INVOKE_AGENT} {role.name}", attributes):
+            return self._run_agent_loop(task, recorder)
+
+    def _run_agent_loop(self, task: AgentTask, recorder: StepRecorder) -> Outcome:
         return run_agent(
             task,
             recorder=recorder,

@@ -11,6 +11,7 @@ from chargehand.orchestrator.facts import StepFinished, StepReleased
 from chargehand.orchestrator.steps import Claim, HeldStep, claim, claim_many, finish_many, give_back, joins_are_open
 from chargehand.workers.agent import Finished
 from chargehand.workers.attempt import Attempt, Delivery
+from chargehand.workers.followed import followed
 from chargehand.workers.inputs import Gathered, RunReader
 from chargehand.workers.shop import Shop
 
@@ -43,7 +44,8 @@ def execute(shop: Shop, *, tenant: UUID, step_id: UUID) -> Delivery:
     attempt = Attempt(shop=shop, held=_held(shop, claimed))
     attempt.begin()
     try:
-        return attempt.run()
+        with followed(attempt):
+            return attempt.run()
     finally:
         attempt.end()
 
@@ -145,7 +147,8 @@ class Pack:
 
     def _run_one(self, attempt: Attempt, reader: RunReader, inputs: Gathered) -> Delivery:
         began = time.monotonic()
-        outcome = attempt.outcome(reader, inputs)
+        with followed(attempt):
+            outcome = attempt.outcome(reader, inputs)
         self.script_seconds += time.monotonic() - began
         if not isinstance(outcome, Finished):
             return attempt.record(outcome)

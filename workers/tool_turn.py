@@ -12,6 +12,8 @@ from chargehand.orchestrator.facts import BreakerTripped, StateRefreshed, ToolFi
 from chargehand.orchestrator.handoffs import handed_over
 from chargehand.orchestrator.plan import Expiry
 from chargehand.orchestrator.spending import ABOVE_PLAN
+from chargehand.orchestrator.telemetry import span_attributes as names
+from chargehand.orchestrator.telemetry import spans
 from chargehand.workers.context import AgentTask
 from chargehand.workers.conversation import Conversation, Exchange, versions_read
 from chargehand.workers.held import Held
@@ -121,7 +123,7 @@ class ToolTurn:
             )
             self._tape.commit(fact, self._tape.recorder.tool_started)
         try:
-            given = self.call(tool, use.get("input"), key=key)
+            given = self._call_followed(tool, use, key=key)
         except Unavailable as error:
             self._holds.tool_failed(name, str(error))
             return self._service_missing(use, tool, error)
@@ -229,6 +231,19 @@ class ToolTurn:
         given = _refusal("Unavailable", f"The service behind {tool.name} does not answer; go on without it.")
         self._keep(use, given, at_once=tool.effect != "pure")
         return None
+
+    def _call_followed(self, tool: Tool, use: Block, *, key: str) -> ToolResult:
+        attributes = {
+            names.OPERATION: names.EXECUTE_TOOL,
+            names.TOOL_NAME: tool.name,
+            names.TOOL_CALL: str(use.get("id")),
+            names.EFFECT: tool.effect,
+        }
+        with spans.span(f"{names.EXECUTE_TOOL} {tool.name}", attributes) as span:
+            given = self.call(tool, use.get("input"), key=key)
+            if given.outcome == "error":
+                span.fail(given.error_type or "error")
+            return given
 
     def call(self, tool: Tool, arguments: JsonValue, *, key: str) -> ToolResult:
         """Run one tool; nothing is recorded."""

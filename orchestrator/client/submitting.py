@@ -35,6 +35,7 @@ from chargehand.orchestrator.requests import (
     microusd,
 )
 from chargehand.orchestrator.settings import Settings
+from chargehand.orchestrator.telemetry.following import callers_traceparent
 
 CallersConnection = psycopg.Connection[Any] | Connection | Session
 
@@ -95,6 +96,7 @@ def submit(
             max_calls=check_count("max_calls", max_calls),
             max_tokens=check_count("max_tokens", max_tokens),
             consolidate_microusd=consolidating.budget_of(consolidate_usd, settings),
+            traceparent=callers_traceparent(),
         )
         if connection is not None:
             _enqueue(connection, tenant, request)

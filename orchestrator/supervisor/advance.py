@@ -34,7 +34,7 @@ from chargehand.orchestrator.supervisor import dispatch, gates, replans, unrolli
 from chargehand.orchestrator.supervisor.graphs import Graphs, read_places, standings
 from chargehand.orchestrator.supervisor.warning import record_passed
 from chargehand.orchestrator.tables import RunRow, StepRow
-from chargehand.orchestrator.telemetry import meters, metrics
+from chargehand.orchestrator.telemetry import following, meters, metrics
 from chargehand.orchestrator.transitions import RUN_ENDINGS, STEP_ENDINGS
 
 # The reason of a failed run names this many steps.
@@ -133,6 +133,7 @@ def advance(engine: Engine, graphs: Graphs, run_id: UUID, *, audit_key: bytes) -
             ended = _close(run, places, standing, found, audit_key=audit_key)
     if ended:
         meters.count(metrics.RUNS_FINISHED, outcome=ended)
+        following.tell_run_ended(engine, run_id)
     return found.may_admit
 
 

@@ -31,6 +31,7 @@ from chargehand.orchestrator.supervisor.messenger import Messenger
 from chargehand.orchestrator.supervisor.watch import forget_dead_pools, watch
 from chargehand.orchestrator.task_brokers import CeleryBrokers, TaskBrokers
 from chargehand.orchestrator.telemetry.exporter import measure_process
+from chargehand.orchestrator.telemetry.following import follow_process
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +149,7 @@ class Supervisor:
 
 def _compose() -> tuple[Celery, Supervisor, Messenger]:
     settings = load_settings()
-    configure_logging()
+    configure_logging(settings)
     celery_app = broker.make_app(settings, endpoints.redis_url(settings))
     engine = open_engine(
         endpoints.database_url(settings),
@@ -179,6 +180,7 @@ def answer_bell(run_id: str) -> None:
 @signals.worker_ready.connect
 def _start_watching(**_: Any) -> None:
     measure_process(load_settings())
+    follow_process(load_settings(), "chargehand-supervisor")
     loops = {
         "watch": supervisor.watch_forever,
         "schedules": supervisor.fire_forever,

@@ -21,12 +21,14 @@ _ending: ContextVar[Ending | None] = ContextVar("ending", default=None)
 @contextmanager
 def noting_how_it_ends() -> Iterator[Ending]:
     """Note how the steps that are worked on in this block end."""
-    ending = Ending()
+    ending, around = Ending(), _ending.get()
     token = _ending.set(ending)
     try:
         yield ending
     finally:
         _ending.reset(token)
+        if around is not None:
+            around.how = ending.how
 
 
 def note_claim() -> None:
