@@ -21,8 +21,9 @@ from chargehand.memory.vectors import question_vector
 
 # Up to here an exact search takes < 10 ms and misses nothing; beyond, HNSW is faster (75 ms against 5 at 34k).
 EXACT_UP_TO = 6_000
-# With relaxed_order and 16 partitions this reaches .96-.99 of the exact answer.
-HNSW_EF_SEARCH = 100
+# In tenants of 6,000 to 34,000 memories this finds .96 of the exact ten, and .89 among one kind in four; 100 finds .91
+# and .85, 400 finds .99 and .97 and takes two to four times as long (docs/benchmarks.md).
+HNSW_EF_SEARCH = 200
 # Deep enough that a passage which only one of the two rankings likes can still win.
 CANDIDATES = 60
 # Share of the words' score in the fused one. Between .4 and .5 no collection cares much (docs/benchmarks.md).
