@@ -186,7 +186,7 @@ def questions_about(random: Any, names: Sequence[UUID], sizes: Sequence[int], ve
     asked = []
     for number in range(count):
         # The largest ones ask in any case: they are the hard ones.
-        rank = number % 10 if number % 2 else int(random.integers(len(names)))
+        rank = number // 2 % 10 if number % 2 else int(random.integers(len(names)))
         rank = min(rank, len(names) - 1)
         near = vectors[int(random.integers(begins[rank], begins[rank + 1]))]
         made = near + NOISE / 2 * random.normal(size=DIMENSIONS) / math.sqrt(DIMENSIONS)
