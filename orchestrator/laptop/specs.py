@@ -89,8 +89,9 @@ def process_specs(
     supervisor = "chargehand.orchestrator.supervisor.app"
     specs.append(_worker("supervisor", supervisor, SUPERVISOR_THREADS, prefix, environment=measured))
     specs += [_worker(pool, "chargehand.workers.app", POOL_THREADS, prefix, environment=measured) for pool in POOLS]
-    specs.append(_api(ports.api, environment=measured))
-    specs.append(_flower(ports.flower, environment=common))
+    specs.append(_api(ports.api, environment={"CHARGEHAND_FLOWER_URL": flower_url(ports), **measured}))
+    # Each links to the other, unless the settings say where people reach them.
+    specs.append(_flower(ports.flower, environment={"CHARGEHAND_PAGES_URL": api_url(ports), **common}))
     return tuple(specs)
 
 
