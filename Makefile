@@ -25,7 +25,7 @@ override export DATA := $(value DATA)
 yes = $(filter-out 0 no false,$(1))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-long test-browser test-embedders live check lint types imports bench bench-memory chaos simulate lock clean
+.PHONY: help setup demo up test test-long test-browser test-embedders live check lint types imports bench bench-cost bench-memory chaos simulate lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +84,9 @@ imports: setup ## Import-linter: who may import whom
 
 bench: $(BENCH_STAMP) ## Measure against the floor and the peers, one JSON line a figure (SUITES="turn peers" for some)
 	@$(BENCH_VENV)/bin/python -m benchmarks $(SUITES)
+
+bench-cost: setup ## Price a recorded multi-agent run four ways: all-large or routed, uncached or cached
+	@$(BIN)/python -m benchmarks cost
 
 bench-memory: setup ## Measure recall on your collections (BEIR folders, LoCoMo's JSON): DATA=folder
 	@$(BIN)/python -m benchmarks memory

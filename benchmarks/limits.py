@@ -131,7 +131,8 @@ def drive(
     # Both sides begin with nearly empty buckets: what counts is the rate, not the minute that was saved up. The server
     # has a little more left, because what is left of the fleet's last call is not known here.
     provider.have = [one * 0.02 for one in provider.minute]
-    while isinstance(processes[0].admit("model", Need(input_tokens=1_000, output_tokens=270)), Admitted):
+    drain = Need(input_tokens=limits.input_tokens // 200, output_tokens=limits.output_tokens // 200)
+    while isinstance(processes[0].admit("model", drain), Admitted):
         pass
     threads = [
         threading.Thread(

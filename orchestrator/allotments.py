@@ -41,16 +41,18 @@ _ROOM = """
 """
 DRAW = f"""
 WITH own AS (
-    SELECT s.id, s.run, {_ROOM} AS room FROM steps s
+    SELECT s.id, s.run, {_ROOM} AS room,
+        greatest(1, %(need)s - (s.allotment_microusd - s.spent_microusd - s.reserved_microusd)) AS short
+    FROM steps s
     WHERE s.id = %(step)s AND s.epoch = %(epoch)s AND s.status = 'running' FOR NO KEY UPDATE
 ), budget AS (
     UPDATE budgets b SET
         granted_microusd = least(%(want)s, own.room,
-            greatest(%(need)s, (least(cap_microusd, allotted_microusd) - drawn_microusd) / {PART_OF_THE_REST})),
+            greatest(own.short, (least(cap_microusd, allotted_microusd) - drawn_microusd) / {PART_OF_THE_REST})),
         drawn_microusd = drawn_microusd + least(%(want)s, own.room,
-            greatest(%(need)s, (least(cap_microusd, allotted_microusd) - drawn_microusd) / {PART_OF_THE_REST}))
-    FROM own WHERE b.run = own.run AND least(cap_microusd, allotted_microusd) - drawn_microusd >= %(need)s
-        AND own.room >= %(need)s
+            greatest(own.short, (least(cap_microusd, allotted_microusd) - drawn_microusd) / {PART_OF_THE_REST}))
+    FROM own WHERE b.run = own.run AND least(cap_microusd, allotted_microusd) - drawn_microusd >= own.short
+        AND own.room >= own.short
     RETURNING granted_microusd
 )
 UPDATE steps s SET allotment_microusd = allotment_microusd + budget.granted_microusd
@@ -61,7 +63,8 @@ SELECT b.cap_microusd AS cap, b.drawn_microusd AS drawn, b.allotted_microusd AS 
     coalesce(sum(s.spent_microusd), 0)::bigint AS spent,
     coalesce(sum(s.reserved_microusd) FILTER (
         WHERE s.status IN ('succeeded', 'failed', 'cancelled', 'superseded')), 0)::bigint AS lost,
-    (SELECT {_ROOM} FROM steps s WHERE s.id = %(step)s) AS room
+    (SELECT {_ROOM} FROM steps s WHERE s.id = %(step)s) AS room,
+    (SELECT s.allotment_microusd - s.spent_microusd - s.reserved_microusd FROM steps s WHERE s.id = %(step)s) AS free
 FROM budgets b JOIN steps s ON s.run = b.run WHERE b.run = %(run)s
 GROUP BY b.cap_microusd, b.drawn_microusd, b.allotted_microusd
 """
@@ -154,15 +157,17 @@ def draw(connections: Connections, claim: Claim, need: int) -> None:
     if standing is None:
         raise LeaseLost(f"Run {claim.run_id} has no budget row; it was removed.")
     _check_run(standing, need)
-    if standing["allotted"] is not None and standing["allotted"] - standing["drawn"] < need:
-        _borrow(connections, claim, need, want * ALLOTMENTS_PER_LOAN)
+    # What it still holds counts: the last call of a budget is paid from both.
+    short = need - max(0, standing["free"] or 0)
+    if standing["allotted"] is not None and standing["allotted"] - standing["drawn"] < short:
+        _borrow(connections, claim, short, want * ALLOTMENTS_PER_LOAN)
         if connections.run(claim.tenant, DRAW, wanted) is not None:
             return
     raise BudgetBusy(f"A call of at most {need} micro-dollars waits: other calls hold the rest of the budget.")
 
 
 def _check_run(standing: Row, need: int) -> None:
-    if standing["room"] < need:
+    if standing["room"] + max(0, standing["free"] or 0) < need:
         raise BudgetExceeded(
             f"A call of at most {need} micro-dollars does not fit: {standing['room']} are left of the budget that its "
             "step has, with the colleagues it asks; give that step more, or none of its own."

@@ -58,10 +58,15 @@ def of_run(session: Session, run_id: UUID, settings: Settings, *, as_claude: boo
 
     `as_claude`: every call as if Claude's model of its tier had answered it.
     """
-    facts = ((step, fact) for _, step, fact in _facts(session, run_id=run_id))
-    charges = costing.charges_of(facts, _steps(session, {run_id}))
+    charges = calls_of_run(session, run_id)
     priced, unpriced = _priced(charges, settings, as_claude=as_claude)
     return RunCosts(costs=priced, unpriced=unpriced)
+
+
+def calls_of_run(session: Session, run_id: UUID) -> list[Charge]:
+    """What each call of the run used and was charged, in the order of its streams."""
+    facts = ((step, fact) for _, step, fact in _facts(session, run_id=run_id))
+    return costing.charges_of(facts, _steps(session, {run_id}))
 
 
 def of_fleet(session: Session, within: timedelta, settings: Settings, *, as_claude: bool = False) -> FleetCosts:

@@ -201,9 +201,10 @@ def draw(tables: Tables, tenant: UUID, given: Parameters) -> Rows:
         return []
     run_line = tables.run_of(row)
     left = run_line.cap_microusd - run_line.drawn_microusd
-    if left < given["need"]:
+    short = max(1, given["need"] - row.free_microusd)
+    if left < short:
         return []
-    granted = min(given["want"], max(given["need"], left // allotments.PART_OF_THE_REST))
+    granted = min(given["want"], max(short, left // allotments.PART_OF_THE_REST))
     run_line.drawn_microusd += granted
     row.allotment_microusd += granted
     return [{"allotment_microusd": row.allotment_microusd}]
@@ -220,6 +221,7 @@ def standing(tables: Tables, tenant: UUID, given: Parameters) -> Rows:
             "drawn": tables.runs[given["run"]].drawn_microusd,
             "allotted": None,
             "room": 9_000_000_000_000_000_000,
+            "free": tables.steps[given["step"]].free_microusd,
             "spent": sum(row.spent_microusd for row in rows),
             "lost": sum(row.reserved_microusd for row in rows if row.status in lost),
         }

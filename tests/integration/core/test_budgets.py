@@ -3,6 +3,7 @@
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
@@ -13,11 +14,14 @@ from chargehand.orchestrator import runs, views
 from chargehand.orchestrator.errors import BudgetBusy, BudgetExceeded, InvalidPlan
 from chargehand.orchestrator.facts import ModelFailed, ModelResponded, StepFinished, StepWaiting, Usage
 from chargehand.orchestrator.plan import Plan, PlanPatch, Step, step_id
+from chargehand.orchestrator.prices import cost_microusd
 from chargehand.orchestrator.steps import HeldStep, new_wait_id
 from chargehand.orchestrator.tenant_caps import caps_of, set_caps
 from chargehand.orchestrator.turns import StepRecorder
 from chargehand.workers.executor import execute
-from tests.integration.core.agents import ANSWER, agent, shop, start, use
+from chargehand.workers.models.interface import ModelAnswer, ModelCall, Quote
+from chargehand.workers.tools.registry import Tool, make_tool
+from tests.integration.core.agents import ANSWER, FunctionModel, agent, shop, start, use
 from tests.integration.core.test_turns import requested, responded, script, take_turn
 
 if TYPE_CHECKING:
@@ -357,3 +361,48 @@ def test_racing_agents_of_several_runs_never_overspend_their_tenant(house: "Hous
     assert 2_000 < spent <= 3_000
     assert lent(house) == (spent, spent)
     assert [house.drift(run_id) for run_id in run_ids] == [[]] * 4
+
+
+# --- far above plan ---------------------------------------------------------------------------------------------------
+
+
+class Priced(FunctionModel):
+    """Costs what Claude's medium model does for some thousand tokens."""
+
+    def call(self, call: ModelCall) -> ModelAnswer:
+        usage = Usage(input_tokens=4_000, output_tokens=400)
+        return replace(super().call(call), usage=usage, cost_microusd=cost_microusd("claude-sonnet-5-5", usage))
+
+    def quote(self, call: ModelCall) -> Quote:
+        return replace(super().quote(call), reserved_microusd=20_000)
+
+
+def test_a_step_far_above_what_its_peers_needed_is_put_before_a_person_at_a_models_prices(house: "House") -> None:
+    def reply(call: ModelCall, turn: int) -> list[Any]:
+        is_slow = "Do slow." in str(call.messages[0])
+        # What it looks for differs each time, so that nothing else trips before.
+        return (
+            [use("look", turn, line=f"line {turn} of {turn * 7}")]
+            if is_slow
+            else [use("submit_answer", turn, **ANSWER)]
+        )
+
+    looking = make_look()
+    keys = ("a", "b", "c", "slow")
+    run_id = start(house, *map(agent, keys), tools={"look": looking}, budget_microusd=500_000)
+    worker = replace(house.shop(), models=Priced(reply), tools={"look": looking})
+    for key in keys:
+        execute(worker, tenant=house.tenant, step_id=step_id(run_id, key))
+
+    assert house.row(run_id, "a").spent_microusd == 12_000
+    assert house.kinds(run_id, "slow")[-2:] == ["breaker.tripped", "step.waiting"]
+    # Eight times what the others needed, and not the fifteen turns that it had.
+    assert house.row(run_id, "slow").spent_microusd == 9 * 12_000
+
+
+def make_look() -> Tool:
+    def look(line: str) -> str:
+        """Look at a line."""
+        return f"{line} holds {len(line) * 31}"
+
+    return make_tool(look, effect="pure")

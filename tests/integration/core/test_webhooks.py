@@ -17,16 +17,20 @@ from sqlalchemy.orm import Session
 from chargehand.memory.database import tenant_session
 from chargehand.orchestrator import runs
 from chargehand.orchestrator.errors import NotFound, UserError
-from chargehand.orchestrator.facts import StepWaiting
+from chargehand.orchestrator.facts import StepWaiting, Usage
 from chargehand.orchestrator.plan import Step
+from chargehand.orchestrator.prices import cost_microusd
 from chargehand.orchestrator.steps import new_wait_id
 from chargehand.orchestrator.supervisor.messenger import Messenger
 from chargehand.orchestrator.supervisor.warning import warn
+from chargehand.orchestrator.turns import StepRecorder
 from chargehand.orchestrator.webhooks import outbox
 from chargehand.orchestrator.webhooks.outbox import BACKOFF_SECONDS, LEASE_SECONDS, MOST_ATTEMPTS, Delivery, Webhook
 from chargehand.orchestrator.webhooks.payload import EVENTS
 from chargehand.orchestrator.webhooks.sending import post
 from chargehand.orchestrator.webhooks.signing import verify_webhook
+from tests.integration.core.agents import agent, start
+from tests.integration.core.test_turns import take_turn
 
 if TYPE_CHECKING:
     from tests.conftest import WaitUntil
@@ -328,6 +332,24 @@ def test_a_budget_is_warned_of_at_50_80_and_95_percent_once_each(house: "House",
     deliver(house)
     told = sorted((one["data"]["percent"], one["data"]["spent_microusd"]) for one in ear.told())
     assert told == [(50, 500), (80, 960), (95, 960)]
+
+
+def test_a_model_with_a_price_is_warned_of_while_its_agent_spends(house: "House", ear: Ear) -> None:
+    listen(house, ear, "budget.warning")
+    usage = Usage(input_tokens=1_000, output_tokens=200)
+    cost = cost_microusd("claude-sonnet-5-5", usage)
+    run_id = start(house, agent("a"), tools={}, budget_microusd=10 * cost, on_budget="ask")
+    mine = StepRecorder(house.connections, house.claim(run_id, "a"), lease_seconds=60)
+    warned = []
+    for _ in range(10):
+        take_turn(mine, need=cost, cost=cost)
+        warn(house.supervisor)
+        warned.append(house.kinds(run_id).count("budget.warned"))
+    deliver(house)
+
+    assert cost == 4_000
+    assert warned == [0, 0, 0, 0, 1, 1, 1, 2, 2, 3]
+    assert sorted(one["data"]["percent"] for one in ear.told()) == [50, 80, 95]
 
 
 def test_more_money_makes_the_marks_new(house: "House", ear: Ear) -> None:

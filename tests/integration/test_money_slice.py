@@ -1,0 +1,50 @@
+"""A small slice of the figures about money and limits; `make bench` has the large ones."""
+
+import json
+
+import pytest
+
+from benchmarks import cost, fairness, limits, money
+from benchmarks.ground import Ground
+from chargehand.workers.models.limits import RateLimits
+from tests.integration.test_bench_slice import ground
+
+__all__ = ["ground"]
+
+
+def test_racing_workers_that_crash_overspend_nothing_and_leak_nothing(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(money, "CRASH_CHANCE", 0.06)
+    monkeypatch.setattr(money, "RUNS", 2)
+    found = money.race(ground, reservations=120, workers=8, cap_microusd=12_000)
+
+    assert (found.overspent_microusd, found.leaked_microusd) == (0, 0)
+    assert found.race.crashes > 0
+    assert found.settled_seconds < money.SETTLED_WITHIN_SECONDS
+
+
+def test_a_provider_with_published_limits_refuses_next_to_nothing(redis_url: str) -> None:
+    small = RateLimits(requests=6_000, input_tokens=6_000_000, output_tokens=1_600_000)
+    provider, shares = limits.drive(redis_url, spent_seconds=0.2, measured_seconds=1.0, limits=small, workers=8)
+
+    assert provider.calls > 5
+    assert provider.refused <= provider.calls * 0.05
+    assert max(shares) > 0
+
+
+def test_jains_index_is_one_for_equal_shares_and_falls_with_their_difference() -> None:
+    assert fairness.jain([5, 5, 5]) == 1
+    assert fairness.jain([1, 0, 0, 0]) == 0.25
+    assert round(fairness.jain([3, 3, 3, 3, 2, 2]), 3) == 0.97
+
+
+def test_the_recorded_run_has_eight_agents_side_by_side_and_adds_up() -> None:
+    trace = json.loads(cost.TRACE.read_text())
+    figures = {one.name: one for one in cost.measure()}
+
+    assert len(trace["steps"]) >= 12
+    assert figures["cost_both_share"].value == pytest.approx(
+        figures["cost_routed_cached_usd"].value / figures["cost_all_large_uncached_usd"].value
+    )
+    assert figures["cost_both_share"].value < figures["cost_saved_by_caching_share"].value
