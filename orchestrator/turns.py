@@ -191,6 +191,10 @@ class StepRecorder:
         """The last row of the stream."""
         return self._held.seq
 
+    def open_reservations(self) -> dict[UUID, int]:
+        """Calls in flight, of this claim or of those before it: call → micro-dollars."""
+        return dict(self._reserved)
+
     def request(self, finished: Sequence[ToolFinished], requested: ModelRequested) -> None:
         """Commit 1: results of pure tools, the reservation, the call in flight.
 
