@@ -25,7 +25,7 @@ override export DATA := $(value DATA)
 yes = $(filter-out 0 no false,$(1))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-long test-browser test-embedders live check lint types imports bench bench-cost bench-memory chaos simulate lock clean
+.PHONY: help setup demo up test test-long test-browser test-embedders live check lint types imports bench bench-cost bench-memory chaos simulate schemathesis lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -106,6 +106,10 @@ chaos: setup ## Kill processes next to every commit, then break everything under
 
 simulate: setup ## Run the core in small worlds that go wrong in memory: SEEDS=1000 FROM=1
 	@PYTHONPATH=tests $(BIN)/python -m simulation --seeds $(SEEDS) --from $(FROM)
+
+schemathesis: setup ## Ask the HTTP API for whatever its schema allows and forbids, every check on (SCHEMATHESIS_EXAMPLES=100)
+	SCHEMATHESIS_EXAMPLES=$${SCHEMATHESIS_EXAMPLES:-100} SCHEMATHESIS_PHASES=coverage,fuzzing,stateful \
+	  $(BIN)/python -m pytest -q -n 0 tests/integration/api/test_schema_is_kept.py
 
 lock: ## Resolve requirements.lock and requirements-bench.lock anew from pyproject.toml in a clean environment
 	rm -rf build/lock

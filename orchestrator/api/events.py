@@ -25,7 +25,7 @@ EventId = Annotated[str | None, Header(alias="Last-Event-ID", max_length=MAX_ID,
         200: {
             "description": "Server-sent events: `id` is the position to resume from, `event` the kind of the fact, "
             "`data` a JSON object; `event: end` is the last one of a run that has ended.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {}},
         }
     },
 )

@@ -15,6 +15,7 @@ from uuid import UUID
 
 import anyio
 import anyio.to_thread
+from sqlalchemy.exc import SQLAlchemyError
 
 from chargehand.orchestrator import feed
 from chargehand.orchestrator.api.hearing import Hearing
@@ -196,7 +197,7 @@ class Live:
                         reader.wake()
                 if len(frames) < PAGE_ROWS and not one.again:
                     return
-        except (Unavailable, NotFound) as error:
+        except (Unavailable, NotFound, SQLAlchemyError) as error:
             log.warning("feed not read", extra={"run_id": str(one.run_id), "error": str(error)})
         finally:
             one.reading = False
@@ -211,7 +212,8 @@ class Live:
             for tenant, feeds in by_tenant.items():
                 try:
                     await self._look(tenant, feeds)
-                except Unavailable as error:
+                except (Unavailable, SQLAlchemyError) as error:
+                    # Whatever it was, who watches must not wait for ever.
                     log.warning("feeds not looked at", extra={"error": str(error)})
 
     async def _look(self, tenant: UUID, feeds: Sequence[Feed]) -> None:

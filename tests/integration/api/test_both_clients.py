@@ -222,13 +222,13 @@ def test_a_reader_whose_connection_is_cut_goes_on_where_it_was(
         client = HttpClient(f"http://127.0.0.1:{port}", key_of(local))
         reader = threading.Thread(target=follow, args=(client, run_id, seen))
         reader.start()
-        wait_until(lambda: seen == ["run.submitted"])
+        wait_until(lambda: seen == ["run.submitted"], timeout_seconds=30)
         local.run(run_id).pause()
-        wait_until(lambda: seen == ["run.submitted", "run.paused"])
+        wait_until(lambda: seen == ["run.submitted", "run.paused"], timeout_seconds=30)
     # The server has gone and told nobody the end; what happens meanwhile is not lost.
     local.run(run_id).resume()
     with serving(shared.settings, shared, port):
-        wait_until(lambda: seen[2:] == ["run.resumed"])
+        wait_until(lambda: seen[2:] == ["run.resumed"], timeout_seconds=30)
         local.run(run_id).cancel()
         reader.join(timeout=20)
     assert seen == ["run.submitted", "run.paused", "run.resumed", "steps.skipped", "run.finished"]
