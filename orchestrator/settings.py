@@ -140,6 +140,8 @@ class Settings(BaseSettings):
     """A request's body that is longer is answered by 413: a plan of 2,000 steps is a few megabytes."""
     api_stream_seconds: float = Field(default=3_600.0, gt=0)
     """How long a stream of events lasts before its reader resumes: proxies and deploys end it sooner or later."""
+    api_metrics: bool = False
+    """Whether the API serves `/metrics`, of all tenants, to whoever reaches it without a key."""
     api_local_workspaces: bool = False
     """Whether a request may name a path of the server's machine as its workspace; true on a laptop."""
     audit_key: SecretStr = SecretStr("")

@@ -20,6 +20,7 @@ from chargehand.orchestrator.api import (
     problems,
     runs,
     schedules,
+    scraping,
     steering,
     webhooks,
 )
@@ -50,6 +51,7 @@ ROUTERS = (
     schedules.router,
     webhooks.router,
     health.router,
+    scraping.router,
 )
 PAGES = (entrance.router, pages_of_runs.router, inbox.router, remembered.router, fleet.router)
 

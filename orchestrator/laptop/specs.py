@@ -138,7 +138,7 @@ def _worker(name: str, app: str, threads: int, prefix: str, *, environment: Mapp
 def _api(port: int, *, environment: Mapping[str, str]) -> ProcessSpec:
     argv = (sys.executable, "-m", "chargehand.orchestrator.cli", "api", "--port", str(port))
     # Who has the key of this home may read its folders anyway.
-    local = {"CHARGEHAND_API_LOCAL_WORKSPACES": "true"}
+    local = {"CHARGEHAND_API_LOCAL_WORKSPACES": "true", "CHARGEHAND_API_METRICS": "true"}
     return ProcessSpec(
         name="api", argv=argv, environment={**environment, **local}, ready=answers(f"http://127.0.0.1:{port}/readyz")
     )
