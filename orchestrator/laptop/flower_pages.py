@@ -90,7 +90,8 @@ class RunPage(BaseHandler):
             named = shown(task.kwargs)
             if run_in(named) == run_id:
                 worker = task.worker.hostname if task.worker else ""
-                step = str(named.get("step_id") or f"{named.get('steps', '')} steps")
+                # A message is about a step, about some steps, or a bell of the whole run.
+                step = str(named.get("step_id") or (f"{named['steps']} steps" if "steps" in named else ""))
                 found.append(RunTask(uuid=uuid, name=task.name or "", state=task.state, step=step, worker=worker))
             if len(found) == MOST_TASKS:
                 break

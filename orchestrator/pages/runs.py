@@ -68,7 +68,9 @@ def submit(visitor: Submitter, form: Posted) -> Response:
 @router.get("/runs/{run_id}")
 def one_run(visitor: Reader, run_id: RunId) -> Response:
     """Everything about a run."""
-    return page("run.html", looking.at_run(visitor.client, run_id).context(), visitor=visitor, here="runs", kinds=KINDS)
+    shown = looking.at_run(visitor.client, run_id).context()
+    flower_url = visitor.client.services.settings.flower_url.rstrip("/")
+    return page("run.html", shown, visitor=visitor, here="runs", kinds=KINDS, flower_url=flower_url)
 
 
 @router.get("/runs/{run_id}/parts")

@@ -126,6 +126,17 @@ def test_every_page_of_a_run_is_there_and_runs_no_script_but_ours(api: Api, brow
     assert browser.get("/static/..%2f__init__.py").status_code == 404
 
 
+def test_the_page_of_a_run_leads_to_its_tasks_in_flower_where_there_is_one(open_api: Open) -> None:
+    for flower_url, links in (("http://flower.example:5555/", 1), ("", 0)):
+        api = open_api(flower_url=flower_url)
+        run_id = api.submit()
+        visitor = TestClient(api.http.app)
+        visitor.post("/sign-in", data={"key": api.key})
+        text = visitor.get(f"/runs/{run_id}").text
+        assert text.count(f'href="http://flower.example:5555/runs/{run_id}"') == links
+        assert ("in Flower" in text) == bool(links)
+
+
 def test_what_agents_and_people_write_is_never_markup(api: Api, browser: TestClient) -> None:
     plan = {"steps": [{"key": "sure", "kind": "gate", "instruction": EVIL, "title": EVIL, "arguments": {}}]}
     run_id = api.submit(plan, goal=EVIL)
