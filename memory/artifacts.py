@@ -29,9 +29,6 @@ __all__ = ["ArtifactMissing", "Artifacts", "Imported", "RepositoryUnreadable", "
 # Enough to see what is missing from the audit; a forgotten node_modules must not fill the journal.
 MAX_UNCOMMITTED_LISTED = 200
 
-# Between the moment when a step keeps a blob and the one when it has said so in the journal.
-JUST_PUT_SECONDS = 3_600.0
-
 _HASH = re.compile(r"[0-9a-f]{64}\Z")
 _COMMIT = re.compile(r"[0-9a-f]{7,64}\Z")
 
@@ -113,20 +110,28 @@ class Artifacts:
         """Whether a blob of that hash is kept."""
         return self._blob(digest).is_file()
 
-    def remove(self, digest: str) -> bool:
-        """Remove a blob that no run names; False when it was put within the hour, maybe by one that will.
+    def moment(self) -> float:
+        """Now, by the clock of the file system, which all pools share."""
+        folder = self.root / "blobs"
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writing-") as probe:
+            return os.fstat(probe.fileno()).st_mtime
 
-        By the clock of the file system, which all pools share.
+    def remove(self, digest: str, *, put_before: float) -> bool:
+        """Remove a blob that no run names; False when it was put since that `moment`, maybe by a run that will.
+
+        It loses its name before its age is looked at: whoever puts the same bytes after that writes them anew.
         """
         path = self._blob(digest)
+        aside = path.with_name(f".removing-{uuid4()}")
         try:
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".writing-") as probe:
-                now = os.fstat(probe.fileno()).st_mtime
-            if now - path.stat().st_mtime < JUST_PUT_SECONDS:
-                return False
-            path.unlink()
+            path.rename(aside)
         except FileNotFoundError:
             return True
+        if aside.stat().st_mtime >= put_before:
+            aside.rename(path)
+            return False
+        aside.unlink()
         return True
 
     def remove_repository(self, run_id: UUID) -> None:

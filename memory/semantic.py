@@ -16,7 +16,7 @@ from chargehand.memory.embedder import Embedder, Vector
 from chargehand.memory.importance import WORTH_SHARE, weigh, worth
 from chargehand.memory.model_check import FIRST_AND_LAST, require_own_vectors
 from chargehand.memory.ranking import fuse, spread
-from chargehand.memory.semantic_tables import Memory
+from chargehand.memory.semantic_tables import Memory, RoleVersion
 from chargehand.memory.vectors import question_vector
 
 # Up to here an exact search takes < 10 ms and misses nothing; beyond, HNSW is faster (75 ms against 5 at 34k).
@@ -62,6 +62,8 @@ class Recalled:
     tool: str | None = None
     role_version: str | None = None
     """Blob hash of the role of the step."""
+    role_commit: str | None = None
+    """Where that text was in git; None where it was in none."""
 
 
 def recall(
@@ -136,6 +138,7 @@ def recall(
             step_id=found[memory].step,
             tool=found[memory].tool,
             role_version=found[memory].role_version,
+            role_commit=found[memory].role_commit,
         )
         for memory, score in ranked
         if memory in found
@@ -161,8 +164,11 @@ def _rows(session: Session, *, tenant: UUID, memories: Sequence[UUID], as_of: da
             Memory.step,
             Memory.tool,
             Memory.role_version,
+            RoleVersion.commit.label("role_commit"),
             func.extract("epoch", moment - fresh).label("age_seconds"),
-        ).where(Memory.tenant == tenant, Memory.id.in_(memories))
+        )
+        .outerjoin(RoleVersion, (RoleVersion.tenant == Memory.tenant) & (RoleVersion.hash == Memory.role_version))
+        .where(Memory.tenant == tenant, Memory.id.in_(memories))
     )
     return {row.id: row for row in rows}
 

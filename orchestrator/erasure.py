@@ -45,6 +45,8 @@ class Traces:
     conversations: tuple[str, ...]
     artifacts: tuple[str, ...]
     """Hashes that no other run names."""
+    under_way_seconds: float
+    """For how long the longest of the fleet's running steps has been at work; what it has put it has not named yet."""
     shown_to: tuple[UUID, ...]
     """Later runs whose agents were shown what these were told and answered."""
 
@@ -59,7 +61,7 @@ class Erased:
     believed_again: tuple[UUID, ...]
     artifacts: int
     artifacts_left: tuple[str, ...]
-    """Written, or written again, within the hour, maybe by a run that will name them; erase once more later."""
+    """Put since the longest of the fleet's running steps began, maybe by one that will name them; erase once more."""
     conversations_left: tuple[str, ...]
     """Redis did not answer: they are not shown any more, and gone within a week; erase once more to be sure."""
     shown_to: tuple[UUID, ...]
@@ -78,12 +80,14 @@ def erase(
 
     Raises `NotFound`, and `UserError` when one of them, or of their copies, has not ended.
     """
+    before = artifacts.moment()
     with open_session(engine, tenant) as session:
         traces = erase_rows(session, tenant, run_ids)
+    put_before = before - traces.under_way_seconds
     # After the commit: what is made anew from the journal finds nothing there.
     for run_id in traces.runs:
         artifacts.remove_repository(run_id)
-    left = tuple(digest for digest in traces.artifacts if not artifacts.remove(digest))
+    left = tuple(digest for digest in traces.artifacts if not artifacts.remove(digest, put_before=put_before))
     with open_session(engine, tenant) as session:
         # A second erasure cannot read them from the journal any more.
         session.execute(update(RunRow).where(RunRow.id.in_(traces.runs)).values(erased_artifacts=list(left) or None))
@@ -122,6 +126,8 @@ def erase_rows(session: Session, tenant: UUID, run_ids: Collection[UUID]) -> Tra
     session.flush()
     _empty_tables(session, family)
     forgotten = _forget(session, tenant, family)
+    # Before it is asked who names what: a step that has ended by then is heard there.
+    under_way_seconds = _under_way_seconds(session)
     unnamed = _named_by_nobody(session, artifacts)
     session.execute(update(RunRow).where(RunRow.id.in_(family)).values(erased_artifacts=list(unnamed) or None))
     return Traces(
@@ -130,6 +136,7 @@ def erase_rows(session: Session, tenant: UUID, run_ids: Collection[UUID]) -> Tra
         forgotten=forgotten,
         conversations=tuple(sorted({row.conversation_id for row in rows.values() if row.conversation_id is not None})),
         artifacts=unnamed,
+        under_way_seconds=under_way_seconds,
         shown_to=shown_to,
     )
 
@@ -171,6 +178,11 @@ def _artifacts_of(session: Session, family: Sequence[UUID]) -> set[str]:
                 fact = parse_fact(entry.body, schema_version=entry.schema_version)
                 digests |= set(fact.artifacts.values()) if isinstance(fact, StepFinished) else set()
     return digests
+
+
+def _under_way_seconds(session: Session) -> float:
+    age = func.extract("epoch", func.clock_timestamp() - StepRow.started_at)
+    return float(session.scalar(select(func.max(age)).where(StepRow.status == "running")) or 0.0)
 
 
 def _named_by_nobody(session: Session, digests: Iterable[str]) -> tuple[str, ...]:

@@ -369,6 +369,16 @@ class StateRefreshed(Fact):
     values: tuple[StateValue, ...]
 
 
+class OutputsEvicted(Fact):
+    """The window fills: from here on these results are shown as a reference; what they were stays in the journal."""
+
+    stream = "step"
+    kind: Literal["outputs.evicted"] = "outputs.evicted"
+    tool_use_ids: tuple[str, ...]
+    tokens: int
+    """About as many as the conversation had."""
+
+
 class ModelRequested(Fact):
     """A reservation was made and a call to a model is in flight."""
 
@@ -553,6 +563,7 @@ Said = Annotated[
     | ToolFinished
     | StepTold
     | StateRefreshed
+    | OutputsEvicted
     | StepWaiting
     | SignalReceived
     | BreakerTripped,
@@ -586,6 +597,7 @@ StepFact = Annotated[
     | SignalReceived
     | StepTold
     | StateRefreshed
+    | OutputsEvicted
     | ModelRequested
     | ModelResponded
     | ModelFailed

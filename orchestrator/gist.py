@@ -9,6 +9,7 @@ from chargehand.orchestrator.facts import (
     ModelFailed,
     ModelRequested,
     ModelResponded,
+    OutputsEvicted,
     PlanPatched,
     ReservationsCharged,
     ReservationsReturned,
@@ -109,6 +110,8 @@ def gist(fact: AnyFact) -> str:
             return f"{fact.outcome}, says {fact.by} {fact.detail}"
         case StepTold():
             return f"heard: {' / '.join(fact.messages)}"
+        case OutputsEvicted():
+            return f"about {fact.tokens:,} tokens; left out: {', '.join(fact.tool_use_ids)}"
         case StateRefreshed():
             replaced = (f"{one.key} {one.seen_version} → {one.version}" for one in fact.values)
             return f"shared state: {', '.join(replaced)}"

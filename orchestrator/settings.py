@@ -84,6 +84,8 @@ class Settings(BaseSettings):
 
     max_turns: int = Field(default=15, ge=1, le=MAX_TURNS_CEILING)
     """Default number of model calls of one agent step."""
+    window_tokens: int = Field(default=200_000, ge=1_000)
+    """Window of the smallest model that agents may be given; at three quarters big old tool outputs make room."""
     max_crashes: int = 2
     """Take-overs without progress before a step runs alone, and again before it goes to a human."""
     model_timeout_seconds: float = Field(default=600.0, gt=0)

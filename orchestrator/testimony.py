@@ -37,8 +37,8 @@ from chargehand.orchestrator.tables import RunRow, StepRow
 MAX_STATEMENTS = 60
 MAX_CHARACTERS = 2_000
 MAX_CHARACTERS_IN_ALL = 24_000
-# What these say is about the plan, not about the world.
-OF_THE_PLAN = frozenset({"planner", "replanner", "chooser", "extractor", "arbiter"})
+# What these say is about the run, not about the world.
+OF_THE_RUN = frozenset({"planner", "replanner", "chooser", "writer", "extractor", "arbiter"})
 # Tools that bring in nothing which an outsider wrote; a recalled memory carries a trust of its own.
 CLEAN_TOOLS = frozenset({"ask_person", "delegate", "hand_off", "recall", "request_replan"})
 FINISH_PREFIX = "submit_"
@@ -152,7 +152,7 @@ def _of_agents(
     for step_id in counting:
         step = steps[step_id]
         end = next((fact for fact in reversed(streams[step_id]) if isinstance(fact, StepFinished)), None)
-        if step.kind != "agent" or step.role in OF_THE_PLAN or end is None or end.patch is not None:
+        if step.kind != "agent" or step.role in OF_THE_RUN or end is None or end.patch is not None:
             continue
         text = in_words(end.result)
         if not text:

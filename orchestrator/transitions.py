@@ -24,6 +24,7 @@ from chargehand.orchestrator.facts import (
     ModelFailed,
     ModelRequested,
     ModelResponded,
+    OutputsEvicted,
     PlanPatched,
     ReservationsCharged,
     ReservationsReturned,
@@ -250,6 +251,7 @@ def _apply_to_step(step: StepState, recorded: Recorded) -> tuple[StepState, tupl
             | SignalReceived()
             | StepTold()
             | StateRefreshed()
+            | OutputsEvicted()
             | BreakerTripped()
             | StepForked()
         ):

@@ -22,6 +22,7 @@ from chargehand.orchestrator.facts import (
     ModelFailed,
     ModelRequested,
     ModelResponded,
+    OutputsEvicted,
     RunTold,
     SignalReceived,
     StateRefreshed,
@@ -281,6 +282,10 @@ class StepRecorder:
 
     def refreshed(self, fact: StateRefreshed) -> None:
         """The agent is shown what shared state holds now."""
+        self._commit(_NOTE, [fact])
+
+    def evicted(self, fact: OutputsEvicted) -> None:
+        """Big results of earlier turns are not shown any more."""
         self._commit(_NOTE, [fact])
 
     def hear(self) -> StepTold | None:

@@ -27,6 +27,7 @@ from chargehand.orchestrator.settings import MAX_TURNS_CEILING
 from chargehand.orchestrator.spending import ABOVE_PLAN, CHEAP_MICROUSD, above_plan
 from chargehand.workers.context import AgentTask
 from chargehand.workers.conversation import Conversation, Decision, Exchange
+from chargehand.workers.eviction import evict
 from chargehand.workers.holds import NOTHING_HELD, Holds
 from chargehand.workers.model_turn import Deltas, ModelTurn
 from chargehand.workers.models.interface import DeltaHook, Models
@@ -144,6 +145,10 @@ class _Attempt:
         told = self.tape.recorder.hear()
         if told is not None:
             self.tape.commit(told, self.tape.recorder.told)
+        full = evict(self.tape.conversation, window_tokens=self.task.window_tokens)
+        if full is not None:
+            self.tape.flush()
+            self.tape.commit(full, self.tape.recorder.evicted)
         view = self.tape.conversation.view
         newer = self.tape.recorder.replaced(view) if view else None
         if newer is not None:

@@ -276,6 +276,7 @@ class Attempt:
                 replans=reader.replans() if request_replan.name in role.tools else 0,
                 blackboard=self._blackboard(),
             ),
+            window_tokens=self.shop.settings.window_tokens,
             max_turns=step.max_turns or role.max_turns or self.shop.settings.max_turns,
             on_budget=gathered.on_budget,
             model=wanted.model,

@@ -13,16 +13,19 @@ from typing import Literal, Protocol
 from pydantic import JsonValue
 
 from chargehand.orchestrator.episodes import Episode
-from chargehand.orchestrator.facts import OnBudget, StateRefreshed
+from chargehand.orchestrator.facts import OnBudget, StateRefreshed, ToolFinished
 from chargehand.workers.conversation import READS_STATE, Conversation, Exchange
 from chargehand.workers.models.interface import Block
 from chargehand.workers.shards import assigned_findings, only_findings
+from chargehand.workers.tools.fetch_output import fetch_output
 from chargehand.workers.tools.registry import Tool, ToolContext
 from chargehand.workers.tools.taint import fence, inert, to_json
 
 # Enough for a plan of thirty steps or twenty verdicts; doubled when an answer was cut off.
 DEFAULT_MAX_TOKENS = 4_096
 MAX_DOUBLINGS = 2
+# Of the smallest window among the models of the default tiers.
+DEFAULT_WINDOW_TOKENS = 200_000
 # The model is warned once, early enough to change its course.
 WARNED_TURNS_LEFT = 3
 
@@ -115,6 +118,8 @@ class AgentTask:
     """Whether it fails when its call does not fit into the budget, or asks a person for more."""
     routed_by: str = ""
     """Who named the tier or the model; empty: the role."""
+    window_tokens: int = DEFAULT_WINDOW_TOKENS
+    """Of the models that it may be given; big results of earlier turns make room when it fills."""
     cache_scope: str = ""
     """The tenant, within which an answer may be given again where the task has no effects."""
     refuted: int = 0
@@ -143,7 +148,7 @@ def build(task: AgentTask, tools: Sequence[Tool], conversation: Conversation) ->
     """
     turn = conversation.turns + 1
     final = turn >= task.max_turns
-    system, offered, tool_choice = _frame(task, tools, final=final)
+    system, offered, tool_choice = _frame(task, offered_after(tools, conversation.evicted), final=final)
     definitions = tuple(tool.definition for tool in offered)
     messages = _messages(task, conversation)
     cut_off = sum(exchange.cut_off for exchange in conversation.exchanges)
@@ -170,16 +175,21 @@ def prompt_hash(
 class GrowingPrompt:
     """The hash of each next request of one conversation, as `build` gives it, at the cost of what is new in it."""
 
-    def __init__(self, task: AgentTask, tools: Sequence[Tool], endings: dict[tuple[str, bool], bytes]) -> None:
+    def __init__(self, task: AgentTask, tools: Sequence[Tool], endings: dict[tuple[str, bool, bool], bytes]) -> None:
         """`endings`: what follows the messages of all requests of a role; filled in here, shared by its steps."""
         self._task, self._tools, self._endings = task, tools, endings
         self._settled = 0
         """How many messages of the user are in `_hash`: those that no later request marks for the cache."""
         self._hash = hashlib.sha256(b'{"messages":[')
         self._turns: dict[int, _Turn] = {}
+        self._evicted: frozenset[str] = frozenset()
 
     def next_hash(self, conversation: Conversation) -> str:
         """The hash of the request that follows; the conversation may only have grown since the last call."""
+        if conversation.evicted != self._evicted:
+            # What was settled is shown in another way from here on.
+            self._settled, self._hash, self._evicted = 0, hashlib.sha256(b'{"messages":['), conversation.evicted
+            self._turns.clear()
         count = len(conversation.exchanges) + 1
         while self._settled < count - 2:
             self._hash.update(self._turn(conversation, self._settled).plain())
@@ -210,9 +220,10 @@ class GrowingPrompt:
         return turn
 
     def _ending(self, *, final: bool) -> bytes:
-        key = (self._task.role.blob_hash, final)
+        key = (self._task.role.blob_hash, final, bool(self._evicted))
         if key not in self._endings:
-            system, offered, tool_choice = _frame(self._task, self._tools, final=final)
+            tools = offered_after(self._tools, self._evicted)
+            system, offered, tool_choice = _frame(self._task, tools, final=final)
             rest = {"system": [*system], "tool_choice": tool_choice, "tools": [tool.definition for tool in offered]}
             self._endings[key] = f"],{_canonical(rest)[1:]}".encode()
         return self._endings[key]
@@ -244,6 +255,11 @@ def _canonical(value: object) -> str:
 
 
 _MARK = _canonical({"cache_control": _EPHEMERAL})[:-1] + ","
+
+
+def offered_after(tools: Sequence[Tool], evicted: frozenset[str]) -> Sequence[Tool]:
+    """The tools of a role, and the one that gives again what was left out, once something was."""
+    return [*tools, fetch_output] if evicted and fetch_output not in tools else tools
 
 
 def _frame(
@@ -319,10 +335,11 @@ def _answers(task: AgentTask, exchange: Exchange) -> list[Block]:
         fact = exchange.results.get(str(use.get("id")))
         if fact is None:
             raise ValueError(f"Tool call {use.get('id')!r} has no result; run it before the next request is built.")
+        is_left_out = fact.tool_use_id in exchange.evicted
         result: Block = {
             "type": "tool_result",
             "tool_use_id": str(use.get("id")),
-            "content": fence(fact.tool, fact.content),
+            "content": _reference(fact) if is_left_out else fence(fact.tool, fact.content),
         }
         blocks.append({**result, "is_error": True} if fact.outcome == "error" else result)
     if not blocks:
@@ -331,6 +348,12 @@ def _answers(task: AgentTask, exchange: Exchange) -> list[Block]:
             nudge = f"Your answer was cut off at its limit before any tool call. Be brief. {nudge}"
         blocks.append({"type": "text", "text": nudge})
     return [*blocks, *_newer_state(exchange.refreshed), *_notes(exchange.notes)]
+
+
+def _reference(fact: ToolFinished) -> str:
+    return to_json(
+        {"left_out_to_make_room": fact.tool_use_id, "bytes": len(fact.content.encode()), "again_by": fetch_output.name}
+    )
 
 
 def _notes(notes: Sequence[str]) -> list[Block]:

@@ -12,6 +12,7 @@ from chargehand.orchestrator.facts import (
     ModelFailed,
     ModelRequested,
     ModelResponded,
+    OutputsEvicted,
     SignalReceived,
     StateRefreshed,
     StepFact,
@@ -53,6 +54,8 @@ class Exchange:
     """What persons said after it."""
     refreshed: tuple[StateRefreshed, ...] = ()
     """What others replaced in shared state after it."""
+    evicted: frozenset[str] = frozenset()
+    """Tool calls whose results are shown as references, to make room."""
     view: Mapping[str, int] = field(default_factory=dict)
     """The versions of shared state that the model had been shown when it gave this answer."""
     positions: Mapping[str, int] = field(default_factory=dict)
@@ -84,6 +87,10 @@ class Conversation:
     """Requested, and neither answered, failed nor abandoned."""
     opening_notes: tuple[str, ...] = ()
     """What persons said before the first answer."""
+    evicted: frozenset[str] = frozenset()
+    """Tool calls of any turn whose results are shown as references."""
+    evicted_after: int = 0
+    """How many answers there were when that was decided last."""
     view: Mapping[str, int] = field(default_factory=dict)
     """The versions of shared state that the conversation has, by key."""
     decisions: tuple[Decision, ...] = ()
@@ -157,6 +164,8 @@ def fold(facts: Iterable[StepFact], *, onto: Conversation | None = None, from_po
                     folded = _with_note(folded, f"A person told the run: {message}")
             case StateRefreshed():
                 folded = _with_newer_state(folded, fact)
+            case OutputsEvicted():
+                folded = _with_evicted(folded, frozenset(fact.tool_use_ids))
             case BreakerTripped():
                 folded = changed(folded, trip=(position, fact))
             case StepWaiting():
@@ -203,6 +212,16 @@ def _with_tool_fact(folded: Conversation, fact: ToolStarted | ToolFinished, posi
         if read:
             folded = changed(folded, view={**folded.view, **read})
     return changed(folded, exchanges=(*folded.exchanges[:-1], last), waits=())
+
+
+def _with_evicted(folded: Conversation, gone: frozenset[str]) -> Conversation:
+    exchanges = tuple(
+        changed(exchange, evicted=exchange.evicted | (gone & exchange.results.keys()))
+        if gone & exchange.results.keys()
+        else exchange
+        for exchange in folded.exchanges
+    )
+    return changed(folded, exchanges=exchanges, evicted=folded.evicted | gone, evicted_after=len(exchanges))
 
 
 def _with_newer_state(folded: Conversation, fact: StateRefreshed) -> Conversation:

@@ -41,6 +41,7 @@ from chargehand.workers.recollection import newest
 from chargehand.workers.scripts.registry import Workspace
 from chargehand.workers.tool_turn import arguments_of
 from chargehand.workers.tools.catalogue import registered_tools
+from chargehand.workers.tools.fetch_output import fetch_output
 from chargehand.workers.tools.finish import LOOKING_OUTSIDE, finish_tool
 from chargehand.workers.tools.registry import Tool, ToolContext, ToolOutput, describe_invalid, run_tool
 from chargehand.workers.user_code import load_user_code
@@ -95,7 +96,7 @@ class _Agents:
     tool_calls: int = 0
     _roles: dict[str, Role | None] = field(default_factory=dict)
     _finishes: dict[str, Tool] = field(default_factory=dict)
-    _endings: dict[tuple[str, bool], bytes] = field(default_factory=dict)
+    _endings: dict[tuple[str, bool, bool], bytes] = field(default_factory=dict)
     _episodes: tuple[Episode, ...] | None = None
 
     def check(self) -> None:
@@ -193,7 +194,7 @@ class _Agents:
     def _check_step(self, task: AgentTask, rows: list[Row]) -> None:
         tools = [self.tools[name] for name in task.role.tools]
         prompt = GrowingPrompt(task, tools, self._endings)
-        known = {tool.name: tool for tool in (*tools, task.finish)}
+        known = {tool.name: tool for tool in (*tools, fetch_output, task.finish)}
         conversation = Conversation()
         by_tools: set[str] = set()
         for position, (row, fact) in enumerate(_with_what_was_taken_over(rows)):

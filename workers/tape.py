@@ -11,6 +11,7 @@ from chargehand.orchestrator.facts import (
     ModelFailed,
     ModelRequested,
     ModelResponded,
+    OutputsEvicted,
     StateRefreshed,
     StepFact,
     StepForked,
@@ -73,6 +74,10 @@ class Recorder(Protocol):
 
     def refreshed(self, fact: StateRefreshed) -> None:
         """Commit that it is shown what is there now."""
+        ...
+
+    def evicted(self, fact: OutputsEvicted) -> None:
+        """Commit that big results of earlier turns are not shown any more."""
         ...
 
     def recent_failures(self) -> Sequence[Observed]:

@@ -21,6 +21,7 @@ from chargehand.workers.holds import Holds
 from chargehand.workers.models.interface import Block
 from chargehand.workers.outcomes import CALL_OPTIONS, GO_ON_OPTIONS, Finished, Wait, backoff_seconds
 from chargehand.workers.tape import Tape
+from chargehand.workers.tools.fetch_output import fetch_output
 from chargehand.workers.tools.registry import Question, Suspended, Tool, ToolOutput, ToolResult, run_tool
 
 # A result that took this long is not put at risk until the next request commits it.
@@ -88,6 +89,8 @@ class ToolTurn:
     def _run_call(self, exchange: Exchange, use: Block, *, incomplete: bool) -> Wait | None:
         name = str(use.get("name"))
         tool = self._tools.get(name)
+        if tool is None and name == fetch_output.name and self._tape.conversation.evicted:
+            tool = fetch_output
         if incomplete:
             self._keep(use, _cut_off())
             return None

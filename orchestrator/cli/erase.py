@@ -19,7 +19,9 @@ def erase(
     yes: Annotated[bool, typer.Option("--yes", help="Do it; it cannot be undone.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Erase what a run said, with its forks, what was remembered of it and its files; the chains still verify.
+    """Erase what a run said, and every copy of it.
+
+    With its forks, what was remembered of it and its files; the chains still verify.
 
     Ids, times, costs and how each step ended stay. Needs a database user who may act for all tenants.
     """
@@ -39,7 +41,7 @@ def erase(
         answers().print(Text(line, style="yellow"), soft_wrap=True)
     if erased.artifacts_left:
         files = plural(len(erased.artifacts_left), "file")
-        line = f"{files} were written within the hour and may be another run's too: erase once more later."
+        line = f"{files} may be those of a step that is running: erase once more when it has ended."
         answers().print(Text(line, style="yellow"), soft_wrap=True)
     if erased.conversations_left:
         names = one_line(", ".join(erased.conversations_left))

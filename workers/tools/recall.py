@@ -91,5 +91,6 @@ def witness(memory: Recalled) -> str:
     if memory.run_id is not None:
         by = f" by {memory.tool}" if memory.tool else ""
         role = f" at role version {memory.role_version[:12]}" if memory.role_version else ""
+        role += f" (commit {memory.role_commit[:12]})" if memory.role_commit else ""
         known.append(f"run {memory.run_id}{by}{role}")
     return f"[{'; '.join(known)}]"

@@ -149,11 +149,19 @@ def test_a_fact_is_kept_with_the_run_the_step_the_role_and_how_far_it_is_trusted
     assert outcome["kept"] == {str(fact.memory_id): LIMIT_IS_10}
     assert (fact.text, fact.kind, fact.trust) == (LIMIT_IS_10, "fact", "conclusion")
     assert (fact.run_id, fact.step_id, fact.tool) == (run_id, step_id(run_id, "find"), "asker")
+    house.execute(
+        "UPDATE role_versions SET commit = 'c0ffee' WHERE tenant = :t AND hash = :h",
+        {"t": house.tenant, "h": fact.role_version},
+    )
+    assert believed(house)[0].role_commit == "c0ffee"
     assert fact.role_version == house.run_row(run_id).role_versions["asker"]
     with house.as_tenant() as session:
         shown = recall_passages(session, tenant=house.tenant, scope="run:x", query="the rate limit", embedder=EMBEDDER)
     assert f"[memory {fact.memory_id}; fact; trust: conclusion; since " in shown.text
-    assert f"run {run_id} by asker at role version {str(fact.role_version)[:12]}]\n{LIMIT_IS_10}" in shown.text
+    assert (
+        f"run {run_id} by asker at role version {str(fact.role_version)[:12]} (commit c0ffee)]\n{LIMIT_IS_10}"
+        in shown.text
+    )
     assert shown.memory_ids == (fact.memory_id,)
 
 

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from chargehand.memory import journal, keyspace
-from chargehand.memory.artifacts import JUST_PUT_SECONDS, Artifacts
+from chargehand.memory.artifacts import Artifacts
 from chargehand.memory.beliefs import LIBRARY, MemoryItem, Provenance, remember, supersede
 from chargehand.memory.keyspace import Keyspace
 from chargehand.orchestrator import consolidating, erasure, forks, runs, verification
@@ -210,30 +210,34 @@ def test_a_conversation_is_gone_from_redis_and_not_shown_from_what_redis_still_h
 def test_its_files_go_unless_another_run_names_them_or_is_about_to(house: "House", desk: Desk) -> None:
     artifacts = Artifacts(house.settings.artifacts)
     own, shared, fresh = (artifacts.put(f"{SECRET} {number} {uuid4()}".encode()) for number in range(3))
-    for digest in (own, shared):
-        age(artifacts, digest)
-    run_id, other = (desk.submit(script("work")) for _ in range(2))
-    for which, named in [(run_id, {"a": own, "b": shared, "c": fresh}), (other, {"b": shared})]:
+    age(artifacts, own)
+    run_id, other, third = (desk.submit(script("work")) for _ in range(3))
+    for which in (run_id, other, third):
         house.advance(which)
-        house.admit()
+    house.admit()
+    for which, named in [(run_id, {"a": own, "b": shared, "c": fresh}), (other, {"b": shared})]:
         house.claim(which, "work").finish(StepFinished(outcome="succeeded", artifacts=named))
         house.advance(which)
     artifacts.repository(run_id).mkdir(parents=True)
+    # It may have put the same bytes, and not said so yet.
+    at_work = house.claim(third, "work")
+    age(artifacts, shared, 0)
+    age(artifacts, fresh, 0)
 
     erased = erase(house, run_id)
 
     assert (erased.artifacts, erased.artifacts_left) == (1, (fresh,))
     assert [artifacts.exists(digest) for digest in (own, shared, fresh)] == [False, True, True]
     assert not artifacts.repository(run_id).exists()
-    age(artifacts, fresh)
+    at_work.finish(StepFinished(outcome="succeeded"))
     assert erase(house, run_id).artifacts_left == ()
     assert [artifacts.exists(digest) for digest in (shared, fresh)] == [True, False]
     assert house.run_row(run_id).erased_artifacts is None
 
 
-def age(artifacts: Artifacts, digest: str) -> None:
+def age(artifacts: Artifacts, digest: str, seconds: float = 3_600.0) -> None:
     [path] = artifacts.root.glob(f"blobs/*/{digest}")
-    then = path.stat().st_mtime - JUST_PUT_SECONDS - 1
+    then = artifacts.moment() - seconds
     os.utime(path, (then, then))
 
 
@@ -241,9 +245,15 @@ def test_who_keeps_the_same_bytes_again_saves_them_from_an_erasure(tmp_path: Any
     artifacts = Artifacts(tmp_path)
     digest = artifacts.put(b"the same")
     age(artifacts, digest)
+    before = artifacts.moment()
     artifacts.put(b"the same")
-    assert artifacts.remove(digest) is False
-    assert artifacts.exists(digest)
+    assert artifacts.remove(digest, put_before=before) is False
+    assert artifacts.get(digest) == b"the same"
+    age(artifacts, digest)
+    assert artifacts.remove(digest, put_before=before) is True
+    assert artifacts.remove(digest, put_before=before) is True
+    assert artifacts.put(b"the same") == digest
+    assert artifacts.get(digest) == b"the same"
 
 
 def test_what_has_not_ended_or_is_somebody_elses_is_not_erased(house: "House", desk: Desk) -> None:

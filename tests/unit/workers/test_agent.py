@@ -18,6 +18,7 @@ from chargehand.orchestrator.facts import (
     ModelFailed,
     ModelRequested,
     ModelResponded,
+    OutputsEvicted,
     SignalReceived,
     StateRefreshed,
     StateValue,
@@ -31,7 +32,7 @@ from chargehand.orchestrator.facts import (
 )
 from chargehand.orchestrator.spending import Peers
 from chargehand.workers.agent import Drained, Failed, Finished, Outcome, Wait, run_agent
-from chargehand.workers.context import PREAMBLE, AgentTask, build
+from chargehand.workers.context import PREAMBLE, AgentTask, GrowingPrompt, build
 from chargehand.workers.conversation import fold
 from chargehand.workers.models.interface import ModelAnswer, ModelBusy, ModelCall, ModelRefused, ModelUnavailable, Quote
 from chargehand.workers.tools.finish import FINISH_TOOLS
@@ -121,6 +122,9 @@ class Journal:
         return StateRefreshed(values=tuple(values)) if values else None
 
     def refreshed(self, fact: StateRefreshed) -> None:
+        self._write(fact)
+
+    def evicted(self, fact: OutputsEvicted) -> None:
         self._write(fact)
 
     def recent_failures(self) -> Sequence[Observed]:
@@ -1197,3 +1201,65 @@ def test_an_agent_that_reads_no_shared_state_never_asks_for_it(monkeypatch: pyte
     recorder = journal.claim()
     monkeypatch.setattr(recorder, "replaced", lambda view: pytest.fail("asked"))
     assert isinstance(run_agent(task, recorder=recorder, models=model, tools=tools), Finished)
+
+
+def _long_conversation(crash_after: int | None = None) -> tuple[Journal, Script, AgentTask, dict[str, Tool]]:
+    def big(letter: str) -> str:
+        """Give much."""
+        return letter * 4_000
+
+    answers = [
+        [use("big", "1", letter="p")],
+        [use("big", "2", letter="q")],
+        [use("fetch_output", "3", tool_use_id="1", offset=3_990)],
+        [done()],
+    ]
+    task = task_of(role=FakeRole(tools=("big",)), window_tokens=1_200)
+    return Journal(crash_after=crash_after), Script(answers), task, {"big": make_tool(big, effect="pure")}
+
+
+def test_a_full_window_leaves_big_old_outputs_out_and_gives_them_again_when_asked() -> None:
+    journal, model, task, tools = _long_conversation()
+    assert isinstance(run_agent(task, recorder=journal.claim(), models=model, tools=tools), Finished)
+    (evicted,) = journal.of(OutputsEvicted)
+    assert evicted.tool_use_ids == ("1",)
+    shown = [json.dumps(call.messages) for call in model.calls]
+    assert ["p" * 4_000 in one for one in shown] == [False, True, False, False]
+    assert ["q" * 4_000 in one for one in shown] == [False, False, True, True]
+    assert '\\"left_out_to_make_room\\":\\"1\\"' in shown[2]
+    assert ["fetch_output" in {tool["name"] for tool in call.tools} for call in model.calls] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert journal.of(ToolFinished)[-1].content == "p" * 10
+
+
+def test_each_request_after_an_eviction_follows_from_the_facts() -> None:
+    journal, model, task, tools = _long_conversation()
+    run_agent(task, recorder=journal.claim(), models=model, tools=tools)
+    growing = GrowingPrompt(task, list(tools.values()), {})
+    asked = 0
+    for position, fact in enumerate(journal.facts):
+        if isinstance(fact, ModelRequested):
+            before = fold(journal.facts[:position])
+            assert build(task, list(tools.values()), before).prompt_hash == fact.prompt_hash
+            assert growing.next_hash(before) == fact.prompt_hash
+            asked += 1
+    assert asked == 4
+
+
+@pytest.mark.parametrize("commit", range(1, 12))
+def test_a_crash_around_an_eviction_changes_nothing_of_what_is_asked(commit: int) -> None:
+    whole, model, task, tools = _long_conversation()
+    run_agent(task, recorder=whole.claim(), models=model, tools=tools)
+    journal, model, task, tools = _long_conversation(crash_after=commit)
+    try:
+        run_agent(task, recorder=journal.claim(), models=model, tools=tools)
+    except Crash:
+        journal.crash_after = None
+        assert isinstance(run_agent(task, recorder=journal.claim(), models=model, tools=tools), Finished)
+    assert {fact.prompt_hash for fact in journal.of(ModelRequested)} == {
+        fact.prompt_hash for fact in whole.of(ModelRequested)
+    }

@@ -13,6 +13,8 @@ MAX_CHARACTERS = 300
 IMPORTANCE = 0.4
 # Answers by rules say so in them, and are no facts.
 _OF_RULES = re.compile(re.escape(NOTICE), re.IGNORECASE)
+# So answers the offline researcher, who only points.
+_POINTER = "See "
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
 
@@ -21,7 +23,7 @@ def extract(conversation: Conversation) -> Move:
     facts: list[dict[str, Any]] = []
     for statement in objects_under(conversation.inputs.get("gather"), "statements"):
         text = str(statement.get("text", "")).strip()
-        if statement.get("trust") == "person" or text.startswith(("{", "[")) or _OF_RULES.search(text):
+        if statement.get("trust") == "person" or text.startswith(("{", "[", _POINTER)) or _OF_RULES.search(text):
             continue
         first = _SENTENCE.split(text)[0]
         if first and len(first) <= MAX_CHARACTERS:
