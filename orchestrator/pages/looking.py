@@ -81,7 +81,7 @@ class RunPage(Shown):
     waits: Mapping[str, str]
     """Why each live step does not go on, by key."""
     stops: Sequence[tuple[str, str]]
-    """Those of them that wait for something else than other steps."""
+    """Those of them that wait for something else than other steps, or a person."""
     asked: Sequence[Escalation]
     graph: Markup
     timeline: Timeline
@@ -132,6 +132,8 @@ def at_run(client: Client, run_id: UUID) -> RunPage:
         figure = figure_of_run(graph.steps, graph.statuses, graph.ways)
         drawn = draw_svg(figure, title=f"Steps of run {short(run_id)}", is_styled=False)
         waits = {} if has_ended else dict(explain(session, run_id))
+        asked = () if has_ended else views.escalations(session, run_id)
+        asking = {key for one in asked for key in (one.step_key, *one.attached)}
         shown = RunPage(
             run=run,
             now=now,
@@ -139,8 +141,10 @@ def at_run(client: Client, run_id: UUID) -> RunPage:
             steps=steps,
             counts=_counts(steps),
             waits=waits,
-            stops=[(one.key, waits[one.key]) for one in steps if one.status in STOPPED and one.key in waits],
-            asked=() if has_ended else views.escalations(session, run_id),
+            stops=[
+                (one.key, waits[one.key]) for one in steps if one.status in STOPPED and one.key in waits.keys() - asking
+            ],
+            asked=asked,
             graph=Markup(drawn),
             timeline=_timeline(session, run, now),
             events=_newest_events(session, run_id),

@@ -80,10 +80,17 @@ def parts_of_run(visitor: Reader, run_id: RunId) -> Response:
 
 
 @router.get("/runs/{run_id}/money")
-def money_of_run(visitor: Reader, run_id: RunId) -> Response:
+def money_of_run(visitor: Reader, run_id: RunId, as_claude: bool = False) -> Response:
     """Where its money went; by itself, because it reads every answer of a model."""
     run = visitor.client.run(run_id)
-    return page("money.html", visitor=visitor, here="runs", run=run.status(), spent=run.costs())
+    return page(
+        "money.html",
+        visitor=visitor,
+        here="runs",
+        run=run.status(),
+        spent=run.costs(as_claude=as_claude),
+        as_claude=as_claude,
+    )
 
 
 @router.get("/runs/{run_id}/live")
