@@ -36,6 +36,7 @@ class _Chargehand(LazyGroup):
             (_RUNS, "control", "cancel", "End a run now."),
             (_RUNS, "control", "pause", "Start nothing new in a run and stop its steps at their next turn."),
             (_RUNS, "control", "resume", "Let a paused run go on, or what was paused for the whole fleet."),
+            (_RUNS, "top", "top", "Show the fleet as it is: pools, runs under way, questions, and what waits longest."),
             (_RUNS, "fleet", "switches", "List the roles, tools and models that are paused for the whole fleet."),
             (_RUNS, "fleet", "circuits", "List the circuits around tools and models, and why they are open."),
             (_RUNS, "control", "budget", "Let a run spend more."),

@@ -24,14 +24,16 @@ _RUNS = """
 SELECT r.status, count(*), coalesce(sum(b.cap_microusd), 0)::float8, coalesce(sum(b.drawn_microusd), 0)::float8
 FROM runs r LEFT JOIN budgets b ON b.run = r.id WHERE r.finished_at IS NULL GROUP BY r.status
 """
-# A step is ready since its newest row, the answer it waited for, or the end of what it waited for, whichever came last.
-_READY_AGES = f"""
-SELECT pool, role, max(extract(epoch FROM clock_timestamp() - since))::float8 FROM (
-    SELECT s.pool, {_ROLE} AS role, greatest(
+# A step (`s`) is ready since its newest row, the answer it waited for, or the end of what it waited for, whichever came
+# last.
+READY_SINCE = """greatest(
         (SELECT at FROM journal j WHERE j.run = s.run AND j.step = s.id AND j.seq = s.head_seq),
         (SELECT sent_at FROM signals g WHERE g.tenant = s.tenant AND g.step = s.id AND g.wait_id = s.wait_id),
         (SELECT max(p.finished_at) FROM edges e JOIN steps p ON p.id = e.predecessor WHERE e.successor = s.id),
-        s.run_after, (SELECT created_at FROM runs WHERE runs.id = s.run)) AS since
+        s.run_after, (SELECT created_at FROM runs WHERE runs.id = s.run))"""
+_READY_AGES = f"""
+SELECT pool, role, max(extract(epoch FROM clock_timestamp() - since))::float8 FROM (
+    SELECT s.pool, {_ROLE} AS role, {READY_SINCE} AS since
     FROM steps s WHERE s.status = 'ready' ORDER BY s.run LIMIT {MOST_ROWS}
 ) AS ready WHERE since < clock_timestamp() GROUP BY 1, 2
 """
