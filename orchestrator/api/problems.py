@@ -57,6 +57,7 @@ _TITLES = {
     503: "Try later",
 }
 RETRY_SECONDS = 2
+UNSTORABLE = "A text of the request cannot be stored; leave out NUL characters."
 
 
 class Mistake(BaseModel):
@@ -194,7 +195,7 @@ def _user_error(request: Request, error: Exception) -> Response:
         return _unavailable(request, error)
     if isinstance(error, DataError):
         # Only text that Postgres cannot hold comes so far: NUL, and halves of surrogate pairs.
-        return answer(422, "invalid-request", "A text of the request cannot be stored; leave out NUL characters.")
+        return answer(422, "invalid-request", UNSTORABLE)
     name = next((name for name, kind in NAMES.items() if type(error) is kind), "invalid-request")
     steps = error.steps if isinstance(error, InvalidPlan) else ()
     return answer(_STATUS.get(name, 422), name, str(error), steps=steps)

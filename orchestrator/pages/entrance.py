@@ -57,7 +57,7 @@ def sign_in(request: Request, form: Posted) -> Response:
         httponly=True,
         # A link from elsewhere (a chat, Flower) is to work; forms carry a proof of their own.
         samesite="lax",
-        secure=request.url.scheme == "https",
+        secure=_is_https(request),
     )
     return answer
 
@@ -74,8 +74,17 @@ def sign_out(request: Request, form: Posted) -> Response:
     return answer
 
 
+def _is_https(request: Request) -> bool:
+    """Whether the browser speaks HTTPS, as a proxy says, wherever it stands: who lies marks a cookie of their own."""
+    said = request.headers.get("X-Forwarded-Proto", "").partition(",")[0].strip().lower()
+    return "https" in (request.url.scheme, said)
+
+
 def _own(address: str) -> str:
     """A path of this site; another site's address is none."""
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return "/runs"
     is_own = not parts.scheme and not parts.netloc and address.startswith("/") and not address.startswith(("//", "/\\"))
     return address if is_own and "\\" not in address and address.isprintable() else "/runs"

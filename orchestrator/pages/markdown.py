@@ -1,5 +1,7 @@
 """Markdown of reports as HTML that holds nothing but text, structure and links; pure."""
 
+from functools import lru_cache
+
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
@@ -8,6 +10,8 @@ from markupsafe import Markup
 
 # Longer than any report of ours; what a model wrote beyond it is not worth a browser's minute.
 MOST_CHARACTERS = 400_000
+# A page is read again with each event, and the longest report takes seconds to be made.
+REMEMBERED = 16
 
 
 def _link_open(
@@ -30,6 +34,7 @@ def _made() -> MarkdownIt:
 _READER = _made()
 
 
+@lru_cache(maxsize=REMEMBERED)
 def to_html(text: str) -> Markup:
     """The text as safe HTML; raw HTML in it is text, images are links."""
     shown = text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}\n\n… cut"

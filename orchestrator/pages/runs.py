@@ -9,6 +9,7 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 from sqlalchemy import func, select
 
+from chargehand.orchestrator.api.runs import workspace_of
 from chargehand.orchestrator.api.state import state_of
 from chargehand.orchestrator.client import RunHandle
 from chargehand.orchestrator.errors import UserError
@@ -57,7 +58,7 @@ def submit(visitor: Submitter, form: Posted) -> Response:
     """Ask for a run."""
     run = visitor.client.submit(
         form.get("goal", ""),
-        workspace=form.get("workspace", "").strip() or None,
+        workspace=workspace_of(form.get("workspace", "").strip() or None, visitor.client),
         budget_usd=form.get("budget", "").strip() or None,
         # Of the form as it was given: sent twice, by a double click or a reload, it is one run.
         idempotency_key=form.get("request") or None,
@@ -133,7 +134,8 @@ def journal_of_run(
 def file_of_run(visitor: Reader, run_id: RunId, name: Annotated[str, Path(max_length=300)]) -> Response:
     """What a step kept, to be downloaded: never shown as a page of ours, whatever is in it."""
     content = visitor.client.run(run_id).artifact(name)
-    quoted = "".join(letter for letter in name if letter.isalnum() or letter in "._-") or "file"
+    # What a header can hold: an other name is the browser's to make from the address.
+    quoted = "".join(letter for letter in name if letter.isascii() and (letter.isalnum() or letter in "._-")) or "file"
     headers = {"Content-Disposition": f'attachment; filename="{quoted}"', "X-Content-Type-Options": "nosniff"}
     return Response(content, media_type="application/octet-stream", headers=headers)
 

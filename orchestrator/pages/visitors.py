@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import math
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -10,8 +11,10 @@ from urllib.parse import parse_qsl, quote
 from fastapi import Depends, Request, Response
 from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
+from sqlalchemy.exc import DataError
 
 from chargehand.orchestrator import sign_ins
+from chargehand.orchestrator.api.problems import UNSTORABLE
 from chargehand.orchestrator.api.state import state_of
 from chargehand.orchestrator.client import Client
 from chargehand.orchestrator.errors import ChargehandError, NotFound, Unavailable, UserError
@@ -29,6 +32,14 @@ class NotSignedIn(Exception):
 
 class Forbidden(Exception):
     """The visitor's key is not good for this, or the form is none that we gave them."""
+
+
+class TooOften(Exception):
+    """The visitor's key has asked too often; by the pages and the API together."""
+
+    def __init__(self, wait_seconds: float) -> None:
+        super().__init__(f"This key has asked too often; again in {wait_seconds:.2f} s.")
+        self.wait_seconds = wait_seconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,13 +82,20 @@ def needs(scope: str) -> Callable[[Request], Visitor]:
         found = visitor_of(request)
         if not found.may(scope):
             raise Forbidden(f"This needs a key with the scope {scope!r}; yours has: {', '.join(found.holder.scopes)}.")
+        wait_seconds = state_of(request).rate_limit.wait_seconds(found.holder.key_id)
+        if wait_seconds > 0:
+            raise TooOften(wait_seconds)
         return found
 
     return visitor
 
 
 async def posted(request: Request) -> Mapping[str, str]:
-    """The fields of a form, as a browser sends them; raises `UserError`."""
+    """The fields of a form of ours, as a browser sends them; raises `UserError`, and `Forbidden` for another site's."""
+    # A sign-in has no proof yet: another site could sign the browser in with a key of its own, and read what is asked
+    # there from then on. No script can forge the header; browsers send it by HTTPS and to this machine.
+    if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
+        raise Forbidden("The form came from another site; load the page again.")
     body = await request.body()
     if len(body) > MOST_FORM_BYTES:
         raise UserError(f"The form has {len(body):,} bytes; at most {MOST_FORM_BYTES:,} are taken.")
@@ -127,6 +145,12 @@ class PageRoute(APIRoute):
                 return RedirectResponse(f"/sign-in?next={quote(_here(request), safe='/')}", status_code=303)
             except Forbidden as error:
                 return _problem(request, 403, "Not allowed", str(error))
+            except TooOften as error:
+                answer = _problem(request, 429, "Too many requests", str(error))
+                answer.headers["Retry-After"] = str(math.ceil(error.wait_seconds))
+                return answer
+            except DataError:
+                return _problem(request, 400, "This cannot be done", UNSTORABLE)
             except NotFound as error:
                 return _problem(request, 404, "Not found", str(error))
             except Unavailable as error:

@@ -1,14 +1,19 @@
 """What people see and do on the pages, without a browser."""
 
 import re
+from pathlib import Path
+from urllib.parse import quote
 from uuid import UUID
 
 import pytest
+from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from httpx2 import Response
 from sqlalchemy import text
 
 from chargehand.orchestrator import keys
+from chargehand.orchestrator.api.app import PAGES, ROUTERS
+from chargehand.orchestrator.client import RunHandle
 from chargehand.orchestrator.pages.entrance import _own
 from chargehand.orchestrator.pages.visitors import COOKIE
 from tests.integration.api.conftest import GATE, Api, Open
@@ -255,3 +260,96 @@ def test_a_result_by_hand_must_be_json(api: Api, browser: TestClient, house_of_g
     answer = send(browser, "/inbox", wait_id=str(asked.wait_id), choice="override", text="{")
     assert answer.status_code == 400
     assert "no JSON" in answer.text
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_the_form_takes_a_path_of_the_server_only_where_the_api_does(open_api: Open, tmp_path: Path) -> None:
+    for allowed in (False, True):
+        api = open_api(api_local_workspaces=allowed)
+        answer = send(signed_in(api, api.key), "/runs", goal="Read it", workspace=str(tmp_path))
+        # Where a path may be taken, this one is looked at, and is no repository.
+        assert ("is a path" in answer.text) is not allowed
+        assert answer.status_code == 400
+
+
+@pytest.mark.parametrize("said", ["https", "HTTPS", "https, http"])
+def test_the_cookie_is_for_https_only_where_a_proxy_says_that_the_browser_uses_it(api: Api, said: str) -> None:
+    browser = TestClient(api.http.app)
+    for headers, secure in (({}, False), ({"X-Forwarded-Proto": "http"}, False), ({"X-Forwarded-Proto": said}, True)):
+        answer = browser.post("/sign-in", data={"key": api.key}, headers=headers, follow_redirects=False)
+        assert ("Secure" in answer.headers["set-cookie"]) is secure
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_let_in"),
+    [
+        ({"Sec-Fetch-Site": "cross-site"}, False),
+        ({"Sec-Fetch-Site": "same-site"}, False),
+        ({"Sec-Fetch-Site": "same-origin"}, True),
+        ({}, True),
+    ],
+)
+def test_another_site_signs_nobody_in_as_somebody_else(api: Api, headers: dict[str, str], is_let_in: bool) -> None:
+    browser = TestClient(api.http.app)
+    answer = browser.post("/sign-in", data={"key": api.key}, headers=headers, follow_redirects=False)
+    assert answer.status_code == (303 if is_let_in else 403)
+    assert (COOKIE in browser.cookies) is is_let_in
+
+
+@pytest.mark.parametrize("address", ["//[", "//[x", "http://[::1", "/\t/evil.example"])
+def test_an_address_that_is_none_leads_to_the_runs(address: str) -> None:
+    assert _own(address) == "/runs"
+
+
+def test_a_browser_asks_no_oftener_than_its_key_may(open_api: Open) -> None:
+    api = open_api(api_requests_per_second=2)
+    browser = signed_in(api, api.key)
+    answers = [browser.get("/runs") for _ in range(8)]
+    assert answers[0].status_code == 200
+    assert answers[-1].status_code == 429
+    assert int(answers[-1].headers["Retry-After"]) >= 1
+
+
+def test_words_that_postgres_cannot_hold_are_told_on_a_page(api: Api, browser: TestClient) -> None:
+    run_id = api.submit()
+    for path, fields in ((f"/runs/{run_id}/tell", {"value": "a\x00b"}), ("/runs", {"goal": "x", "request": "\x00"})):
+        answer = send(browser, path, **fields)
+        assert answer.status_code in (303, 400), (path, answer.text)
+        assert "urn:chargehand" not in answer.text
+    for path in (
+        "/runs?goal=%00",
+        "/memory?q=%00x",
+        "/memory?q=x&scope=%00",
+        "/runs?cursor=%00",
+        f"/runs/{run_id}/files/%00",
+        f"/runs/{run_id}/live?after=" + "_" * 400,
+    ):
+        answer = browser.get(path)
+        assert answer.status_code in (200, 400, 404), (path, answer.status_code, answer.text)
+        assert "urn:chargehand" not in answer.text, path
+
+
+def test_every_route_needs_a_key_but_those_that_say_so(api: Api) -> None:
+    stranger = TestClient(api.http.app, follow_redirects=False)
+    open_to_all = {"/", "/static/{name}", "/sign-in", "/healthz", "/readyz", "/metrics", "/v1/openapi.json"}
+    routes = [route for router in (*ROUTERS, *PAGES) for route in router.routes if isinstance(route, APIRoute)]
+    asked = 0
+    for route in routes:
+        path = route.path.replace("{run_id}", str(UUID(int=7))).replace("{wait_id}", str(UUID(int=7)))
+        path = re.sub(r"{\w+}", "a" * 64, path) if "digest" in path else re.sub(r"{\w+}", "aaaa", path)
+        for method in route.methods if route.path not in open_to_all else ():
+            answer = stranger.request(method, path, json={} if path.startswith("/v1") else None)
+            assert answer.status_code == (401 if path.startswith("/v1") else 303), (method, path, answer.text)
+            asked += 1
+    assert asked > 50
+
+
+def test_a_file_of_any_name_is_a_download(api: Api, browser: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id = api.submit()
+    monkeypatch.setattr(RunHandle, "artifact", lambda _self, name: name.encode())
+    for name, called in (("报告.md", ".md"), ('a"\r\nX: y.md', "aXy.md"), ("報", "file")):
+        answer = browser.get(f"/runs/{run_id}/files/{quote(name, safe='')}")
+        assert (answer.status_code, answer.content.decode()) == (200, name)
+        assert answer.headers["content-disposition"] == f'attachment; filename="{called}"'

@@ -131,3 +131,7 @@ def test_a_page_says_what_browsers_may_do_with_it() -> None:
     assert answer.status_code == 404
     assert b"&lt;b&gt;" in answer.body
     assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+
+
+def test_a_report_that_is_looked_at_again_is_not_made_again() -> None:
+    assert to_html("# Report\n\n[a](https://example.com)") is to_html("# Report\n\n[a](https://example.com)")
