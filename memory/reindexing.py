@@ -16,6 +16,14 @@ BATCH = 64
 # Rows of another model that one transaction deletes.
 DROP_BATCH = 2_000
 NIL = UUID(int=0)
+MISSING = (
+    "NOT EXISTS (SELECT FROM chargehand.embeddings e "
+    "WHERE e.tenant = m.tenant AND e.memory = m.id AND e.model_id = :model)"
+)
+OF_OTHERS = (
+    f"{MISSING} AND EXISTS (SELECT FROM chargehand.embeddings other "
+    "WHERE other.tenant = m.tenant AND other.memory = m.id AND other.model_id <> :model)"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,17 +57,9 @@ def reindex(
         raise ValueError(f"batch is {batch}; embed at least one text at a time.")
     done = Reindexed(total=_count_missing(engine, tenant, embedder.model_id), embedded=0)
     after = NIL
-    while some := _missing(engine, tenant, embedder.model_id, after=after, limit=batch):
-        vectors = embedder.embed([embedded_text(item) for _, item in some])
-        kept = _keep(
-            engine,
-            tenant,
-            embedder.model_id,
-            ids=[memory for memory, _ in some],
-            vectors=[as_literal(vector) for vector in vectors],
-        )
-        after = some[-1][0]
-        done = Reindexed(total=done.total, embedded=done.embedded + kept)
+    while made := embed_some(engine, tenant=tenant, embedder=embedder, after=after, limit=batch):
+        after = made.last
+        done = Reindexed(total=done.total, embedded=done.embedded + made.embedded)
         if told is not None:
             told(done)
     while not keep_others and (gone := _drop_others(engine, tenant, embedder.model_id)):
@@ -69,32 +69,70 @@ def reindex(
     return done
 
 
-def _count_missing(engine: Engine, tenant: UUID, model_id: str) -> int:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """Some memories that have a vector of the model now."""
+
+    embedded: int
+    """Those that were new; another process may have been faster."""
+    last: UUID
+    """Go on after this one."""
+
+
+def embed_some(
+    engine: Engine,
+    *,
+    tenant: UUID,
+    embedder: Embedder,
+    after: UUID = NIL,
+    limit: int = BATCH,
+    of_others_only: bool = False,
+) -> Batch | None:
+    """Give the next `limit` memories a vector of `embedder`'s model, in the order of their ids; None: none is left.
+
+    `of_others_only`: leave out what was remembered by its words only, which keeps no search from being answered.
+    No transaction is open while the model works.
+    """
+    some = _missing(
+        engine, tenant, embedder.model_id, after=after, limit=limit, which=OF_OTHERS if of_others_only else MISSING
+    )
+    if not some:
+        return None
+    vectors = embedder.embed([embedded_text(item) for _, item in some])
+    kept = _keep(
+        engine,
+        tenant,
+        embedder.model_id,
+        ids=[memory for memory, _ in some],
+        vectors=[as_literal(vector) for vector in vectors],
+    )
+    return Batch(embedded=kept, last=some[-1][0])
+
+
+def count_of_others(engine: Engine, *, tenant: UUID, model_id: str) -> int:
+    """How many memories have a vector of another model and none of this one: their scopes refuse its searches."""
+    return _count_missing(engine, tenant, model_id, which=OF_OTHERS)
+
+
+def _count_missing(engine: Engine, tenant: UUID, model_id: str, *, which: str = MISSING) -> int:
     with tenant_session(engine, tenant) as session:
         found = session.scalar(
-            text(
-                "SELECT count(*) FROM chargehand.memories m WHERE m.tenant = :tenant AND NOT EXISTS ("
-                "SELECT FROM chargehand.embeddings e "
-                "WHERE e.tenant = m.tenant AND e.memory = m.id AND e.model_id = :model)"
-            ),
+            text(f"SELECT count(*) FROM chargehand.memories m WHERE m.tenant = :tenant AND {which}"),
             {"tenant": tenant, "model": model_id},
         )
     return int(found or 0)
 
 
 def _missing(
-    engine: Engine, tenant: UUID, model_id: str, *, after: UUID, limit: int
+    engine: Engine, tenant: UUID, model_id: str, *, after: UUID, limit: int, which: str
 ) -> Sequence[tuple[UUID, MemoryItem]]:
     with tenant_session(engine, tenant) as session:
         rows = session.execute(
             text(
-                """
+                f"""
                 SELECT m.id, m.source, m.line_start, m.line_end, m.text, m.kind, m.metadata
                 FROM chargehand.memories m
-                WHERE m.tenant = :tenant AND m.id > :after AND NOT EXISTS (
-                    SELECT FROM chargehand.embeddings e
-                    WHERE e.tenant = m.tenant AND e.memory = m.id AND e.model_id = :model
-                )
+                WHERE m.tenant = :tenant AND m.id > :after AND {which}
                 ORDER BY m.id LIMIT :limit
                 """
             ),

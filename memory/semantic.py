@@ -72,7 +72,7 @@ def recall(
     tenant: UUID,
     scope: str,
     query: str,
-    embedder: Embedder,
+    embedder: Embedder | None,
     limit: int = 8,
     kinds: Sequence[str] | None = None,
     lexical_weight: float = LEXICAL_WEIGHT,
@@ -86,7 +86,7 @@ def recall(
     importance is weighed by what is left of it (see `importance`), and fades anew from this recall on.
     `as_of`: what was believed at that moment, which an aware datetime names; what was forgotten since is not found.
     It always gives the nearest, however far: look at `similarity` and `lexical_score` before believing that
-    something was found. The session must be bound to `tenant`.
+    something was found. The session must be bound to `tenant`. Without an `embedder` it looks for words only.
     Raises `MixedModels` while some memory of the scope has a vector of another model and none of `embedder`'s.
     """
     if limit < 1:
@@ -101,7 +101,7 @@ def recall(
         tenant=tenant,
         scope=scope,
         question=question,
-        vector=question_vector(embedder, question),
+        vector=question_vector(embedder, question) if embedder is not None else None,
         embedder=embedder,
         kinds=kinds,
         limit=max(CANDIDATES, 2 * limit),
@@ -215,26 +215,35 @@ def candidates(
     tenant: UUID,
     scope: str,
     question: str,
-    vector: Vector,
-    embedder: Embedder,
+    vector: Vector | None,
+    embedder: Embedder | None,
     kinds: Sequence[str] | None,
     limit: int,
     as_of: datetime | None = None,
 ) -> Candidates:
-    """The best `limit` by words and by meaning and what stands beside them, in one statement."""
+    """The best `limit` by words and by meaning and what stands beside them, in one statement.
+
+    Without a vector and its model by words only.
+    """
     by_words = (
         "chargehand.lexical_recall(:question, :scope, CAST(:kinds AS text[]), :limit, ARRAY(SELECT memory FROM near))"
         if as_of is None
         else "chargehand.lexical_recall_at("
         ":question, :scope, CAST(:kinds AS text[]), :limit, ARRAY(SELECT memory FROM near), :as_of)"
     )
-    statement = f"""
-        WITH near AS MATERIALIZED ({_route(session, tenant=tenant, scope=scope, embedder=embedder, as_of=as_of)})
-        SELECT w.memory, w.score, w.previous, w.next, {_distance(embedder)} AS distance
-        FROM {by_words} w
-        LEFT JOIN chargehand.embeddings e
-          ON e.tenant = :tenant AND e.memory = w.memory AND e.model_id = '{embedder.model_id}'
-    """
+    if embedder is None or vector is None:
+        statement = f"""
+            WITH near AS MATERIALIZED (SELECT NULL::uuid AS memory WHERE false)
+            SELECT w.memory, w.score, w.previous, w.next, NULL AS distance FROM {by_words} w
+        """
+    else:
+        statement = f"""
+            WITH near AS MATERIALIZED ({_route(session, tenant=tenant, scope=scope, embedder=embedder, as_of=as_of)})
+            SELECT w.memory, w.score, w.previous, w.next, {_distance(embedder)} AS distance
+            FROM {by_words} w
+            LEFT JOIN chargehand.embeddings e
+              ON e.tenant = :tenant AND e.memory = w.memory AND e.model_id = '{embedder.model_id}'
+        """
     rows = session.execute(
         text(statement),
         {
@@ -242,8 +251,8 @@ def candidates(
             "scope": scope,
             "question": question,
             "kinds": as_array(kinds),
-            "vector": as_literal(vector),
             "limit": limit,
+            **({} if vector is None else {"vector": as_literal(vector)}),
             **_moment(as_of),
         },
     ).all()

@@ -35,6 +35,7 @@ from chargehand.orchestrator.telemetry.following import follow_process
 from chargehand.workers.holds import Holds
 from chargehand.workers.models.client import open_models
 from chargehand.workers.recollection import Recollection
+from chargehand.workers.reembedding import Reembedding
 from chargehand.workers.scripts.catalogue import registered_scripts
 from chargehand.workers.scripts.index import run_scope
 from chargehand.workers.shop import Shop
@@ -56,6 +57,8 @@ broken_packages = load_user_code(settings)
 app: Celery = broker.make_app(settings, endpoints.redis_url(settings))
 stopping = threading.Event()
 _composed: list[Shop] = []
+# Pools whose processes have the embedding model.
+EMBEDS = ("research", SOLO)
 
 
 def shop() -> Shop:
@@ -69,6 +72,8 @@ def recall_from_run(session: Session, tenant: UUID, run_id: UUID, query: str, li
     scopes = [run_scope(run) for run in forks.lineage(session, run_id)]
     scope = next((scope for scope in scopes if is_known(session, tenant=tenant, scope=scope)), run_scope(run_id))
     found = recall_passages(session, tenant=tenant, scope=scope, query=query, embedder=load_embedder(), limit=limit)
+    if found.by_words_only and (reembedding := shop().reembedding) is not None:
+        reembedding.want(tenant)
     return ToolOutput(content=found.text, reads=tuple(f"memory:{memory}@1" for memory in found.memory_ids))
 
 
@@ -105,10 +110,12 @@ def compose(pool: str, slots: int) -> Shop:
         Circuits(hasty, key_prefix=settings.key_prefix),
     )
     holder = new_holder(pool)
+    engine = open_engine(database_url, role=APP_ROLE, connect_timeout_seconds=settings.connect_timeout_seconds)
+    locks = redlock(redis_url)
     return Shop(
         settings=settings,
         connections=connections,
-        engine=open_engine(database_url, role=APP_ROLE, connect_timeout_seconds=settings.connect_timeout_seconds),
+        engine=engine,
         heartbeat=Heartbeat(database_url, holder=holder, pool=pool, slots=slots, lease_seconds=settings.lease_seconds),
         holder=holder,
         pool=pool,
@@ -127,7 +134,9 @@ def compose(pool: str, slots: int) -> Shop:
         broken_packages=broken_packages,
         thrift=Thrift(connections),
         recollection=Recollection(client, Keyspace(settings.key_prefix)),
-        redlock=redlock(redis_url),
+        redlock=locks,
+        # The other pools do without the model.
+        reembedding=Reembedding(engine, load_embedder, locks) if pool in EMBEDS else None,
     )
 
 
@@ -157,11 +166,16 @@ def _start(**_: Any) -> None:
     measure_process(settings)
     follow_process(settings, f"chargehand-{shop().pool}")
     shop().heartbeat.start()
+    if (reembedding := shop().reembedding) is not None:
+        reembedding.want(settings.tenant)
+        reembedding.start()
 
 
 @signals.worker_shutting_down.connect
 def _drain(**_: Any) -> None:
     stopping.set()
+    if (reembedding := shop().reembedding) is not None:
+        reembedding.stop()
 
 
 @signals.worker_shutdown.connect

@@ -21,6 +21,7 @@ from chargehand.orchestrator.settings import Settings
 from chargehand.workers.holds import NOTHING_HELD, Holds
 from chargehand.workers.models.interface import Models
 from chargehand.workers.recollection import Recollection
+from chargehand.workers.reembedding import Reembedding
 from chargehand.workers.scripts.registry import Script
 from chargehand.workers.thrift import Thrift
 from chargehand.workers.tools.registry import Tool, ToolOutput
@@ -63,6 +64,8 @@ class Shop:
     """Packages whose scripts or tools could not be loaded, and why."""
     redlock: Redlock | None = None
     """Locks of leases; None: there are none."""
+    reembedding: Reembedding | None = None
+    """Embeds anew after a change of model; None: this pool does not embed."""
     long_sessions: threading.Semaphore = field(default_factory=lambda: threading.BoundedSemaphore(LONG_SESSIONS))
     """Taken by whoever may work for seconds between the statements of a session."""
 

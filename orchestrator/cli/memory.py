@@ -190,6 +190,7 @@ def stats(as_json: AsJson = False) -> None:
     """Count what is remembered, by scope, kind and embedding model."""
     with Client() as client:
         found = client.memory.stats()
+        waiting = client.memory.to_embed() if found and not as_json else None
     if as_json:
         print_json(found)
         return
@@ -210,6 +211,12 @@ def stats(as_json: AsJson = False) -> None:
             Text(ago(one.newest_at) if one.newest_at is not None else ""),
         )
     answers().print(table)
+    if waiting is not None and waiting.memories:
+        line = (
+            f"{_memories(waiting.memories)} without a vector of {plain(waiting.model_id)}: research workers embed "
+            "them in the background, chargehand memory reindex does it now."
+        )
+        answers().print(Text(line, style="yellow"), soft_wrap=True)
 
 
 # Whose word a memory is, as people would say it.

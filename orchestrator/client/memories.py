@@ -1,6 +1,7 @@
 """What a program does with memory: `client.memory.add("docs/")`, `client.memory.search("When is the desk open?")`."""
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from uuid import UUID
@@ -15,7 +16,7 @@ from chargehand.memory.forgetting import Forgotten, forget
 from chargehand.memory.holdings import Holding, holdings, sources_below
 from chargehand.memory.ingest import Ingested, ingest
 from chargehand.memory.pathnames import shown
-from chargehand.memory.reindexing import Reindexed, reindex
+from chargehand.memory.reindexing import Reindexed, count_of_others, reindex
 from chargehand.memory.semantic import Recalled, recall
 from chargehand.orchestrator.errors import NotFound, UserError
 
@@ -23,6 +24,15 @@ from chargehand.orchestrator.errors import NotFound, UserError
 MAX_NOTE_CHARACTERS = 8_000
 # More is no answer to a question, and each of them is looked at.
 MAX_LIMIT = 200
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToEmbed:
+    """What a change of the embedding model has left to do."""
+
+    model_id: str
+    """The model that the settings choose."""
+    memories: int
 
 
 class Memories:
@@ -180,6 +190,16 @@ class Memories:
         """How much is remembered, by scope."""
         with self._session() as session:
             return holdings(session, tenant=self._tenant)
+
+    def to_embed(self) -> ToEmbed:
+        """How many memories have a vector of another model and none of the one that the settings choose.
+
+        While there are any, searches of their scopes are refused; research workers embed them in the background.
+        """
+        model_id = self._embedder().model_id
+        return ToEmbed(
+            model_id=model_id, memories=count_of_others(self._engine, tenant=self._tenant, model_id=model_id)
+        )
 
 
 def check_scope(scope: str) -> str:

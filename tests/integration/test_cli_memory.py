@@ -137,3 +137,11 @@ def test_reindex_embeds_what_is_missing_and_a_memory_is_forgotten_by_its_id(char
 def test_an_empty_memory_says_how_to_fill_it(chargehand: Run) -> None:
     assert "chargehand memory add PATH" in chargehand("search", "anything")[1]
     assert "chargehand memory add PATH" in chargehand("stats")[1]
+
+
+def test_what_a_change_of_model_has_left_to_embed_is_counted(chargehand: Run, database_url: str) -> None:
+    chargehand("add", "--note", "Heavy parcels go to the back.", "--source", "Ada")
+    assert "without a vector" not in chargehand("stats")[1]
+    with psycopg.connect(database_url) as connection:
+        connection.execute("UPDATE chargehand.embeddings SET model_id = 'former'")
+    assert "1 memory without a vector of" in chargehand("stats")[1]

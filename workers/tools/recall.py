@@ -1,13 +1,14 @@
 """The tool that researchers ask: passages of the workspace with place and line numbers, and what is believed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from sqlalchemy.orm import Session
 
 from chargehand.memory.beliefs import LIBRARY
 from chargehand.memory.embedder import Embedder
+from chargehand.memory.model_check import MixedModels
 from chargehand.memory.semantic import Recalled, is_known, recall
 
 # What one call may put into a model's window, about 3,000 tokens.
@@ -17,6 +18,11 @@ MAX_LIMIT = 20
 # What earlier runs taught comes first and is short; farther ones are of something else.
 MAX_BELIEFS = 3
 NEAR = 0.4
+# To the model that asked; the embedding goes on while it works.
+BY_WORDS = (
+    "[Found by its words only: the embedding model was changed, and what is remembered is being embedded anew. Ask "
+    "with words that the text itself would use, use search_text, or ask again some minutes later.]"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,19 +32,39 @@ class RecalledText:
     text: str
     memory_ids: tuple[UUID, ...]
     """The memories that are in `text`; a memory never changes, so an id is a version."""
+    by_words_only: bool = False
+    """Meanings could not be compared: what is remembered has vectors of another model."""
 
 
 def recall_passages(
     session: Session, *, tenant: UUID, scope: str, query: str, embedder: Embedder, limit: int = DEFAULT_LIMIT
 ) -> RecalledText:
-    """The passages that answer `query` best, best first, and what earlier runs taught; see `show_passages`."""
+    """The passages that answer `query` best, best first, and what earlier runs taught; see `show_passages`.
+
+    Where vectors of two models would be compared it looks for words only, and says so.
+    """
     most = min(max(limit, 1), MAX_LIMIT)
-    passages = recall(session, tenant=tenant, scope=scope, query=query, embedder=embedder, limit=most)
+    passages, refused = _recall(session, tenant=tenant, scope=scope, query=query, embedder=embedder, limit=most)
     beliefs: Sequence[Recalled] = ()
     if is_known(session, tenant=tenant, scope=LIBRARY):
-        found = recall(session, tenant=tenant, scope=LIBRARY, query=query, embedder=embedder, limit=MAX_BELIEFS)
+        found, also_refused = _recall(
+            session, tenant=tenant, scope=LIBRARY, query=query, embedder=embedder, limit=MAX_BELIEFS
+        )
+        refused = refused or also_refused
         beliefs = [one for one in found if one.lexical_score > 0 or (one.similarity or 0.0) >= NEAR]
-    return show_passages([*beliefs, *passages])
+    shown = show_passages([*beliefs, *passages])
+    return replace(shown, text=f"{BY_WORDS}\n\n{shown.text}", by_words_only=True) if refused else shown
+
+
+def _recall(
+    session: Session, *, tenant: UUID, scope: str, query: str, embedder: Embedder, limit: int
+) -> tuple[Sequence[Recalled], bool]:
+    """What answers best, and whether meanings could not be compared, because the scope has vectors of another model."""
+    try:
+        return recall(session, tenant=tenant, scope=scope, query=query, embedder=embedder, limit=limit), False
+    except MixedModels:
+        found = recall(session, tenant=tenant, scope=scope, query=query, embedder=None, limit=limit)
+        return [one for one in found if one.lexical_score > 0], True
 
 
 def show_passages(passages: Sequence[Recalled]) -> RecalledText:
