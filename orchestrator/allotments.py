@@ -91,39 +91,50 @@ WITH budget AS (
     WHERE t.tenant = budget.tenant AND budget.want >= budget.need AND coalesce({_LEFT}, budget.need) >= budget.need
     RETURNING t.tenant, t.granted_microusd, t.day
 )
-UPDATE budgets b SET allotted_microusd = b.allotted_microusd + purse.granted_microusd, allotted_day = purse.day
+UPDATE budgets b SET allotted_microusd = b.allotted_microusd + purse.granted_microusd, allotted_day = purse.day,
+    allotted_of_day_microusd = purse.granted_microusd
+        + CASE WHEN b.allotted_day = purse.day THEN b.allotted_of_day_microusd ELSE 0 END
 FROM purse WHERE b.run = %(run)s RETURNING b.allotted_microusd
+"""
+# Of what a run returns, a day gets back no more than what was borrowed on it: the rest is of days that are over.
+_RETURN = """
+    UPDATE budgets b SET allotted_microusd = b.drawn_microusd,
+        allotted_of_day_microusd = greatest(0, b.allotted_of_day_microusd - (b.allotted_microusd - b.drawn_microusd))
+"""
+_RETURNED = """
+    SELECT run, tenant, allotted_day, allotted_microusd - drawn_microusd AS rest,
+        least(allotted_microusd - drawn_microusd, allotted_of_day_microusd) AS of_day FROM budgets
 """
 # What other runs have borrowed and no step has drawn. Past what somebody has locked: that one is at work.
 RECLAIM = f"""
 WITH idle AS (
-    SELECT run, tenant, allotted_microusd - drawn_microusd AS rest, allotted_day FROM budgets
+    {_RETURNED}
     WHERE tenant = %(tenant)s AND run <> %(run)s AND allotted_microusd > drawn_microusd
     ORDER BY run FOR NO KEY UPDATE SKIP LOCKED
 ), taken AS (
-    UPDATE budgets b SET allotted_microusd = b.drawn_microusd FROM idle WHERE b.run = idle.run RETURNING b.run
+    {_RETURN} FROM idle WHERE b.run = idle.run RETURNING b.run
 )
 UPDATE tenant_budgets t SET
     drawn_microusd = t.drawn_microusd - back.rest,
     day_drawn_microusd = t.day_drawn_microusd - CASE WHEN t.day = {_TODAY} THEN back.of_today ELSE 0 END
 FROM (
     SELECT tenant, sum(rest)::bigint AS rest,
-        coalesce(sum(rest) FILTER (WHERE allotted_day = {_TODAY}), 0)::bigint AS of_today
+        coalesce(sum(of_day) FILTER (WHERE allotted_day = {_TODAY}), 0)::bigint AS of_today
     FROM idle WHERE (SELECT count(*) FROM taken) >= 0 GROUP BY tenant
 ) back
 WHERE t.tenant = back.tenant RETURNING t.drawn_microusd
 """
 # A run that has ended keeps what it has spent.
-GIVE_BACK = """
+GIVE_BACK = f"""
 WITH over AS (
-    SELECT run, tenant, allotted_microusd - drawn_microusd AS rest, allotted_day FROM budgets
+    {_RETURNED}
     WHERE run = %(run)s AND allotted_microusd <> drawn_microusd FOR NO KEY UPDATE
 ), closed AS (
-    UPDATE budgets b SET allotted_microusd = b.drawn_microusd FROM over WHERE b.run = over.run RETURNING b.run
+    {_RETURN} FROM over WHERE b.run = over.run RETURNING b.run
 )
 UPDATE tenant_budgets t SET
     drawn_microusd = t.drawn_microusd - over.rest,
-    day_drawn_microusd = t.day_drawn_microusd - CASE WHEN t.day = over.allotted_day THEN over.rest ELSE 0 END
+    day_drawn_microusd = t.day_drawn_microusd - CASE WHEN t.day = over.allotted_day THEN over.of_day ELSE 0 END
 FROM over, closed WHERE t.tenant = over.tenant RETURNING t.drawn_microusd
 """
 # What has been spent is what was lent, less what live runs hold and have not spent, and those that just ended.

@@ -254,6 +254,8 @@ class BudgetRow(Base):
     """Borrowed from its tenant's budget and not returned; NULL: its tenant has no caps."""
     allotted_day: Mapped[date | None] = mapped_column(Date)
     """When it last borrowed."""
+    allotted_of_day_microusd: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """Borrowed on that day, as far as it was not returned."""
     on_exceeded: Mapped[str] = mapped_column(Text, server_default="fail")
     """What a step does whose call does not fit: it fails, or asks a person for more."""
     max_calls: Mapped[int | None] = mapped_column(BigInteger)

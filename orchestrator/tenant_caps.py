@@ -17,7 +17,7 @@ WITH held AS (
     WHERE b.tenant = :tenant AND b.allotted_microusd IS NULL AND r.finished_at IS NULL
     ORDER BY b.run FOR NO KEY UPDATE OF b
 ), governed AS (
-    UPDATE budgets b SET allotted_microusd = b.drawn_microusd,
+    UPDATE budgets b SET allotted_microusd = b.drawn_microusd, allotted_of_day_microusd = b.drawn_microusd,
         allotted_day = (clock_timestamp() AT TIME ZONE 'UTC')::date
     FROM held WHERE b.run = held.run RETURNING b.drawn_microusd
 )

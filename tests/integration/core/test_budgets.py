@@ -317,6 +317,44 @@ def test_a_cap_of_a_day_begins_anew_with_the_next(house: "House", own_tenant: UU
     assert lent(house)[0] == 200
 
 
+def test_what_was_borrowed_yesterday_does_not_go_back_to_today(house: "House", own_tenant: UUID) -> None:
+    cap(house, day_cap_microusd=100)
+    first, second = (house.start(script("a"), budget_microusd=DOLLAR) for _ in range(2))
+    held, mine = recorder(house, first, "a")
+    take_turn(mine, need=10, cost=1)
+    for table, column in (("tenant_budgets", "day"), ("budgets", "allotted_day")):
+        house.execute(f"UPDATE {table} SET {column} = {column} - 1 WHERE tenant = :tenant", {"tenant": house.tenant})
+    take_turn(mine, need=100, cost=10)
+    assert lent(house) == (200, 100)
+
+    held.finish(StepFinished(outcome="succeeded"))
+    house.advance(first)
+
+    assert lent(house) == (11, 0)
+    _, others = recorder(house, second, "a")
+    with pytest.raises(BudgetExceeded, match="cap of a day"):
+        others.request([], requested(101))
+    take_turn(others, need=100, cost=100)
+    assert house.drift(first) == []
+
+
+def test_what_is_taken_back_from_a_run_that_goes_on_was_borrowed_today(house: "House", own_tenant: UUID) -> None:
+    cap(house, day_cap_microusd=100)
+    first, second = (house.start(script("a"), budget_microusd=DOLLAR) for _ in range(2))
+    held, mine = recorder(house, first, "a")
+    take_turn(mine, need=10, cost=1)
+    for table, column in (("tenant_budgets", "day"), ("budgets", "allotted_day")):
+        house.execute(f"UPDATE {table} SET {column} = {column} - 1 WHERE tenant = :tenant", {"tenant": house.tenant})
+    take_turn(mine, need=100, cost=10)
+    held.wait(StepWaiting(wait_id=new_wait_id(), reason="human", question="?"))
+
+    _, others = recorder(house, second, "a")
+    with pytest.raises(BudgetExceeded, match="cap of a day"):
+        others.request([], requested(101))
+    take_turn(others, need=100, cost=100)
+    assert lent(house)[1] == 100
+
+
 def test_runs_under_way_are_held_by_a_cap_that_is_set_while_they_spend(house: "House", own_tenant: UUID) -> None:
     run_id = house.start(script("a"), budget_microusd=DOLLAR)
     _, mine = recorder(house, run_id, "a")
