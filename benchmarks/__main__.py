@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from benchmarks import (
     agents,
+    api,
     breaker,
     core,
     cost,
@@ -49,6 +50,7 @@ SUITES: dict[str, Suite] = {
     "cost": cost.measure,
     "linear": grounded(linear.measure),
     "agents": grounded(agents.measure),
+    "api": grounded(api.measure),
     "peers": grounded(peers.measure),
     "replay": grounded(replay.measure),
     "state": grounded(state.measure),

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -90,8 +90,8 @@ class Ground:
         self.admit()
         return run_id
 
-    def claim(self, run_id: UUID, key: str) -> HeldStep:
-        """What a worker does first."""
+    def claim(self, run_id: UUID, key: str, *, committed: Callable[[], None] = lambda: None) -> HeldStep:
+        """What a worker does first; `committed` is called after each of its commits."""
         claimed = steps.claim(
             self.connections,
             tenant=self.tenant,
@@ -99,7 +99,7 @@ class Ground:
             holder="bench",
             lease_seconds=LEASE_SECONDS,
         )
-        return HeldStep(self.connections, claimed)
+        return HeldStep(self.connections, claimed, committed=committed)
 
 
 def execute(engine: Engine, statement: str, **parameters: object) -> None:

@@ -1,9 +1,12 @@
 """Procedural memory: roles, each a Markdown file whose front matter says what it may do and whose text says how."""
 
 import hashlib
+import math
 import subprocess
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from uuid import UUID
 
@@ -11,14 +14,18 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from chargehand.memory.role_files import Patience, Tier, read_role
+from chargehand.memory.role_files import Patience, Problem, Tier, read_role
 from chargehand.memory.semantic_tables import RoleVersion
 
 # A role is a page of instructions; more is somebody's data.
 MAX_ROLE_BYTES = 64 * 1024
 
-# Path, time of change and size of a role's file → its commit.
-_COMMITS: dict[tuple[Path, int, int], str] = {}
+# Path, time of change and size of a role's file → its commit, and until when that is believed.
+_COMMITS: dict[tuple[Path, int, int], tuple[str | None, float]] = {}
+# A file of no commit may be committed as it is; until that is seen, its text is pinned without one.
+NO_COMMIT_SECONDS = 30.0
+# Parsing a role's YAML takes a millisecond, and each submission needs all of them.
+PARSED_ROLES = 256
 
 
 class InvalidRole(ValueError):
@@ -101,17 +108,21 @@ def role_paths(folder: Path) -> list[Path]:
 
 def parse_role(text: str, *, origin: str, commit: str | None = None) -> Role:
     """A role from the text of its file; `origin` names it in errors."""
-    fields, instructions, problems = read_role(text)
-    if fields is None or problems:
+    role, problems = _parsed(text)
+    if role is None:
         # What is wrong is told in one line, where it is wrong by `roles check`.
         raise InvalidRole(f"{origin}: {'; '.join(problem.what for problem in problems)}.")
-    return Role(
-        **dict(fields),
-        instructions=instructions,
-        text=text,
-        blob_hash=git_blob_hash(text.encode()),
-        commit=commit,
-    )
+    return role if commit is None else replace(role, commit=commit)
+
+
+@lru_cache(maxsize=PARSED_ROLES)
+def _parsed(text: str) -> tuple[Role | None, tuple[Problem, ...]]:
+    """The role of a text, or all that is wrong with it: the same for the same text."""
+    fields, instructions, problems = read_role(text)
+    if fields is None or problems:
+        return None, problems
+    role = Role(**dict(fields), instructions=instructions, text=text, blob_hash=git_blob_hash(text.encode()))
+    return role, ()
 
 
 def pinned_role(session: Session, *, tenant: UUID, name: str, beginning: str) -> Role:
@@ -137,12 +148,16 @@ def pinned_role(session: Session, *, tenant: UUID, name: str, beginning: str) ->
 def pin_roles(session: Session, *, tenant: UUID, roles: Iterable[Role]) -> dict[str, str]:
     """Keep the text of the roles for as long as the run can be replayed, and give their hashes by name."""
     chosen = sorted(roles, key=lambda role: role.blob_hash)
-    if chosen:
+    hashes = [role.blob_hash for role in chosen]
+    kept = RoleVersion.tenant == tenant, RoleVersion.hash.in_(hashes)
+    # All but the first run of a version find it: their texts need not be sent.
+    known = set(session.scalars(select(RoleVersion.hash).where(*kept))) if chosen else set()
+    if missing := [role for role in chosen if role.blob_hash not in known]:
         session.execute(
             insert(RoleVersion).on_conflict_do_nothing(index_elements=["tenant", "hash"]),
             [
                 {"tenant": tenant, "hash": role.blob_hash, "name": role.name, "text": role.text, "commit": role.commit}
-                for role in chosen
+                for role in missing
             ],
         )
     return {role.name: role.blob_hash for role in chosen}
@@ -185,12 +200,20 @@ def read_text(path: Path) -> str:
 def commit_of(path: Path) -> str | None:
     """The commit that last touched the file, if it is tracked and unchanged since; None without git.
 
-    Git is asked once for each version of a file that it knows: a submission reads every role, twice.
+    Git is asked once for each version of a file that it knows, and now and then for one that it does not: a
+    submission reads every role.
     """
     stat = path.stat()
     version = (path, stat.st_mtime_ns, stat.st_size)
-    if version in _COMMITS:
-        return _COMMITS[version]
+    known, until = _COMMITS.get(version, (None, 0.0))
+    if time.monotonic() < until:
+        return known
+    commit = _ask_git(path)
+    _COMMITS[version] = commit, math.inf if commit is not None else time.monotonic() + NO_COMMIT_SECONDS
+    return commit
+
+
+def _ask_git(path: Path) -> str | None:
     try:
         unchanged = git(path, "diff", "--quiet", "HEAD", "--", path.name)
         last = git(path, "log", "-1", "--format=%H", "--", path.name)
@@ -198,10 +221,7 @@ def commit_of(path: Path) -> str | None:
         return None
     if unchanged.returncode != 0 or last.returncode != 0:
         return None
-    commit = last.stdout.strip() or None
-    if commit is not None:
-        _COMMITS[version] = commit
-    return commit
+    return last.stdout.strip() or None
 
 
 def git(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

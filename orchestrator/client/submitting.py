@@ -1,7 +1,7 @@
 """How a request becomes a run: checked, its workspace imported, committed, and asked for again when in doubt."""
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -70,7 +70,8 @@ def submit(
     chosen = plan or goal_plan(with_workspace=workspace is not None)
     written = chosen.roles if isinstance(chosen, WrittenPlan) else ()
     brought = {role.name: role for role in (*written, *roles)}
-    validate(chosen, roles=procedural.load_roles(*settings.role_folders).keys() | brought.keys())
+    installed = procedural.load_roles(*settings.role_folders)
+    validate(chosen, roles=installed.keys() | brought.keys())
     budget = microusd(budget_usd if budget_usd is not None else settings.default_budget_usd)
     named_tier, named_model = check_model(tier, model)
     run_id = runs.new_run_id()
@@ -101,26 +102,25 @@ def submit(
         if connection is not None:
             _enqueue(connection, tenant, request)
             return run_id
-        accepted = _accept(services, tenant, request)
+        accepted = _accept(services, tenant, request, installed.values())
     if accepted != run_id:
         _forget_import(services, run_id)
     services.ring(accepted)
     return accepted
 
 
-def _accept(services: Services, tenant: UUID, request: RunRequest) -> UUID:
+def _accept(services: Services, tenant: UUID, request: RunRequest, installed: Collection[Role]) -> UUID:
     """Commit the request; after a commit whose reply is lost, once more: a run of this id is made once."""
     try:
-        return _accept_once(services, tenant, request)
+        return _accept_once(services, tenant, request, installed)
     except _ReplyLost as lost:
         try:
-            return _accept_once(services, tenant, request)
+            return _accept_once(services, tenant, request, installed)
         except Unavailable:
             raise lost from None
 
 
-def _accept_once(services: Services, tenant: UUID, request: RunRequest) -> UUID:
-    installed = procedural.load_roles(*services.settings.role_folders).values()
+def _accept_once(services: Services, tenant: UUID, request: RunRequest, installed: Collection[Role]) -> UUID:
     is_committing = False
     try:
         with services.session(tenant) as session:

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from sqlalchemy.orm import Session
 
-from benchmarks import agents, core, linear, memory, peers, recovery, replay, tenants, turn
+from benchmarks import agents, api, core, linear, memory, peers, recovery, replay, tenants, turn
 from benchmarks.collection import collections_in
 from benchmarks.ground import Ground, make_floor_table
 from chargehand.memory import journal
@@ -63,6 +63,15 @@ def test_claims_rounds_and_messages_are_measured(ground: Ground, redis_url: str)
         "publish_chord_per_second",
     }
     assert all(figure.value > 0 for figure in figures.values())
+
+
+@pytest.mark.long
+def test_the_api_is_measured_as_a_process_of_its_own(ground: Ground) -> None:
+    measured = api.measure(ground, warm_up=1, submissions=8, run_count=2, reader_count=4, turns=1)
+    figures = {figure.name: figure.value for figure in measured}
+    assert figures["api_submit_p99_ms"] >= figures["api_submit_p50_ms"] > 0
+    assert figures["api_event_to_reader_p95_ms"] > 0
+    assert figures["api_peak_rss_mb"] >= figures["api_rss_mb"] > 0
 
 
 def test_a_journal_is_written_and_replayed_without_a_divergence(ground: Ground) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from chargehand.memory import procedural
 from chargehand.memory.procedural import (
     InvalidRole,
     RoleNotFound,
@@ -151,3 +152,29 @@ def test_a_role_of_an_earlier_folder_takes_the_place_of_one_of_the_same_name(tmp
     assert (placed["triage"].path, placed["triage"].overrides) == (own / "triage.md", (ours / "triage.md",))
     assert placed["writer"].overrides == ()
     assert load_roles(own, ours)["triage"] == placed["triage"].role
+
+
+def test_git_is_not_asked_for_each_reading_of_a_role_that_it_does_not_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def git_without_repository(path: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        asked.append(arguments)
+        return subprocess.CompletedProcess(arguments, returncode=129, stdout="", stderr="not a git repository")
+
+    monkeypatch.setattr(procedural, "git", git_without_repository)
+    (tmp_path / "triage.md").write_text(TRIAGE)
+    first = load_roles(tmp_path)
+    once = len(asked)
+    assert load_roles(tmp_path) == first
+    assert (first["triage"].commit, len(asked)) == (None, once)
+
+
+def test_a_role_that_was_changed_is_read_anew(tmp_path: Path) -> None:
+    (tmp_path / "triage.md").write_text(TRIAGE)
+    before = load_roles(tmp_path)["triage"]
+    (tmp_path / "triage.md").write_text(TRIAGE + "\nAnd be brief.\n")
+    after = load_roles(tmp_path)["triage"]
+    assert after.instructions.endswith("And be brief.")
+    assert after.blob_hash != before.blob_hash
