@@ -25,7 +25,7 @@ from chargehand.orchestrator.facts import (
     ReservationsReturned,
     Usage,
 )
-from chargehand.orchestrator.prices import PRICES, PRICES_AS_OF, Price, cost_microusd, price_of
+from chargehand.orchestrator.prices import PRICES, PRICES_AS_OF, Price, batched_microusd, cost_microusd, price_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +42,8 @@ class Charge:
     usage: Usage | None
     """None: nobody knows, or nothing was answered."""
     is_call: bool = True
+    batched: bool = False
+    """At half price, whatever else would have been: the batch's saving is neither routing's nor caching's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,8 +138,10 @@ def charges_of(facts: Iterable[tuple[UUID | None, AnyFact]], steps: Mapping[UUID
             case ModelRequested():
                 asked[fact.call_id] = fact
             case ModelResponded():
-                tier = asked[fact.call_id].tier if fact.call_id in asked else ""
-                charges.append(_charge(key, role, fact.model, tier, fact.cost_microusd, fact.usage))
+                request = asked.get(fact.call_id)
+                tier = request.tier if request is not None else ""
+                charge = _charge(key, role, fact.model, tier, fact.cost_microusd, fact.usage)
+                charges.append(replace(charge, batched=request is not None and request.batched))
             case ModelFailed() | CallAbandoned():
                 call = asked.get(fact.call_id)
                 cost = fact.cost_microusd if isinstance(fact, ModelFailed) else fact.charged_microusd
@@ -169,13 +173,13 @@ def costs_of(
 
 def compare(charges: Iterable[Charge], *, large_model: str, prices: Mapping[str, Price] = PRICES) -> Compared:
     """The answered calls, priced four ways by one table."""
-    answered = [(one.model, one.usage) for one in charges if one.usage is not None]
+    answered = [(one, one.usage) for one in charges if one.usage is not None]
     return Compared(
         large_model=large_model,
-        routed_and_cached_microusd=sum(cost_microusd(model, usage, prices) for model, usage in answered),
-        routed_microusd=sum(cost_microusd(model, uncached(usage), prices) for model, usage in answered),
-        cached_microusd=sum(cost_microusd(large_model, usage, prices) for _, usage in answered),
-        neither_microusd=sum(cost_microusd(large_model, uncached(usage), prices) for _, usage in answered),
+        routed_and_cached_microusd=sum(_price(one, one.model, usage, prices) for one, usage in answered),
+        routed_microusd=sum(_price(one, one.model, uncached(usage), prices) for one, usage in answered),
+        cached_microusd=sum(_price(one, large_model, usage, prices) for one, usage in answered),
+        neither_microusd=sum(_price(one, large_model, uncached(usage), prices) for one, usage in answered),
     )
 
 
@@ -187,7 +191,7 @@ def served_by(charges: Iterable[Charge], models: Mapping[str, str], prices: Mapp
     priced = []
     for one in charges:
         model = models.get(one.tier, one.model)
-        cost = cost_microusd(model, one.usage, prices) if one.usage is not None else one.cost_microusd
+        cost = _price(one, model, one.usage, prices) if one.usage is not None else one.cost_microusd
         priced.append(replace(one, model=model, cost_microusd=cost))
     return priced
 
@@ -204,6 +208,11 @@ def unpriced(charges: Iterable[Charge], prices: Mapping[str, Price] = PRICES) ->
     """Models that the table does not know, and whose calls are compared at the dearest price."""
     models = {one.model for one in charges if one.usage is not None}
     return tuple(sorted(model for model in models if not price_of(model, prices).known))
+
+
+def _price(charge: Charge, model: str, usage: Usage, prices: Mapping[str, Price]) -> int:
+    cost = cost_microusd(model, usage, prices)
+    return batched_microusd(cost) if charge.batched else cost
 
 
 def _charge(step: str, role: str, model: str, tier: str, cost: int, usage: Usage | None) -> Charge:

@@ -44,6 +44,10 @@ class Counter:
             f"{standing['max_tokens']} are used; fork the run with more (--max-tokens)."
         )
 
+    def resume(self, requested: ModelRequested) -> None:
+        """An earlier claim has counted this call, which is still open: it went through the batch API."""
+        self._open = requested
+
     def forget(self, requested: ModelRequested) -> None:
         """The call was not made after all."""
         self._open = None

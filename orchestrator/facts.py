@@ -30,7 +30,9 @@ OnBudget = Literal["fail", "ask"]
 # The error of a step, and the reason of a run, that failed because money, calls or tokens were used up.
 OVER_BUDGET = "budget: "
 """What becomes of a run whose concurrency key another one has: it waits, is refused, or takes the other's place."""
-WaitReason = Literal["human", "gate", "rate", "budget", "retry", "children", "celery_task", "paused", "circuit"]
+WaitReason = Literal[
+    "human", "gate", "rate", "budget", "retry", "children", "celery_task", "paused", "circuit", "batch"
+]
 
 
 class Fact(BaseModel):
@@ -394,6 +396,17 @@ class ModelRequested(Fact):
     reserved_microusd: int
     reads: tuple[str, ...] = ()
     """What the context read: `memory:<id>@<version>`, `state:<key>@<version>`, `result:<step key>`, `role:<hash>`."""
+    batched: bool = False
+    """It goes through the batch API under its call id, at half price, and outlives the claim that made it."""
+
+
+class BatchSubmitted(Fact):
+    """The batch API has taken the call: whoever claims the step next asks for its answer there."""
+
+    stream = "step"
+    kind: Literal["batch.submitted"] = "batch.submitted"
+    call_id: UUID
+    batch_id: str
 
 
 class Usage(BaseModel):
@@ -599,6 +612,7 @@ StepFact = Annotated[
     | StateRefreshed
     | OutputsEvicted
     | ModelRequested
+    | BatchSubmitted
     | ModelResponded
     | ModelFailed
     | CallAbandoned

@@ -2,6 +2,7 @@
 
 from chargehand.orchestrator.facts import (
     AnyFact,
+    BatchSubmitted,
     BreakerTripped,
     BudgetRaised,
     BudgetWarned,
@@ -95,6 +96,8 @@ def gist(fact: AnyFact) -> str:
             return f"{fact.model} {fact.stop_reason}, {used}, {fact.cost_microusd} micro-dollars, {fact.duration_ms} ms"
         case ModelFailed():
             return fact.error
+        case BatchSubmitted():
+            return f"batch {fact.batch_id}"
         case CallAbandoned():
             return f"outcome unknown, charged {fact.charged_microusd} micro-dollars"
         case ToolStarted():

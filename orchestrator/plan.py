@@ -160,6 +160,8 @@ class Step(BaseModel):
     """agent: the model to begin with, where it is not the role's own."""
     model: str | None = None
     """agent: a model by its name, whatever its tier's is."""
+    urgent: bool = True
+    """agent: false: its calls may take hours, and go through the model's batch API at half price where it has one."""
     budget_microusd: int | None = Field(default=None, gt=0)
     """agent: the part of the run's budget that it may spend, with the colleagues it asks."""
     when: dict[StepKey, str] = Field(default_factory=dict)
@@ -291,6 +293,8 @@ def _validate_kind(step: Step, roles: Set[str] | None) -> None:
             raise InvalidPlan(f"Step {step.key!r} has unknown role {role!r}; known: {', '.join(sorted(roles))}.")
     if step.budget_microusd is not None and step.kind != "agent":
         raise InvalidPlan(f"Step {step.key!r} is of kind {step.kind!r} and has a budget; give it to its agents.")
+    if not step.urgent and step.kind != "agent":
+        raise InvalidPlan(f"Step {step.key!r} is of kind {step.kind!r} and has urgent: false; only agents can wait so.")
     if step.celery_task is not None:
         _validate_task(step, step.celery_task)
     if step.expires is not None:

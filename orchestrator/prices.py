@@ -144,6 +144,11 @@ def reserve_microusd(
     return -(-total // (MILLION * 1_000))
 
 
+def batched_microusd(cost: int) -> int:
+    """What a call costs through the batch API: half, rounded up; of a cost or of a reservation, in micro-dollars."""
+    return -(-cost // 2)
+
+
 def saved_microusd(model: str, usage: Usage, prices: Mapping[str, Price] = PRICES) -> int:
     """What the prompt cache saved against full price; negative when writing cost more than reading saved."""
     whole = Usage(

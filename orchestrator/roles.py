@@ -42,11 +42,13 @@ class WrittenRole(Role):
         inputs: Chainable = (),
         max_turns: int | None = None,
         budget_usd: str | Decimal | None = None,
+        urgent: bool = True,
         **facts: object,
     ) -> Draft:
         """An agent's task. It waits for `inputs` and is shown their results; `facts` are handed over with it.
 
-        `budget_usd`: the part of the run's budget that it may spend, with the colleagues it asks.
+        `budget_usd`: the part of the run's budget that it may spend, with the colleagues it asks. `urgent=False`: its
+        calls may take hours, and go through the batch API at half price.
         """
         if not instruction.strip():
             raise InvalidPlan(f"A step of role {self.name!r} has no instruction; say what the agent is to do.")
@@ -61,6 +63,7 @@ class WrittenRole(Role):
                 "pool": self.pool,
                 "instruction": instruction,
                 "max_turns": max_turns,
+                "urgent": urgent,
                 "budget_microusd": None if budget_usd is None else microusd(budget_usd),
             },
             arguments=facts,

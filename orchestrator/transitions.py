@@ -18,6 +18,7 @@ from chargehand.orchestrator.copying import changed
 from chargehand.orchestrator.errors import IllegalFact
 from chargehand.orchestrator.facts import (
     AnyFact,
+    BatchSubmitted,
     BreakerTripped,
     BudgetRaised,
     CallAbandoned,
@@ -254,6 +255,7 @@ def _apply_to_step(step: StepState, recorded: Recorded) -> tuple[StepState, tupl
             | OutputsEvicted()
             | BreakerTripped()
             | StepForked()
+            | BatchSubmitted()
         ):
             return changed(step, seq=seq), ()
         case CallAbandoned():

@@ -17,6 +17,7 @@ from chargehand.orchestrator.connections import Connections, Row
 from chargehand.orchestrator.counting import Counter
 from chargehand.orchestrator.errors import BudgetBusy, BudgetExceeded, Fenced, IllegalFact, LeaseLost, Unavailable
 from chargehand.orchestrator.facts import (
+    BatchSubmitted,
     BreakerTripped,
     CallAbandoned,
     ModelFailed,
@@ -180,6 +181,8 @@ class StepRecorder:
             match fact:
                 case ModelRequested():
                     self._reserved[fact.call_id] = fact.reserved_microusd
+                    if fact.batched and self._counter is not None:
+                        self._counter.resume(fact)
                 case ModelResponded() | ModelFailed() | CallAbandoned():
                     self._reserved.pop(fact.call_id, None)
                 case StepTold():
@@ -254,6 +257,10 @@ class StepRecorder:
         except Fenced:
             self._settle_late(fact)
             raise
+
+    def submitted(self, fact: BatchSubmitted) -> None:
+        """The batch API has taken the call in flight."""
+        self._commit(_NOTE, [fact])
 
     def abandon(self, fact: CallAbandoned) -> None:
         """A call of an earlier epoch whose outcome nobody knows: it stays charged as reserved."""

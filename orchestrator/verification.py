@@ -17,7 +17,7 @@ from chargehand.orchestrator.tables import BudgetRow, EdgeRow, RingRow, RunRow, 
 from chargehand.orchestrator.transitions import RUN_ENDINGS, Recorded, RunState, StepState, fold
 
 # Waits that end by themselves: at their time, or with more money. Every other one ends with an answer.
-ENDS_BY_ITSELF = frozenset({"rate", "retry", "budget"})
+ENDS_BY_ITSELF = frozenset({"rate", "retry", "budget", "batch"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,12 +25,13 @@ from chargehand.orchestrator.facts import (
 from chargehand.orchestrator.questions import EXPIRY, NOBODY
 from chargehand.orchestrator.settings import MAX_TURNS_CEILING
 from chargehand.orchestrator.spending import ABOVE_PLAN, CHEAP_MICROUSD, above_plan
+from chargehand.workers.batch_turn import BatchTurn
 from chargehand.workers.context import AgentTask
 from chargehand.workers.conversation import Conversation, Decision, Exchange
 from chargehand.workers.eviction import evict
 from chargehand.workers.holds import NOTHING_HELD, Holds
 from chargehand.workers.model_turn import Deltas, ModelTurn
-from chargehand.workers.models.interface import DeltaHook, Models
+from chargehand.workers.models.interface import Batches, DeltaHook, Models
 from chargehand.workers.outcomes import (
     GO_ON_OPTIONS,
     NO_MORE_TURNS_OPTIONS,
@@ -60,6 +61,7 @@ def run_agent(
     *,
     recorder: Recorder,
     models: Models,
+    batches: Batches | None = None,
     tools: Mapping[str, Tool],
     should_stop: Callable[[], bool] = lambda: False,
     on_delta: DeltaHook | None = None,
@@ -83,6 +85,7 @@ def run_agent(
     task = replace(task, max_turns=max(1, min(task.max_turns, MAX_TURNS_CEILING)))
     chosen = {name: tools[name] for name in task.role.tools}
     tape = Tape(recorder, task.context.step_id)
+    batch_turn = BatchTurn(tape, batches)
     attempt = _Attempt(
         task=task,
         tape=tape,
@@ -91,12 +94,14 @@ def run_agent(
             task=task,
             tape=tape,
             models=models,
+            batch_turn=batch_turn,
             tools=list(chosen.values()),
             on_delta=Deltas(on_delta, clock) if on_delta is not None else None,
             new_call_id=new_call_id,
             sleep=sleep,
             used_percent=used_percent,
         ),
+        batch_turn=batch_turn,
         should_stop=should_stop,
     )
     return attempt.run()
@@ -108,10 +113,17 @@ class _Attempt:
     tape: Tape
     tool_turn: ToolTurn
     model_turn: ModelTurn
+    batch_turn: BatchTurn
     should_stop: Callable[[], bool]
 
     def run(self) -> Outcome:
         for call in self.tape.conversation.open_calls:
+            if call.batched:
+                # It was sent to outlive its claim: its answer is waited for, not given up.
+                wait = self.batch_turn.look(call)
+                if wait is not None:
+                    return wait
+                continue
             abandoned = CallAbandoned(call_id=call.call_id, charged_microusd=call.reserved_microusd)
             self.tape.commit(abandoned, self.tape.recorder.abandon)
         outcome = self._obey() or self._look_back()

@@ -112,6 +112,7 @@ def compose(pool: str, slots: int) -> Shop:
     holder = new_holder(pool)
     engine = open_engine(database_url, role=APP_ROLE, connect_timeout_seconds=settings.connect_timeout_seconds)
     locks = redlock(redis_url)
+    models = open_models(settings, threads=slots, redis=client, hasty=hasty, holds=holds)
     return Shop(
         settings=settings,
         connections=connections,
@@ -123,7 +124,8 @@ def compose(pool: str, slots: int) -> Shop:
         workspaces=settings.home / "workspaces",
         scripts=registered_scripts(),
         tools=registered_tools(),
-        models=open_models(settings, threads=slots, redis=client, hasty=hasty, holds=holds),
+        models=models,
+        batches=models.batches(),
         holds=holds,
         embedder=load_embedder,
         recall=recall_from_run,

@@ -281,6 +281,7 @@ class Attempt:
             on_budget=gathered.on_budget,
             model=wanted.model,
             routed_by=wanted.by,
+            urgent=step.urgent,
             cache_scope=str(self.claim.tenant),
             refuted=rounds_before(step, gathered.plan.steps if gathered.plan is not None else ()),
         )
@@ -298,6 +299,7 @@ class Attempt:
             task,
             recorder=recorder,
             models=self.shop.models,
+            batches=self.shop.batches,
             tools=self.shop.tools,
             should_stop=lambda: self.shop.stopping.is_set() or self.lost.is_set() or self._paused() is not None,
             holds=self.shop.holds,

@@ -122,6 +122,8 @@ class AgentTask:
     """Of the models that it may be given; big results of earlier turns make room when it fills."""
     cache_scope: str = ""
     """The tenant, within which an answer may be given again where the task has no effects."""
+    urgent: bool = True
+    """Whether its calls are made at once; false: through the batch API, where there is one."""
     refuted: int = 0
     """How often what this step's forerunners gave was not passed by its verifier."""
 

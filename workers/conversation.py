@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from uuid import UUID
 
 from pydantic import JsonValue
 
 from chargehand.orchestrator.copying import changed
 from chargehand.orchestrator.facts import (
+    BatchSubmitted,
     BreakerTripped,
     CallAbandoned,
     ModelFailed,
@@ -85,6 +87,8 @@ class Conversation:
     exchanges: tuple[Exchange, ...] = ()
     open_calls: tuple[ModelRequested, ...] = ()
     """Requested, and neither answered, failed nor abandoned."""
+    batches: Mapping[UUID, str] = field(default_factory=dict)
+    """Calls that the batch API has taken, with its ids of the batches."""
     opening_notes: tuple[str, ...] = ()
     """What persons said before the first answer."""
     evicted: frozenset[str] = frozenset()
@@ -155,6 +159,8 @@ def fold(facts: Iterable[StepFact], *, onto: Conversation | None = None, from_po
             case ModelFailed():
                 open_calls = _without_call(folded, fact.call_id)
                 folded = changed(folded, open_calls=open_calls, failures=(*folded.failures, fact))
+            case BatchSubmitted():
+                folded = changed(folded, batches={**folded.batches, fact.call_id: fact.batch_id})
             case CallAbandoned():
                 folded = changed(folded, open_calls=_without_call(folded, fact.call_id))
             case ToolStarted() | ToolFinished():

@@ -5,16 +5,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from uuid import UUID
 
-from pydantic import JsonValue
-
 from chargehand.orchestrator.errors import BudgetBusy, BudgetExceeded
-from chargehand.orchestrator.facts import OVER_BUDGET, ModelFailed, ModelRequested, ModelResponded
+from chargehand.orchestrator.facts import OVER_BUDGET, ModelFailed, ModelRequested
+from chargehand.workers.answers import responded
+from chargehand.workers.batch_turn import BatchTurn
 from chargehand.workers.context import AgentTask, build
 from chargehand.workers.conversation import Conversation
 from chargehand.workers.models.interface import (
-    Block,
     DeltaHook,
-    ModelAnswer,
     ModelBusy,
     ModelCall,
     ModelHeld,
@@ -27,7 +25,7 @@ from chargehand.workers.models.prefix import Ttl, ttl_for
 from chargehand.workers.outcomes import GO_ON_OPTIONS, Failed, Wait, backoff_seconds
 from chargehand.workers.tape import Tape
 from chargehand.workers.tools.colleagues import COLLEAGUE_TOOLS
-from chargehand.workers.tools.registry import Tool, storable
+from chargehand.workers.tools.registry import Tool
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +86,7 @@ class ModelTurn:
         task: AgentTask,
         tape: Tape,
         models: Models,
+        batch_turn: BatchTurn,
         tools: Sequence[Tool],
         on_delta: Deltas | None,
         new_call_id: Callable[[], UUID],
@@ -97,6 +96,7 @@ class ModelTurn:
         self._task = task
         self._tape = tape
         self._models = models
+        self._batch_turn = batch_turn
         self._tools = tools
         self._on_delta = on_delta
         self._new_call_id = new_call_id
@@ -119,6 +119,7 @@ class ModelTurn:
             model=self._task.model,
             routed_by=self._task.routed_by,
             problems=["refuted"] * self._task.refuted,
+            urgent=self._task.urgent or not self._batch_turn.is_open(conversation),
             used_percent=self._used_percent(),
             cache_ttl=self._cache_ttl,
             cache_scope=self._task.cache_scope if _is_routing(self._task, self._tools) else "",
@@ -152,16 +153,17 @@ class ModelTurn:
                 evidence=(self._tape.place(self._tape.newest),) if self._tape.recorded else (),
             )
         try:
-            # It is journalled as any other, and costs nothing.
-            answer = quote.answer or self._models.call(
-                replace(
-                    call,
-                    model=quote.model,
-                    tier=quote.tier,
-                    max_tokens=quote.max_tokens,
-                    request_id=f"{self._task.context.run_id}/{self._task.context.step_id}/{call_id}",
-                )
+            chosen = replace(
+                call,
+                model=quote.model,
+                tier=quote.tier,
+                max_tokens=quote.max_tokens,
+                request_id=f"{self._task.context.run_id}/{self._task.context.step_id}/{call_id}",
             )
+            if quote.batched:
+                return self._batch_turn.submit(chosen, call_id)
+            # It is journalled as any other, and costs nothing.
+            answer = quote.answer or self._models.call(chosen)
         except ModelBusy as busy:
             self._record_failure(call_id, busy, retryable=True, cost_microusd=0)
             return self._fall_back_or_pause(call, quote, busy)
@@ -177,7 +179,7 @@ class ModelTurn:
         finally:
             if self._on_delta is not None:
                 self._on_delta.flush()
-        self._tape.commit(_responded(call_id, answer), self._tape.recorder.respond)
+        self._tape.commit(responded(call_id, answer), self._tape.recorder.respond)
         self._sleeps = 0
         return None
 
@@ -196,6 +198,7 @@ class ModelTurn:
                 max_tokens=quote.max_tokens,
                 reserved_microusd=quote.reserved_microusd,
                 reads=reads,
+                batched=quote.batched,
             )
             try:
                 self._tape.request(requested)
@@ -255,21 +258,6 @@ class ModelTurn:
         return Wait(reason="human", question=question, options=GO_ON_OPTIONS, evidence=evidence, cause=cause)
 
 
-def _responded(call_id: UUID, answer: ModelAnswer) -> ModelResponded:
-    content = tuple(_storable_block(block) for block in answer.content)
-    return ModelResponded(
-        call_id=call_id,
-        model=answer.model,
-        content=content,
-        stop_reason=answer.stop_reason,
-        usage=answer.usage,
-        cost_microusd=answer.cost_microusd,
-        duration_ms=answer.duration_ms,
-        message_id=answer.message_id,
-        cache_miss=answer.cache_miss,
-    )
-
-
 def _is_routing(task: AgentTask, tools: Sequence[Tool]) -> bool:
     """Whether the agent only chooses a way: its answer has no effects, and the same question has the same answer."""
     return task.finish.name == ROUTING_TOOL and all(tool.effect == "pure" for tool in tools)
@@ -283,17 +271,3 @@ def _cache_ttl(task: AgentTask, tools: Sequence[Tool]) -> Ttl:
     if names & COLLEAGUE_TOOLS:
         return ttl_for(gap_seconds=COLLEAGUE_SECONDS, reuses=1)
     return ttl_for(gap_seconds=0, reuses=task.max_turns - 1)
-
-
-def _storable_block(block: Block) -> Block:
-    return {storable(key): _storable_value(value) for key, value in block.items()}
-
-
-def _storable_value(value: JsonValue) -> JsonValue:
-    if isinstance(value, str):
-        return storable(value)
-    if isinstance(value, dict):
-        return _storable_block(value)
-    if isinstance(value, list):
-        return [_storable_value(item) for item in value]
-    return value

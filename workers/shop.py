@@ -19,7 +19,7 @@ from chargehand.orchestrator.hints import Hints
 from chargehand.orchestrator.progress import Progress
 from chargehand.orchestrator.settings import Settings
 from chargehand.workers.holds import NOTHING_HELD, Holds
-from chargehand.workers.models.interface import Models
+from chargehand.workers.models.interface import Batches, Models
 from chargehand.workers.recollection import Recollection
 from chargehand.workers.reembedding import Reembedding
 from chargehand.workers.scripts.registry import Script
@@ -58,6 +58,8 @@ class Shop:
     """What is paused, and which circuits are open."""
     thrift: Thrift | None = None
     """How much of a run's budget is spent; None: no model is chosen by it."""
+    batches: Batches | None = None
+    """For calls that are not urgent; None: they are made like the others."""
     recollection: Recollection | None = None
     """Conversations in Redis; None: each is read from its journal."""
     broken_packages: tuple[str, ...] = ()

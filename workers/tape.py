@@ -6,6 +6,7 @@ from uuid import UUID
 
 from chargehand.orchestrator.breaker import Observed
 from chargehand.orchestrator.facts import (
+    BatchSubmitted,
     BreakerTripped,
     CallAbandoned,
     ModelFailed,
@@ -42,6 +43,10 @@ class Recorder(Protocol):
 
     def respond(self, fact: ModelResponded | ModelFailed) -> None:
         """Commit what came back, and settle."""
+        ...
+
+    def submitted(self, fact: BatchSubmitted) -> None:
+        """Commit that the batch API has taken a call."""
         ...
 
     def abandon(self, fact: CallAbandoned) -> None:

@@ -20,10 +20,19 @@ import anthropic
 from redis import Redis
 
 from chargehand.orchestrator.facts import Usage
-from chargehand.orchestrator.prices import PRICES, Price, cost_microusd, price_of, reserve_microusd, with_overrides
+from chargehand.orchestrator.prices import (
+    PRICES,
+    Price,
+    batched_microusd,
+    cost_microusd,
+    price_of,
+    reserve_microusd,
+    with_overrides,
+)
 from chargehand.orchestrator.settings import Settings
 from chargehand.workers.held import Held
 from chargehand.workers.holds import NOTHING_HELD, Holds
+from chargehand.workers.models.batches import MessageBatches
 from chargehand.workers.models.interface import (
     ModelAnswer,
     ModelBusy,
@@ -117,6 +126,10 @@ class AnthropicModels:
         for wire in (self._wire, *self._endpoints.values()):
             wire.close()
 
+    def batches(self) -> MessageBatches:
+        """The batch APIs of the same servers."""
+        return MessageBatches(at=self._at, understood=lambda message, model: self._answer(message, model, 0.0))
+
     def quote(self, call: ModelCall) -> Quote:
         """Choose the model and bound the cost; takes the call's share of the fleet's limits.
 
@@ -135,20 +148,25 @@ class AnthropicModels:
                 answer=known,
             )
         profile = self._at(choice.model)[0].profile
+        batched = not call.urgent and "batches" in profile.features
         body_bytes = len(_body(asked(call, profile)))
         max_tokens = min(call.max_tokens, profile.max_output_tokens)
-        if self._limits is not None:
+        # A batch has limits of its own, far from a minute's.
+        if self._limits is not None and not batched:
             need = Need(input_tokens=body_bytes // BYTES_PER_TOKEN, output_tokens=max_tokens)
             admission = self._limits.admit(choice.model, need)
             if isinstance(admission, Wait):
                 reason = f"The fleet's limit of {choice.model} is used up for {admission.seconds:.1f} s."
                 raise ModelBusy(min(admission.seconds, MAX_BUSY_SECONDS), reason)
+        bound = self._bound(call, choice.model, body_bytes, max_tokens)
+        way = "" if call.urgent else "; batched" if batched else f"; not urgent, but {profile.name} has no batches"
         return Quote(
             model=choice.model,
             tier=choice.tier,
-            reserved_microusd=self._bound(call, choice.model, body_bytes, max_tokens),
+            reserved_microusd=batched_microusd(bound) if batched else bound,
             max_tokens=max_tokens,
-            routed_because=choice.reason + self._price_note(choice.model),
+            routed_because=choice.reason + way + self._price_note(choice.model),
+            batched=batched,
         )
 
     def call(self, call: ModelCall) -> ModelAnswer:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
+from uuid import UUID
 
 from pydantic import JsonValue
 
@@ -45,6 +46,8 @@ class ModelCall:
     """Why earlier attempts at the same task did not do, beside what the messages show."""
     used_percent: int = 0
     """How much of the run's budget is known to be spent."""
+    urgent: bool = True
+    """False: it may go through the batch API of the model's server."""
     cache_scope: str = ""
     """Whose equal requests may share one answer: a tenant's id; empty: the model is asked each time."""
     request_id: str = ""
@@ -82,6 +85,8 @@ class Quote:
     """What the call may ask for: the caller's wish within the model's limit."""
     routed_because: str
     """Reason of the choice, for the journal."""
+    batched: bool = False
+    """The call is to go through the batch API; the reservation is at its price."""
     answer: ModelAnswer | None = None
     """What the very same request was answered before; nobody is asked then, and nothing is reserved."""
 
@@ -120,6 +125,44 @@ class ModelHeld(ChargehandError):
     def __init__(self, held: Held) -> None:
         super().__init__(held.why)
         self.held = held
+
+
+class BatchUnknown(ChargehandError):
+    """Nobody knows whether the batch was made: the connection broke, or its list cannot tell yet."""
+
+
+class BatchFailed(ChargehandError):
+    """The batch has no answer for the call, and will have none; the call is made at once instead."""
+
+    def __init__(self, reason: str, *, may_be_charged: bool = False) -> None:
+        super().__init__(reason)
+        self.may_be_charged = may_be_charged
+        """The server may have answered, and the answer cannot be read any more."""
+
+
+class Batches(Protocol):
+    """The batch APIs of the models' servers. The custom id of a call is its id in the journal."""
+
+    def submit(self, call: ModelCall, call_id: UUID) -> str:
+        """Make a batch of this one call and give its id.
+
+        Raises `BatchUnknown`, or `ModelBusy` or `ModelUnavailable` when it was certainly not made.
+        """
+        ...
+
+    def find(self, model: str, call_id: UUID) -> str | None:
+        """The newest batch with an answer to the call; None: none of the recent ones has it, and all have ended.
+
+        Raises `BatchUnknown` while some have not ended, `ModelBusy` or `ModelUnavailable` when it cannot be asked.
+        """
+        ...
+
+    def answer(self, model: str, batch_id: str, call_id: UUID) -> ModelAnswer | None:
+        """The answer, at the price of a batch; None: it is not there yet.
+
+        Raises `BatchFailed` when there will be none, `ModelBusy` or `ModelUnavailable` when it cannot be asked now.
+        """
+        ...
 
 
 class Models(Protocol):

@@ -8,9 +8,11 @@ from urllib.parse import urlsplit
 from chargehand.orchestrator.errors import InvalidSettings
 from chargehand.workers.models.interface import Block
 
-Feature = Literal["cache_control", "cache_ttl", "strict_tools", "tool_choice", "count_tokens", "prewarm", "diagnostics"]
+Feature = Literal[
+    "cache_control", "cache_ttl", "strict_tools", "tool_choice", "count_tokens", "prewarm", "diagnostics", "batches"
+]
 ALL_FEATURES: frozenset[Feature] = frozenset(
-    {"cache_control", "cache_ttl", "strict_tools", "tool_choice", "count_tokens", "prewarm", "diagnostics"}
+    {"cache_control", "cache_ttl", "strict_tools", "tool_choice", "count_tokens", "prewarm", "diagnostics", "batches"}
 )
 Structured = Literal["schema", "tool", "text"]
 """How a typed answer is asked for: by the server's JSON schema, by a tool that must be called, or in words."""

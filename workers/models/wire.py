@@ -1,4 +1,4 @@
-"""The wire: the only module that talks through the SDK, and says what came of it in our words.
+"""The wire: the only module beside `batches` that talks through the SDK, and says what came of it in our words.
 
 Three kinds of trouble are kept apart: *try later* (`ModelBusy`), *tell the model or a person* (`ModelRefused`, which is
 an answer), and *no answer* (`ModelUnavailable`, which says what it cost as far as one can know). Importing this module
@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import anthropic
 import httpx2
+from anthropic.resources.messages import Batches as SdkBatches
 from pydantic import JsonValue
 
 from chargehand.orchestrator.facts import Usage
@@ -64,6 +65,11 @@ class Wire:
         """Close all connections."""
         self._client.close()
 
+    @property
+    def batches(self) -> SdkBatches:
+        """The SDK's side of the batch API, for `batches`."""
+        return self._client.messages.batches
+
     def send(
         self, call: ModelCall, model: str, *, reserved_microusd: int, begun: Callable[[], None] | None = None
     ) -> dict[str, Any]:
@@ -76,9 +82,9 @@ class Wire:
         try:
             return self._send(call, model, begun)
         except anthropic.APIStatusError as error:
-            raise _status_failure(error, model, reserved_microusd) from error
+            raise status_failure(error, model, reserved_microusd) from error
         except anthropic.APIConnectionError as error:
-            raise _connection_failure(error, reserved_microusd) from error
+            raise connection_failure(error, reserved_microusd) from error
         except (httpx2.HTTPError, anthropic.APIError, StreamCut, json.JSONDecodeError) as error:
             # The request was sent and the answer broke off: it is paid for, as far as anybody knows.
             reason = f"The answer broke off: {_said(error)}"
@@ -245,7 +251,7 @@ def _bound_by_deadline(response: httpx2.Response) -> None:
         response.stream = _Deadlined(response.stream, deadline, response.request)
 
 
-def _status_failure(error: anthropic.APIStatusError, model: str, reserved: int) -> ModelBusy | ModelUnavailable:
+def status_failure(error: anthropic.APIStatusError, model: str, reserved: int) -> ModelBusy | ModelUnavailable:
     """Our error for a status that the server gave."""
     status, said = error.status_code, _said(error)
     if status < 400:
@@ -264,7 +270,7 @@ def _status_failure(error: anthropic.APIStatusError, model: str, reserved: int) 
     return ModelUnavailable(f"HTTP {status}: {said}", retryable=retryable)
 
 
-def _connection_failure(error: anthropic.APIConnectionError, reserved: int) -> ModelUnavailable:
+def connection_failure(error: anthropic.APIConnectionError, reserved: int) -> ModelUnavailable:
     """Nothing was sent, or nobody knows what became of it."""
     cause = error.__cause__
     if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout):

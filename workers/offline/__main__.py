@@ -24,6 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--faults", default="", help="tests: JSON list of faults to begin with; needs --allow-faults")
     parser.add_argument("--ledger", type=Path, default=None, help="tests: append one JSON line for each call")
     parser.add_argument("--delay-seconds", type=float, default=0.0, help="tests: every call takes this long")
+    parser.add_argument("--batch-seconds", type=float, default=0.0, help="every batch takes this long")
     parser.add_argument(
         "--min-prefix-tokens", type=int, default=MIN_PREFIX_TOKENS, help="shortest prefix that is cached"
     )
@@ -41,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
             ledger_path=options.ledger,
             min_prefix_tokens=options.min_prefix_tokens,
             delay_seconds=options.delay_seconds,
+            batch_seconds=options.batch_seconds,
             imitation=IMITATIONS[options.imitate],
         )
     except OSError as error:

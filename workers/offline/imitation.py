@@ -21,11 +21,13 @@ class Imitation:
     """Whether it takes `max_tokens=0`; otherwise it answers 400."""
     samples: bool = False
     """Whether it still takes `temperature` and its like."""
+    has_batches: bool = False
+    """Whether `/v1/messages/batches` exists."""
     reports_cache: bool = True
     """Whether its usage has counters of a prompt cache."""
 
 
-CLAUDE = Imitation()
+CLAUDE = Imitation(has_batches=True)
 _NO_CACHE = frozenset({"cache_control", "output_config", "diagnostics", "strict"})
 IMITATIONS: Mapping[str, Imitation] = {
     "anthropic": CLAUDE,

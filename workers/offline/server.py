@@ -4,13 +4,15 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
-from chargehand.workers.offline import MODEL, NOTICE
+from chargehand.workers.offline import MODEL, NOTICE, batches
 from chargehand.workers.offline.accounting import MIN_PREFIX_TOKENS, Counted, Diagnosis, PromptCache, tokens_of
+from chargehand.workers.offline.batches import BatchStore
 from chargehand.workers.offline.faults import Fault, FaultPlan, Ledger, UnknownFault
 from chargehand.workers.offline.imitation import CLAUDE, Imitation, heard, in_prose, told
 from chargehand.workers.offline.policies import answer
@@ -43,11 +45,13 @@ class OfflineServer(ThreadingHTTPServer):
         ledger_path: Path | None = None,
         min_prefix_tokens: int = MIN_PREFIX_TOKENS,
         delay_seconds: float = 0.0,
+        batch_seconds: float = 0.0,
         imitation: Imitation = CLAUDE,
     ) -> None:
         self.imitation = imitation
         self.allow_faults = allow_faults
         self.delay_seconds = delay_seconds
+        self.batches = BatchStore(batch_seconds)
         self.faults = FaultPlan()
         self.ledger = Ledger(ledger_path)
         self.cache = PromptCache(min_prefix_tokens=min_prefix_tokens)
@@ -84,6 +88,8 @@ class MessagesHandler(BaseHTTPRequestHandler):
             self._send(200, {"ok": True, "model": MODEL, "notice": NOTICE})
         elif path.startswith("/v1/models/"):
             self._send(200, _model_info(path.rsplit("/", 1)[-1]))
+        elif path.startswith(batches.PATH) and self.server.imitation.has_batches:
+            self._show_batches(path)
         elif path == "/_calls" and self.server.allow_faults:
             self._send(200, {"calls": self.server.ledger.calls()})
         else:
@@ -108,8 +114,66 @@ class MessagesHandler(BaseHTTPRequestHandler):
                 self._send(200, {"input_tokens": _input_tokens(request)})
         elif path == "/v1/messages":
             self._messages(path, request)
+        elif path == batches.PATH and self.server.imitation.has_batches:
+            wrong = batches.wrong_with(request)
+            if wrong:
+                self._fail(400, "invalid_request_error", wrong)
+            else:
+                self._send(200, self.server.batches.make(request["requests"], self._batched))
         else:
             self._fail(404, "not_found_error", f"No such page: {path}")
+
+    def _show_batches(self, path: str) -> None:
+        """The list, one batch, or its results as JSON lines."""
+        url, store = self.server.base_url, self.server.batches
+        if path == batches.PATH:
+            limit = parse_qs(urlsplit(self.path).query).get("limit", ["20"])[0]
+            self._send(200, store.listed(int(limit) if limit.isdigit() else 20, url))
+            return
+        name, _, part = path.removeprefix(f"{batches.PATH}/").partition("/")
+        results = store.results(name) if part == "results" else None
+        told = store.told(name, url) if not part else None
+        if results is not None:
+            self._send_lines(results)
+        elif told is not None:
+            self._send(200, told)
+        else:
+            self._fail(404, "not_found_error", f"No such batch, or it has not ended: {path}")
+
+    def _send_lines(self, values: Sequence[Mapping[str, Any]]) -> None:
+        body = b"".join(json.dumps(value).encode() + b"\n" for value in values)
+        self.send_response(200)
+        self._common_headers("application/x-jsonl")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _batched(self, request: Any) -> dict[str, Any]:
+        """The result of one request of a batch; a fault that is due makes it fail, unbilled."""
+        wrong = complaint(request)
+        fault = self.server.faults.take(request) if not wrong and self.server.allow_faults else None
+        if wrong or fault is not None:
+            said = wrong or f"Injected fault: {fault.kind if fault else ''}"
+            record = request if isinstance(request, dict) else {}
+            self.server.ledger.record(batches.PATH, record, outcome="errored", billed=False)
+            error = {"type": "error", "error": {"type": "invalid_request_error", "message": said}}
+            return {"type": "errored", "error": error}
+        counted = self.server.cache.look(request)
+        self.server.cache.store(request)
+        message = message_for(request, counted)
+        message["usage"]["service_tier"] = "batch"
+        usage = message["usage"]
+        self.server.ledger.record(
+            batches.PATH,
+            request,
+            outcome="ok",
+            billed=True,
+            input_tokens=usage["input_tokens"],
+            output_tokens=usage["output_tokens"],
+            cache_write_tokens=usage["cache_creation_input_tokens"],
+            cache_read_tokens=usage["cache_read_input_tokens"],
+        )
+        return {"type": "succeeded", "message": message}
 
     def _messages(self, path: str, request: Any) -> None:
         ledger = self.server.ledger

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from chargehand.orchestrator.breaker import Observed
 from chargehand.orchestrator.errors import BudgetBusy, BudgetExceeded, LeaseLost, NewerVersion, Unavailable
 from chargehand.orchestrator.facts import (
+    BatchSubmitted,
     BreakerTripped,
     CallAbandoned,
     ModelFailed,
@@ -93,6 +94,9 @@ class Journal:
         self._write(*finished, requested)
 
     def respond(self, fact: ModelResponded | ModelFailed) -> None:
+        self._write(fact)
+
+    def submitted(self, fact: BatchSubmitted) -> None:
         self._write(fact)
 
     def abandon(self, fact: CallAbandoned) -> None:

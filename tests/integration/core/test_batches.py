@@ -1,0 +1,289 @@
+"""A call that is not urgent outlives its claim: never paid twice, never lost, wherever its worker dies."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+from uuid import UUID
+
+import anthropic
+import pytest
+
+from chargehand.orchestrator import charges
+from chargehand.orchestrator.errors import InvalidPlan
+from chargehand.orchestrator.facts import (
+    CallAbandoned,
+    ModelFailed,
+    ModelRequested,
+    ModelResponded,
+    StepWaiting,
+    parse_fact,
+)
+from chargehand.orchestrator.plan import Plan, Step, step_id
+from chargehand.orchestrator.prices import PRICES, batched_microusd, cost_microusd
+from chargehand.orchestrator.turns import StepRecorder
+from chargehand.workers.models.client import AnthropicModels
+from chargehand.workers.models.interface import Batches, BatchFailed, ModelAnswer, ModelCall
+from chargehand.workers.models.profiles import PROFILES
+from chargehand.workers.models.router import Tiers
+from chargehand.workers.offline import MODEL
+from chargehand.workers.offline.server import OfflineServer
+from chargehand.workers.replay import replay
+from chargehand.workers.shop import Shop
+from tests.integration.core import agents
+
+if TYPE_CHECKING:
+    from tests.integration.core.conftest import House
+
+NAME = "claude-opus-5-5"
+PRICED = {**PRICES, MODEL: PRICES[NAME]}
+ASK = agents.agent("ask", urgent=False)
+At = Literal["before", "after"]
+
+
+class Killed(BaseException):
+    """`kill -9`: nothing of the worker's own runs any more."""
+
+
+class Mortal:
+    """Batches whose worker dies at one moment, once."""
+
+    def __init__(self, real: Batches, method: str = "", at: At = "before") -> None:
+        self.real = real
+        self.deaths = {(method, at)}
+
+    def submit(self, call: ModelCall, call_id: UUID) -> str:
+        self._die("submit", "before")
+        batch_id = self.real.submit(call, call_id)
+        self._die("submit", "after")
+        return batch_id
+
+    def find(self, model: str, call_id: UUID) -> str | None:
+        self._die("find", "before")
+        batch_id = self.real.find(model, call_id)
+        self._die("find", "after")
+        return batch_id
+
+    def answer(self, model: str, batch_id: str, call_id: UUID) -> ModelAnswer | None:
+        self._die("answer", "before")
+        answer = self.real.answer(model, batch_id, call_id)
+        if answer is not None:
+            self._die("answer", "after")
+        return answer
+
+    def _die(self, method: str, at: At) -> None:
+        if (method, at) in self.deaths:
+            self.deaths.clear()
+            raise Killed
+
+
+class Expired(Mortal):
+    """Batches that nobody gets to within their day."""
+
+    def answer(self, model: str, batch_id: str, call_id: UUID) -> ModelAnswer | None:
+        raise BatchFailed(f"The call in batch {batch_id} is expired: no reason given.")
+
+
+@pytest.fixture
+def server() -> Iterator[OfflineServer]:
+    with OfflineServer(("127.0.0.1", 0), allow_faults=True) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join(timeout=5)
+
+
+@pytest.fixture
+def models(server: OfflineServer) -> Iterator[AnthropicModels]:
+    with anthropic.Anthropic(base_url=server.base_url, api_key="none", max_retries=0) as client:
+        tiers = Tiers(small=NAME, medium=NAME, large=NAME)
+        yield AnthropicModels(client, tiers=tiers, profile=PROFILES["anthropic"], prices=PRICED)
+
+
+def shop_of(house: "House", models: AnthropicModels, batches: Batches | None = None) -> Shop:
+    return replace(house.shop(), models=models, batches=batches or models.batches())
+
+
+def go_on(house: "House", shop: Shop, run_id: UUID) -> None:
+    """What happens when the step's time has come, or its worker is known to be dead."""
+    if house.statuses(run_id)["ask"] == "running":
+        house.expire(run_id, "ask")
+        house.recover()
+    house.execute(
+        "UPDATE steps SET run_after = clock_timestamp() - interval '1 s' WHERE id = :step AND status = 'waiting'",
+        {"step": step_id(run_id, "ask")},
+    )
+    house.watch()
+    house.admit()
+    agents.deliver(house, shop, run_id, "ask")
+
+
+def finish(house: "House", shop: Shop, run_id: UUID, *, most: int = 30) -> int:
+    """Deliver until the step is over; gives how often its worker died."""
+    deaths = 0
+    try:
+        agents.deliver(house, shop, run_id, "ask")
+    except Killed:
+        deaths += 1
+    for _ in range(most):
+        if house.statuses(run_id)["ask"] == "succeeded":
+            house.advance(run_id)
+            return deaths
+        try:
+            go_on(house, shop, run_id)
+        except Killed:
+            deaths += 1
+    raise AssertionError(f"not over: {house.statuses(run_id)} {house.kinds(run_id, 'ask')}")
+
+
+def facts(house: "House", run_id: UUID) -> list[Any]:
+    rows = house.execute(
+        "SELECT schema_version, body FROM journal WHERE run = :run AND step = :step ORDER BY seq",
+        {"run": run_id, "step": step_id(run_id, "ask")},
+    )
+    return [parse_fact(row.body, schema_version=row.schema_version) for row in rows]
+
+
+def check(house: "House", server: OfflineServer, run_id: UUID, *, lost: int = 0) -> list[Any]:
+    """Each answer that the server was paid for is in the journal once, and the books agree; gives the facts."""
+    said = facts(house, run_id)
+    answers = [fact for fact in said if isinstance(fact, ModelResponded)]
+    given_up = [fact for fact in said if isinstance(fact, CallAbandoned)]
+    billed = [call for call in server.ledger.calls() if call["billed"]]
+    assert len(billed) == len(answers) > 0
+    assert len({fact.call_id for fact in answers}) == len(answers)
+    assert len(given_up) == lost
+    row = house.row(run_id, "ask")
+    paid = sum(fact.cost_microusd for fact in answers) + sum(fact.charged_microusd for fact in given_up)
+    assert (row.spent_microusd, row.reserved_microusd) == (paid, 0)
+    assert house.drift(run_id) == []
+    assert house.objections(run_id) == []
+    with house.as_tenant() as session:
+        again = replay(session, house.tenant, run_id, {})
+        assert charges.of_run(session, run_id, house.settings).costs.total.cost_microusd == paid
+    assert again.divergences == ()
+    assert again.requests == sum(isinstance(fact, ModelRequested) for fact in said)
+    return said
+
+
+def test_a_call_that_is_not_urgent_waits_in_a_batch_at_half_price(
+    house: "House", server: OfflineServer, models: AnthropicModels
+) -> None:
+    server.batches.delay_seconds = 3_600
+    run_id = agents.start(house, ASK, tools={})
+    shop = shop_of(house, models)
+
+    agents.deliver(house, shop, run_id, "ask")
+    waiting = house.row(run_id, "ask")
+    assert (waiting.status, waiting.wait_reason, waiting.holder) == ("waiting", "batch", None)
+    assert waiting.run_after is not None
+    assert waiting.reserved_microusd > 0
+    go_on(house, shop, run_id)
+    go_on(house, shop, run_id)
+    looks = [fact for fact in facts(house, run_id) if isinstance(fact, StepWaiting)]
+    assert [look.reason for look in looks] == ["batch"] * 3
+    server.batches.delay_seconds = 0
+    finish(house, shop, run_id)
+
+    said = check(house, server, run_id)
+    requests = [fact for fact in said if isinstance(fact, ModelRequested)]
+    assert all(fact.batched and "batched" in fact.routed_because for fact in requests)
+    for fact in said:
+        if isinstance(fact, ModelResponded):
+            assert fact.cost_microusd == batched_microusd(cost_microusd(NAME, fact.usage))
+    assert {call["path"] for call in server.ledger.calls()} == {"/v1/messages/batches"}
+
+
+@pytest.mark.parametrize(
+    ("method", "at", "lost"),
+    [
+        # Nobody can tell it from a batch that the server has lost: it is charged, and the call made again.
+        ("submit", "before", 1),
+        ("submit", "after", 0),
+        ("answer", "before", 0),
+        ("answer", "after", 0),
+    ],
+)
+def test_a_worker_that_dies_at_any_moment_pays_once(
+    house: "House", server: OfflineServer, models: AnthropicModels, method: str, at: At, lost: int
+) -> None:
+    run_id = agents.start(house, ASK, tools={})
+    shop = shop_of(house, models, Mortal(models.batches(), method, at))
+
+    assert finish(house, shop, run_id) == 1
+
+    check(house, server, run_id, lost=lost)
+
+
+def test_a_worker_that_dies_when_it_has_said_that_the_batch_was_taken_pays_once(
+    house: "House", server: OfflineServer, models: AnthropicModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = agents.start(house, ASK, tools={})
+    commit = StepRecorder.submitted
+
+    def die(self: StepRecorder, fact: Any) -> None:
+        commit(self, fact)
+        monkeypatch.undo()
+        raise Killed
+
+    monkeypatch.setattr(StepRecorder, "submitted", die)
+
+    assert finish(house, shop_of(house, models), run_id) == 1
+
+    check(house, server, run_id)
+
+
+def test_a_lost_call_is_looked_for_until_the_batches_that_may_have_it_have_ended(
+    house: "House", server: OfflineServer, models: AnthropicModels
+) -> None:
+    server.batches.delay_seconds = 3_600
+    run_id = agents.start(house, ASK, tools={})
+    shop = shop_of(house, models, Mortal(models.batches(), "submit", "after"))
+    with pytest.raises(Killed):
+        agents.deliver(house, shop, run_id, "ask")
+
+    go_on(house, shop, run_id)
+    assert house.row(run_id, "ask").wait_reason == "batch"
+    assert "call.abandoned" not in house.kinds(run_id, "ask")
+    server.batches.delay_seconds = 0
+    finish(house, shop, run_id)
+
+    check(house, server, run_id)
+
+
+@pytest.mark.parametrize("why", ["expired", "errored"])
+def test_a_batch_without_an_answer_costs_nothing_and_the_call_is_made_at_once(
+    house: "House", server: OfflineServer, models: AnthropicModels, why: str
+) -> None:
+    run_id = agents.start(house, ASK, tools={})
+    if why == "errored":
+        server.faults.replace([{"kind": "server_error", "times": 1}])
+    batches = Expired(models.batches()) if why == "expired" else models.batches()
+    shop = shop_of(house, models, batches)
+
+    finish(house, shop, run_id)
+
+    said = facts(house, run_id)
+    failed = next(fact for fact in said if isinstance(fact, ModelFailed))
+    assert (failed.error.startswith("BatchFailed:"), why in failed.error, failed.cost_microusd) == (True, True, 0)
+    after = said[said.index(failed) :]
+    assert not next(fact for fact in after if isinstance(fact, ModelRequested)).batched
+    assert house.drift(run_id) == []
+
+
+def test_an_endpoint_without_batches_is_asked_at_once_and_says_so(house: "House", server: OfflineServer) -> None:
+    run_id = agents.start(house, ASK, tools={})
+    with anthropic.Anthropic(base_url=server.base_url, api_key="none", max_retries=0) as client:
+        tiers = Tiers(small=NAME, medium=NAME, large=NAME)
+        models = AnthropicModels(client, tiers=tiers, profile=PROFILES["litellm"], prices=PRICED)
+        agents.deliver(house, shop_of(house, models), run_id, "ask")
+
+    requests = [fact for fact in check(house, server, run_id) if isinstance(fact, ModelRequested)]
+    assert not any(fact.batched for fact in requests)
+    assert "not urgent, but litellm has no batches" in requests[0].routed_because
+
+
+def test_only_an_agent_can_be_not_urgent() -> None:
+    with pytest.raises(InvalidPlan, match="urgent: false"):
+        Plan.of([Step(key="a", kind="script", script="work", urgent=False)])
