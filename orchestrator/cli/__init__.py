@@ -30,7 +30,12 @@ class _Chargehand(LazyGroup):
             (_WORK, "memory", "memory", "Search, fill and empty what agents remember."),
             (_RUNS, "status", "status", "List the newest runs, or show one with its steps."),
             (_RUNS, "status", "result", "Show what a run came to and write its files."),
-            (_RUNS, "status", "explain", "Say why each unfinished step of a run does not go on."),
+            (
+                _RUNS,
+                "status",
+                "explain",
+                "Say why each unfinished step of a run does not go on, and what would free it.",
+            ),
             (_RUNS, "cost", "cost", "Show where the money of a run, or of all, went."),
             (_RUNS, "events", "logs", "Print what happened in a run, fact by fact."),
             (_RUNS, "control", "cancel", "End a run now."),

@@ -1,5 +1,6 @@
 """`status`, `result` and `explain`: what runs are, came to and wait for."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +8,6 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from chargehand.orchestrator import explaining
 from chargehand.orchestrator.cli.following import take_look
 from chargehand.orchestrator.cli.results import check_folder, default_folder
 from chargehand.orchestrator.cli.submit import conclude, watch
@@ -27,6 +27,7 @@ from chargehand.orchestrator.cli.terminal import (
 from chargehand.orchestrator.cli.tree import draw
 from chargehand.orchestrator.client import Client
 from chargehand.orchestrator.errors import WaitTimeout
+from chargehand.orchestrator.explaining import Explanation, explain_step
 from chargehand.orchestrator.transitions import RUN_ENDINGS
 
 OutFolder = Annotated[
@@ -111,21 +112,47 @@ def result(run: RunName, out: OutFolder = None, as_json: AsJson = False) -> None
 
 
 @app.command()
-def explain(run: RunName, as_json: AsJson = False) -> None:
-    """Say why each unfinished step of a run does not go on."""
+def explain(
+    run: RunName,
+    step: Annotated[str | None, typer.Argument(metavar="[STEP]", help="Only this step, in depth.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say why each unfinished step of a run does not go on, and what would free it."""
     with Client() as client:
         handle = client.run(run)
         view = handle.status()
-        with client.session() as session:
-            reasons = explaining.explain(session, handle.run_id)
+        if step is not None:
+            with client.session() as session:
+                found = explain_step(session, handle.run_id, step, unclaimed_seconds=client.settings.unclaimed_seconds)
+        reasons = [] if step is not None else handle.explain()
+    if step is not None:
+        if as_json:
+            print_json(found)
+        else:
+            _show_step(found)
+        return
     if as_json:
         print_json({"run_id": view.run_id, "status": view.status, "reason": view.reason, "steps": dict(reasons)})
         return
     console = answers()
     ended = f"Run {short(view.run_id)} is {view.status}"
     console.print(Text(f"{ended}: {plain(view.reason)}" if view.reason else f"{ended}."), soft_wrap=True)
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for key, why in reasons:
-        table.add_row(Text(f"  {one_line(key)}", style="bold"), Text(one_line(why)))
     if reasons:
-        console.print(table)
+        console.print(_pairs(reasons))
+
+
+def _show_step(found: Explanation) -> None:
+    console = answers()
+    console.print(Text(f"{one_line(found.step)} is {found.status}: {one_line(found.why)}"), soft_wrap=True)
+    if found.details:
+        console.print(_pairs(found.details.items()))
+    if found.behind:
+        console.print(Text("At the bottom of what it waits for:"))
+        console.print(_pairs(found.behind))
+
+
+def _pairs(pairs: Iterable[tuple[str, str]]) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, words in pairs:
+        table.add_row(Text(f"  {one_line(name)}", style="bold"), Text(one_line(words)))
+    return table

@@ -127,7 +127,7 @@ class RunHandle(AnyRun):
     def explain(self) -> list[tuple[str, str]]:
         """Why each live step does not go on: step key → reason in words."""
         with self._services.session(self._tenant) as session:
-            return explain(session, self.run_id)
+            return explain(session, self.run_id, unclaimed_seconds=self._services.settings.unclaimed_seconds)
 
     def partial(self) -> dict[str, JsonValue]:
         """What its succeeded steps gave, by key, where no later one has built on it."""

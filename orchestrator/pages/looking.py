@@ -131,7 +131,7 @@ def at_run(client: Client, run_id: UUID) -> RunPage:
         graph = views.view_graph(session, run_id)
         figure = figure_of_run(graph.steps, graph.statuses, graph.ways)
         drawn = draw_svg(figure, title=f"Steps of run {short(run_id)}", is_styled=False)
-        waits = {} if has_ended else dict(explain(session, run_id))
+        waits = {} if has_ended else dict(explain(session, run_id, unclaimed_seconds=client.settings.unclaimed_seconds))
         asked = () if has_ended else views.escalations(session, run_id)
         asking = {key for one in asked for key in (one.step_key, *one.attached)}
         shown = RunPage(

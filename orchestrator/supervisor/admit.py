@@ -17,6 +17,9 @@ from chargehand.orchestrator.supervisor.graphs import Graphs, standings
 
 # A pool that has not been heard of for this many of its heartbeats is gone.
 POOL_SILENCE_SECONDS = 15.0
+# A message that nobody claims is sent again after 1, 2, 4 and then every 8 times `unclaimed_seconds`: a pool that comes
+# back with its queue gone must not wait for minutes.
+MAX_BACKOFF = 8
 # The queue of steps that crashed too often; a pool of one thread serves it.
 SOLO = "solo"
 

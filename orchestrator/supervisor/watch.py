@@ -28,7 +28,7 @@ from chargehand.orchestrator.requests import RunRequest
 from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.steps import new_wait_id
 from chargehand.orchestrator.supervisor import dispatch, gates
-from chargehand.orchestrator.supervisor.admit import POOL_SILENCE_SECONDS, SOLO, live_slots
+from chargehand.orchestrator.supervisor.admit import MAX_BACKOFF, POOL_SILENCE_SECONDS, SOLO, live_slots
 from chargehand.orchestrator.supervisor.expiry import expire, is_answered
 from chargehand.orchestrator.supervisor.queueing import start_queued
 from chargehand.orchestrator.supervisor.settling import settle_late_answers
@@ -44,9 +44,6 @@ T = TypeVar("T")
 
 # Rows that one round takes: a backlog is worked off in many short transactions, not in a long one.
 BATCH = 100
-# A message that nobody claims is sent again after 1, 2, 4 and then every 8 times `unclaimed_seconds`: a pool that comes
-# back with its queue gone must not wait for minutes.
-MAX_BACKOFF = 8
 # No transaction that changes a run stands still for longer before its commit.
 COMMIT_SECONDS = 5.0
 # A solo pool that is restarted is back within this.

@@ -23,13 +23,12 @@ from chargehand.orchestrator.facts import (
 )
 from chargehand.orchestrator.questions import EXPIRY, expiring, of_settings, unattended_choice, why_ended
 from chargehand.orchestrator.settings import Settings
-from chargehand.orchestrator.supervisor.admit import POOL_SILENCE_SECONDS, SOLO
+from chargehand.orchestrator.supervisor.admit import MAX_BACKOFF, POOL_SILENCE_SECONDS, SOLO
 from chargehand.orchestrator.supervisor.dispatch import KIND
 from chargehand.orchestrator.supervisor.settling import HOLD_NOTHING
 from chargehand.orchestrator.supervisor.watch import (
     COMMIT_SECONDS,
     HUMAN_OPTIONS,
-    MAX_BACKOFF,
     SOLO_PATIENCE_SECONDS,
     STARTED,
 )

@@ -60,7 +60,11 @@ def test_a_second_run_of_a_key_waits_and_starts_when_the_first_has_ended(house: 
     assert house.statuses(second) == {"a": "pending"}
     with house.as_tenant() as session:
         assert explaining.explain(session, second) == [
-            ("a", f"the run waits for its concurrency key, which run {first} has")
+            (
+                "a",
+                f"the run waits for its concurrency key, which run {first} has; "
+                f"it starts when that run has ended, or `chargehand cancel {first}`",
+            )
         ]
 
     house.admit()
