@@ -1,5 +1,6 @@
 """Semantic memory on a real Postgres with pgvector, under row-level security."""
 
+import runpy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -12,10 +13,11 @@ from sqlalchemy.orm import Session
 
 from chargehand.memory import semantic
 from chargehand.memory.beliefs import AlreadySuperseded, MemoryItem, MemoryNotFound, remember, supersede
-from chargehand.memory.database import tenant_session
+from chargehand.memory.database import bind_tenant, tenant_session
 from chargehand.memory.embedder import Embedder, Vector
 from chargehand.memory.forgetting import forget_scope, forget_source
 from chargehand.memory.semantic import Candidates, candidates, nearest, recall
+from chargehand.orchestrator.schema import MIGRATIONS
 
 OpenSession = Callable[[], AbstractContextManager[Session]]
 
@@ -288,6 +290,35 @@ def test_words_that_stand_together_as_in_the_question_score_more_than_the_same_w
     assert turned == pytest.approx(scores)
     # What is not side by side in the question is not looked for side by side.
     assert far[ids[0]] == pytest.approx(far[ids[1]], rel=0.05)
+
+
+def test_unpacking_only_the_words_that_were_asked_changes_no_score(
+    owner: Engine, open_session: OpenSession, tenant: UUID
+) -> None:
+    words = [f"w{number}" for number in range(40)]
+    some = np.random.default_rng(5)
+    passages = [note(" ".join(some.choice(words, size=30)), source=f"{number}.md") for number in range(30)]
+    with open_session() as session:
+        remember(session, tenant=tenant, scope="run:1", items=passages, embedder=None)
+    revision = runpy.run_path(str(MIGRATIONS / "versions" / "0023_words_that_were_asked.py"))
+    with Session(owner) as session:
+        bind_tenant(session, tenant)
+        session.connection().exec_driver_sql(
+            revision["_function"](revision["FORMER_LEXICAL_RECALL"], "former_recall", revision["NOW"])
+        )
+        for question in ("w1 w2 w3", "w7 w7 w8 absent", "w3 w30 w12 w9 w3", "absent", ""):
+            former, now = (
+                {
+                    row.memory: float(row.score)
+                    for row in session.execute(
+                        text(f"SELECT * FROM chargehand.{name}(:question, 'run:1', NULL, 20)"), {"question": question}
+                    )
+                }
+                for name in ("former_recall", "lexical_recall")
+            )
+            assert now == pytest.approx(former)
+            assert bool(now) is question.startswith("w")
+        session.rollback()
 
 
 def test_lexical_recall_uses_its_index_for_the_applications_role(
