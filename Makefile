@@ -25,7 +25,7 @@ override export DATA := $(value DATA)
 yes = $(filter-out 0 no false,$(1))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-long test-browser test-embedders live check lint types imports bench bench-cost bench-memory chaos simulate schemathesis lock clean
+.PHONY: help setup demo up test test-long test-browser test-embedders live check lint types imports bench bench-cost bench-memory chaos simulate schemathesis docs lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -110,6 +110,11 @@ simulate: setup ## Run the core in small worlds that go wrong in memory: SEEDS=1
 schemathesis: setup ## Ask the HTTP API for whatever its schema allows and forbids, every check on (SCHEMATHESIS_EXAMPLES=100)
 	SCHEMATHESIS_EXAMPLES=$${SCHEMATHESIS_EXAMPLES:-100} SCHEMATHESIS_PHASES=coverage,fuzzing,stateful \
 	  $(BIN)/python -m pytest -q -n 0 tests/integration/api/test_schema_is_kept.py
+
+docs: setup ## Build the site of the documents, with the reference, in build/site; broken links fail
+	@$(BIN)/python docs/stage.py
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "build/site/index.html"
 
 lock: ## Resolve requirements.lock and requirements-bench.lock anew from pyproject.toml in a clean environment
 	rm -rf build/lock

@@ -101,8 +101,11 @@ class Settings(BaseSettings):
     """What may be spent after each run to keep what it has taught in memory, as 0.02; empty: nothing is kept."""
 
     small_model: str = "claude-haiku-5-5"
+    """The model of the tier `small`; `ENDPOINT/NAME` is one of another server's."""
     medium_model: str = "claude-sonnet-5-5"
+    """The model of the tier `medium`."""
     large_model: str = "claude-opus-5-5"
+    """The model of the tier `large`."""
     response_cache_seconds: float = Field(default=3_600.0, ge=0)
     """How long the answer of a branch's chooser is given again to the very same request; 0: never."""
     endpoints: dict[str, Endpoint] = {}
@@ -132,6 +135,7 @@ class Settings(BaseSettings):
     flower_url: str = ""
     """Where people reach Flower; `FLOWER_URL/runs/RUN` shows a run's tasks. Empty: nobody is sent there."""
     flower_user: str = "chargehand"
+    """Name to sign in to Flower with."""
     flower_password: SecretStr = SecretStr("")
     """Password of Flower; empty: `chargehand up` makes one and prints where it is kept."""
     api_cors_origins: tuple[str, ...] = ()
