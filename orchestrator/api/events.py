@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import StreamingResponse
 
-from chargehand.orchestrator.api.authentication import Reads
+from chargehand.orchestrator.api.authentication import Reads, still_may
 from chargehand.orchestrator.api.problems import COMMON
 from chargehand.orchestrator.api.runs import RunId
 from chargehand.orchestrator.api.state import state_of
@@ -50,7 +50,12 @@ def stream(
     client.run(run_id)
     state = state_of(request)
     events = state.live.events(
-        client.tenant, run_id, position, follow=follow, longest_seconds=state.settings.api_stream_seconds
+        client.tenant,
+        run_id,
+        position,
+        follow=follow,
+        longest_seconds=state.settings.api_stream_seconds,
+        may_go_on=lambda: still_may(request, "read"),
     )
     # Proxies that gather answers would hold events back.
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

@@ -112,13 +112,22 @@ class Live:
                 reader.wake()
 
     async def events(
-        self, tenant: UUID, run_id: UUID, position: Position, *, follow: bool, longest_seconds: float
+        self,
+        tenant: UUID,
+        run_id: UUID,
+        position: Position,
+        *,
+        follow: bool,
+        longest_seconds: float,
+        may_go_on: Callable[[], bool] = lambda: True,
     ) -> AsyncIterator[str]:
         """A server-sent event for each fact behind the position, until the run has ended.
 
         `follow`: False ends with what there is now. After `longest_seconds` the stream ends, and the reader resumes.
+        `may_go_on` is asked in a thread, every `PING_SECONDS`: whether the reader may still see the run.
         """
-        deadline = asyncio.get_running_loop().time() + longest_seconds
+        loop = asyncio.get_running_loop()
+        deadline, asked_again = loop.time() + longest_seconds, loop.time() + PING_SECONDS
         if not follow:
             reader = Reader(self, tenant, run_id, position)
             async for said in reader.catch_up():
@@ -129,6 +138,11 @@ class Live:
             self._hear()
             try:
                 async for said in reader.follow(deadline):
+                    # Something is said at least as often, be it that nothing is new.
+                    if loop.time() >= asked_again:
+                        if not await self.in_thread(may_go_on):
+                            return
+                        asked_again = loop.time() + PING_SECONDS
                     yield said
             finally:
                 one.readers.discard(reader)

@@ -93,7 +93,9 @@ def lacks_schema(error: BaseException | None) -> bool:
         original = error.orig if isinstance(error, DBAPIError) else error
         if isinstance(original, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
             return True
-        if isinstance(original, psycopg.OperationalError) and 'role "chargehand' in str(original):
+        # A user who may not act as one of our roles has a schema, and is told so by whoever asked for the role.
+        said = str(original)
+        if isinstance(original, psycopg.OperationalError) and 'role "chargehand' in said and "permission" not in said:
             return True
         error = error.__cause__
     return False

@@ -18,7 +18,7 @@ from chargehand.orchestrator.feed import Position
 from chargehand.orchestrator.listing import RunFilter
 from chargehand.orchestrator.pages import looking
 from chargehand.orchestrator.pages.rendering import page
-from chargehand.orchestrator.pages.visitors import Operator, PageRoute, Posted, Reader, Submitter
+from chargehand.orchestrator.pages.visitors import Operator, PageRoute, Posted, Reader, Submitter, is_still_in
 from chargehand.orchestrator.tables import RUN_STATUSES
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -108,7 +108,12 @@ def live(
     visitor.client.run(run_id)
     state = state_of(request)
     events = state.live.events(
-        visitor.client.tenant, run_id, position, follow=True, longest_seconds=state.settings.api_stream_seconds
+        visitor.client.tenant,
+        run_id,
+        position,
+        follow=True,
+        longest_seconds=state.settings.api_stream_seconds,
+        may_go_on=lambda: is_still_in(request),
     )
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(events, media_type="text/event-stream", headers=headers)

@@ -75,6 +75,16 @@ def visitor_of(request: Request) -> Visitor:
     return Visitor(client=client, holder=holder, secret=secret)
 
 
+def is_still_in(request: Request) -> bool:
+    """Whether the visitor of a request that is still being answered has not left; yes while nobody can tell."""
+    try:
+        return visitor_of(request).may("read")
+    except NotSignedIn:
+        return False
+    except Unavailable:
+        return True
+
+
 def needs(scope: str) -> Callable[[Request], Visitor]:
     """A dependency: the visitor, if their key has the scope."""
 
