@@ -2,8 +2,8 @@
 
 Reached: the journals of the runs, of their forks and of the runs that consolidated them; goals, instructions, arguments
 and answers in the tables; what was remembered of them and whatever was concluded from that; their repositories, their
-artifacts, their conversations in Redis. Not reached: later runs that were shown them (`Erased.shown_to` names these),
-values that agents put into shared state, what tools did elsewhere, backups.
+artifacts, their conversations in Redis, the values that their agents shared. Not reached: later runs that were shown
+them (`Erased.shown_to` names these), what tools did elsewhere, backups.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -19,6 +19,7 @@ from chargehand.memory import episodic, journal
 from chargehand.memory.artifacts import Artifacts
 from chargehand.memory.forgetting import Forgotten, forget
 from chargehand.memory.keyspace import Keyspace
+from chargehand.memory.state_tables import SharedState
 from chargehand.memory.tables import RUN_STREAM
 from chargehand.orchestrator.consolidating import key_of
 from chargehand.orchestrator.episodes import conversation_name
@@ -26,6 +27,7 @@ from chargehand.orchestrator.errors import NotFound, UserError
 from chargehand.orchestrator.facts import RunSubmitted, StepFinished, parse_fact
 from chargehand.orchestrator.plan import Step
 from chargehand.orchestrator.sessions import open_session
+from chargehand.orchestrator.shared_views import scope_of
 from chargehand.orchestrator.tables import RunRow, SignalRow, StepRow, SubmissionRow
 from chargehand.orchestrator.transitions import RUN_ENDINGS
 
@@ -124,7 +126,7 @@ def erase_rows(session: Session, tenant: UUID, run_ids: Collection[UUID]) -> Tra
     shown_to = _shown_to(session, tenant, family)
     erased = sum(journal.erase(session, run_id) for run_id in family)
     session.flush()
-    _empty_tables(session, family)
+    _empty_tables(session, tenant, family)
     forgotten = _forget(session, tenant, family)
     # Before it is asked who names what: a step that has ended by then is heard there.
     under_way_seconds = _under_way_seconds(session)
@@ -216,12 +218,19 @@ def _shown_to(session: Session, tenant: UUID, family: Sequence[UUID]) -> tuple[U
     return tuple(sorted(shown))
 
 
-def _empty_tables(session: Session, family: Sequence[UUID]) -> None:
+def _empty_tables(session: Session, tenant: UUID, family: Sequence[UUID]) -> None:
     """Take out of the tables what people and agents wrote; what each step was, and how it ended, stays."""
     quietly: dict[str, Any] = {"synchronize_session": False}
     for row in session.scalars(select(StepRow).where(StepRow.run.in_(family)).order_by(StepRow.run, StepRow.ordinal)):
         row.spec = emptied(Step.model_validate(row.spec)).model_dump(mode="json")
     session.flush()
+    shared = [scope_of(run_id) for run_id in family]
+    session.execute(
+        update(SharedState)
+        .where(SharedState.tenant == tenant, SharedState.scope.in_(shared))
+        .values(value=None)
+        .execution_options(**quietly)
+    )
     session.execute(
         update(SignalRow).where(SignalRow.run.in_(family)).values(body=None, sent_by="").execution_options(**quietly)
     )

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 import redis
 
-from chargehand.memory import journal, keyspace
+from chargehand.memory import journal, keyspace, shared_state
 from chargehand.memory.artifacts import Artifacts
 from chargehand.memory.beliefs import LIBRARY, MemoryItem, Provenance, remember, supersede
 from chargehand.memory.keyspace import Keyspace
@@ -21,6 +21,7 @@ from chargehand.orchestrator.errors import NotFound, UserError
 from chargehand.orchestrator.facts import StepFinished
 from chargehand.orchestrator.forks import ForkRequest
 from chargehand.orchestrator.plan import Map, Step, step_id
+from chargehand.orchestrator.shared_views import scope_of
 from chargehand.workers.recollection import Recollection
 from tests.integration.core.conftest import AUDIT_KEY
 from tests.integration.core.test_forks import Desk, agent, script
@@ -94,6 +95,24 @@ def test_what_a_run_said_is_in_no_table_any_more_and_every_chain_verifies(house:
     assert where_it_stands(house) == []
     verified(house, run_id, other)
     assert house.run_row(run_id).status == "succeeded"
+
+
+def test_values_that_its_agents_shared_are_erased_and_those_of_other_runs_are_not(house: "House", desk: Desk) -> None:
+    run_id, other = told(desk), desk.submit(script("list"))
+    desk.finish(other)
+    for one, value in ((run_id, SECRET), (other, "theirs")):
+        with house.as_tenant() as session:
+            wanted = {"tenant": house.tenant, "scope": scope_of(one), "key": "who"}
+            shared_state.update(session, **wanted, change=lambda _, value=value: {"is": value})
+
+    erase(house, run_id)
+
+    assert where_it_stands(house) == []
+    with house.as_tenant() as session:
+        read = [
+            shared_state.read(session, tenant=house.tenant, scope=scope_of(one), key="who") for one in (run_id, other)
+        ]
+    assert [(one.value, one.version) for one in read] == [(None, 1), ({"is": "theirs"}, 1)]
 
 
 def test_forks_and_forks_of_forks_are_reached(house: "House", desk: Desk) -> None:
