@@ -2,20 +2,25 @@
 
 import json
 from collections.abc import Iterator
+from queue import Queue
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import psycopg
 import pytest
+from sqlalchemy import delete
 
 from chargehand.memory.database import tenant_session
-from chargehand.orchestrator import feed
-from chargehand.orchestrator.api import live
+from chargehand.orchestrator import feed, keys
+from chargehand.orchestrator.api import keyring, live
 from chargehand.orchestrator.errors import UserError
 from chargehand.orchestrator.feed import Position
 from chargehand.orchestrator.plan import step_id
+from chargehand.orchestrator.sign_ins import SignInRow
 
 if TYPE_CHECKING:
+    from tests.conftest import WaitUntil
     from tests.integration.api.conftest import Api
 
 WIDE = {"steps": [{"key": f"s{number}", "kind": "script", "script": "inventory"} for number in range(12)]}
@@ -148,3 +153,35 @@ def test_a_position_is_written_and_read_back() -> None:
     for wrong in ("!", str(Position(UUID(int=8), [1])), str(Position(run_id, [300]))[:-1]):
         with pytest.raises(UserError):
             Position.parse(run_id, wrong)
+
+
+@pytest.mark.parametrize("deed", ["revoked", "signed out"])
+def test_a_stream_ends_soon_after_its_reader_was_shut_out(
+    api: "Api", monkeypatch: pytest.MonkeyPatch, wait_until: "WaitUntil", deed: str
+) -> None:
+    monkeypatch.setattr(live, "PING_SECONDS", 0.1)
+    monkeypatch.setattr(keyring, "REMEMBERED_SECONDS", 0.0)
+    run_id, secret = api.submit(), api.key_of("read", name="leaving")
+    api.http.post("/sign-in", data={"key": secret}, follow_redirects=False)
+    told: Queue[str] = Queue()
+
+    def watch() -> None:
+        path = f"/runs/{run_id}/live" if deed == "signed out" else f"/v1/runs/{run_id}/events"
+        told.put(api.http.get(path, headers={"Authorization": f"Bearer {secret}"}).text)
+
+    watching = Thread(target=watch, daemon=True)
+    watching.start()
+    feeds = api.http.app.state.chargehand.live._feeds
+    wait_until(lambda: any(one.readers for one in feeds.values()))
+    with api.client.session() as session:
+        if deed == "revoked":
+            keys.revoke(session, api.tenant, "leaving")
+        else:
+            session.execute(delete(SignInRow).where(SignInRow.tenant == api.tenant))
+    try:
+        watching.join(10)
+        assert not watching.is_alive()
+        assert "event: end" not in told.get_nowait()
+    finally:
+        api.http.post(f"/v1/runs/{run_id}/cancel")
+        watching.join(10)
