@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, insert, or_, select, text, update
+from sqlalchemy import func, insert, literal, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
@@ -116,6 +116,7 @@ def accept(session: Session, tenant: UUID, request: RunRequest, installed: Itera
             deadline_at=func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, request.deadline_seconds)
             if request.deadline_seconds
             else None,
+            role_versions={role.name: role.blob_hash for role in roles.values()},
         )
         .on_conflict_do_nothing()
         .returning(RunRow.id)
@@ -123,7 +124,6 @@ def accept(session: Session, tenant: UUID, request: RunRequest, installed: Itera
     if made is None:
         return same_request(session, tenant, request.run_id, request.idempotency_key)
     pinned = procedural.pin_roles(session, tenant=tenant, roles=roles.values())
-    session.execute(update(RunRow).where(RunRow.id == request.run_id).values(role_versions=pinned))
     open_budget(
         session,
         tenant,
@@ -169,10 +169,9 @@ def accept(session: Session, tenant: UUID, request: RunRequest, installed: Itera
 
 def open_budget(session: Session, tenant: UUID, run_id: UUID, **caps: Any) -> None:
     """Make the row of a new run; where its tenant has caps, it has borrowed nothing yet."""
-    has_caps = session.scalar(select(TenantBudgetRow.tenant).where(TenantBudgetRow.tenant == tenant)) is not None
-    session.execute(
-        insert(BudgetRow).values(run=run_id, tenant=tenant, allotted_microusd=0 if has_caps else None, **caps)
-    )
+    # No row: null.
+    nothing_yet = select(literal(0)).where(TenantBudgetRow.tenant == tenant).scalar_subquery()
+    session.execute(insert(BudgetRow).values(run=run_id, tenant=tenant, allotted_microusd=nothing_yet, **caps))
 
 
 def _take_key(session: Session, request: RunRequest) -> None:

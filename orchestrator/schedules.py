@@ -20,9 +20,9 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from chargehand.memory.database import Base
 from chargehand.orchestrator.cron import Cron, Missed
 from chargehand.orchestrator.errors import NotFound, UserError
-from chargehand.orchestrator.facts import SCHEMA_VERSION, OnConflict, WorkspaceRef
-from chargehand.orchestrator.plan import Plan
-from chargehand.orchestrator.requests import RunRequest
+from chargehand.orchestrator.facts import SCHEMA_VERSION, OnBudget, OnConflict, WorkspaceRef
+from chargehand.orchestrator.plan import Plan, Tier
+from chargehand.orchestrator.requests import MAX_REPLANS, RunRequest
 
 
 class ScheduleRow(Base):
@@ -71,6 +71,14 @@ class ScheduledRequest(BaseModel):
     concurrency_key: str | None = None
     on_conflict: OnConflict = "queue"
     role_texts: dict[str, str] = Field(default_factory=dict)
+    conversation_id: str | None = None
+    replans: int = Field(default=0, ge=0, le=MAX_REPLANS)
+    on_budget: OnBudget = "fail"
+    max_calls: int | None = Field(default=None, gt=0)
+    max_tokens: int | None = Field(default=None, gt=0)
+    consolidate_microusd: int | None = Field(default=None, gt=0)
+    tier: Tier | None = None
+    model: str | None = None
 
     def of_run(self, *, run_id: UUID, workspace: WorkspaceRef | None, idempotency_key: str | None) -> RunRequest:
         """The request of one run."""
@@ -112,7 +120,8 @@ def add(
             cron=cron.expression,
             timezone=cron.timezone,
             missed=missed,
-            request=request.model_dump_json(),
+            # A supervisor of an older version reads what names nothing new.
+            request=request.model_dump_json(exclude_defaults=True),
             next_at=cron.after(now),
             schema_version=SCHEMA_VERSION,
         )

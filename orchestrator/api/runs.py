@@ -1,7 +1,7 @@
 """`/v1/runs`: ask for runs, list them, look at one."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Path, Query, Response, status
@@ -66,6 +66,8 @@ class RunBody(BaseModel):
     on_budget: OnBudget = "fail"
     max_calls: int | None = Field(default=None, ge=1, le=1_000_000)
     max_tokens: int | None = Field(default=None, ge=1, le=1_000_000_000_000)
+    consolidate_microusd: int | None = Field(default=None, ge=0, le=1_000_000 * MICROUSD)
+    """What may be spent afterwards to keep in memory what it has taught; 0: nothing."""
     tier: Literal["small", "medium", "large"] | None = None
     """Of all its agents whose steps name none."""
     model: str | None = Field(default=None, min_length=1, max_length=200)
@@ -121,27 +123,35 @@ def workspace_of(named: str | None, client: Client) -> str | None:
     return named
 
 
+def options(body: RunBody, client: Client) -> dict[str, Any]:
+    """What a run and a schedule are asked for with, by the names of `Client.submit`."""
+    return {
+        "plan": body.plan,
+        "workspace": workspace_of(body.workspace, client),
+        "budget_usd": None if body.budget_microusd is None else dollars(body.budget_microusd),
+        "priority": body.priority,
+        "deadline_seconds": body.deadline_seconds,
+        "conversation_id": body.conversation_id,
+        "roles": brought(body.roles),
+        "concurrency_key": body.concurrency_key,
+        "replans": body.replans,
+        "on_budget": body.on_budget,
+        "max_calls": body.max_calls,
+        "max_tokens": body.max_tokens,
+        "consolidate_usd": None if body.consolidate_microusd is None else dollars(body.consolidate_microusd),
+        "tier": body.tier,
+        "model": body.model,
+    }
+
+
 @router.post("", status_code=status.HTTP_202_ACCEPTED)
 def submit(client: Submits, body: RunBody, response: Response, idempotency_key: IdempotencyKey = None) -> Accepted:
     """Ask for a run; 202 means that it is committed, whether the broker is up or not."""
     run = client.submit(
         body.goal or "",
-        plan=body.plan,
-        workspace=workspace_of(body.workspace, client),
-        budget_usd=None if body.budget_microusd is None else dollars(body.budget_microusd),
         idempotency_key=idempotency_key,
-        priority=body.priority,
-        deadline_seconds=body.deadline_seconds,
-        conversation_id=body.conversation_id,
-        roles=brought(body.roles),
-        concurrency_key=body.concurrency_key,
         on_conflict=body.on_conflict,
-        replans=body.replans,
-        on_budget=body.on_budget,
-        max_calls=body.max_calls,
-        max_tokens=body.max_tokens,
-        tier=body.tier,
-        model=body.model,
+        **options(body, client),
     )
     return accepted(run.run_id, response)
 
@@ -241,4 +251,4 @@ def read_artifact(
 
 def dollars(microusd: int) -> str:
     """Exactly."""
-    return f"{microusd // MICROUSD}.{microusd % MICROUSD:06}"
+    return "0" if microusd == 0 else f"{microusd // MICROUSD}.{microusd % MICROUSD:06}"

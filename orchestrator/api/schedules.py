@@ -7,9 +7,8 @@ from pydantic import Field
 
 from chargehand.orchestrator.api.authentication import Operates, Reads
 from chargehand.orchestrator.api.problems import COMMON
-from chargehand.orchestrator.api.runs import RunBody, brought, dollars, workspace_of
+from chargehand.orchestrator.api.runs import RunBody, options
 from chargehand.orchestrator.api.steering import Changed
-from chargehand.orchestrator.errors import UserError
 from chargehand.orchestrator.facts import OnConflict
 from chargehand.orchestrator.schedules import Schedule
 
@@ -32,22 +31,14 @@ class ScheduleBody(RunBody):
 @router.post("", status_code=status.HTTP_201_CREATED)
 def add(client: Operates, body: ScheduleBody) -> Schedule:
     """Ask for a run at each tick of a cron expression."""
-    if body.conversation_id is not None or body.replans is not None:
-        raise UserError("A schedule's runs have no conversation_id and no replans; leave them out.")
     return client.schedules.add(
         body.cron,
         body.goal or "",
-        plan=body.plan,
         name=body.name,
         timezone=body.timezone,
         missed=body.missed,
-        workspace=workspace_of(body.workspace, client),
-        budget_usd=None if body.budget_microusd is None else dollars(body.budget_microusd),
-        priority=body.priority,
-        deadline_seconds=body.deadline_seconds,
-        concurrency_key=body.concurrency_key,
         on_conflict=body.on_conflict,
-        roles=brought(body.roles),
+        **options(body, client),
     )
 
 

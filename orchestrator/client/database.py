@@ -102,12 +102,7 @@ class Client(AnyClient[RunHandle]):
     ) -> RunHandle:
         """Ask for a run, see `AnyClient.submit`.
 
-        `on_budget`: when the budget is used up the run fails with what it has (`RunFailed.partial`), or asks a person
-        for more (`ask`). `max_calls` and `max_tokens` cap calls of models, and their tokens, in the whole run.
-
         With `connection` (psycopg, SQLAlchemy) the run exists if and only if the caller's transaction commits.
-        `consolidate_usd`: what may be spent afterwards to keep in memory what the run has taught; "0": nothing; left
-        out: as `CHARGEHAND_CONSOLIDATE_BUDGET_USD` says.
         """
         run_id = submit(
             self.services,

@@ -75,6 +75,7 @@ class HttpClient(AnyClient[HttpRun]):
         on_budget: OnBudget = "fail",
         max_calls: int | None = None,
         max_tokens: int | None = None,
+        consolidate_usd: str | Decimal | None = None,
         tier: str | None = None,
         model: str | None = None,
     ) -> HttpRun:
@@ -94,6 +95,7 @@ class HttpClient(AnyClient[HttpRun]):
             "on_budget": on_budget,
             "max_calls": max_calls,
             "max_tokens": max_tokens,
+            "consolidate_microusd": _consolidation(consolidate_usd),
             "tier": tier,
             "model": model,
         }
@@ -224,6 +226,14 @@ class HttpSchedules(AnySchedules):
         concurrency_key: str | None = None,
         on_conflict: OnConflict | None = None,
         roles: Iterable[Role] = (),
+        conversation_id: str | None = None,
+        replans: int | None = None,
+        on_budget: OnBudget = "fail",
+        max_calls: int | None = None,
+        max_tokens: int | None = None,
+        consolidate_usd: str | Decimal | None = None,
+        tier: str | None = None,
+        model: str | None = None,
     ) -> Schedule:
         """Ask for a run at each tick of a cron expression, see `AnySchedules.add`."""
         body = {
@@ -236,6 +246,14 @@ class HttpSchedules(AnySchedules):
             "deadline_seconds": deadline_seconds,
             "concurrency_key": concurrency_key,
             "on_conflict": on_conflict,
+            "conversation_id": conversation_id,
+            "replans": replans,
+            "on_budget": on_budget,
+            "max_calls": max_calls,
+            "max_tokens": max_tokens,
+            "consolidate_microusd": _consolidation(consolidate_usd),
+            "tier": tier,
+            "model": model,
         }
         return _SCHEDULE.validate_python(self._requests.post("/v1/schedules", _given(body)))
 
@@ -275,6 +293,13 @@ def _wanted(
         "budget_microusd": None if budget_usd is None else microusd(budget_usd),
         "roles": [role.text for role in (*written, *roles)],
     }
+
+
+def _consolidation(asked_usd: str | Decimal | None) -> int | None:
+    """None: as the server's settings say; 0: nothing is kept."""
+    if asked_usd is None:
+        return None
+    return 0 if str(asked_usd) in {"", "0"} else microusd(asked_usd)
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:

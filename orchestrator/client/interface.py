@@ -170,12 +170,21 @@ class AnySchedules(ABC):
         concurrency_key: str | None = None,
         on_conflict: OnConflict | None = None,
         roles: Iterable[Role] = (),
+        conversation_id: str | None = None,
+        replans: int | None = None,
+        on_budget: OnBudget = "fail",
+        max_calls: int | None = None,
+        max_tokens: int | None = None,
+        consolidate_usd: str | Decimal | None = None,
+        tier: str | None = None,
+        model: str | None = None,
     ) -> Schedule:
         """Ask for a run at each tick of a cron expression (five fields; a sixth, at the end, is seconds).
 
         `missed`: what becomes of ticks that nobody was there for: `skip`, `once` (one run for all of them) or `all`
         (the ten newest). Runs may overlap; with `on_conflict` they have the key `schedule/NAME` in common, unless
         another is named. `workspace` is copied at its HEAD at each tick, by a supervisor: it must be able to read it.
+        Everything else is as `AnyClient.submit` says.
         Raises `UserError`.
         """
 
@@ -236,6 +245,7 @@ class AnyClient(ABC, Generic[R]):
         on_budget: OnBudget = "fail",
         max_calls: int | None = None,
         max_tokens: int | None = None,
+        consolidate_usd: str | Decimal | None = None,
         tier: str | None = None,
         model: str | None = None,
     ) -> R:
@@ -246,6 +256,8 @@ class AnyClient(ABC, Generic[R]):
         times for a goal (`CHARGEHAND_REPLANS`) and never for a plan of yours, which then fails with its step.
         `on_budget`: when the budget is used up the run fails with what it has (`RunFailed.partial`), or asks a person
         for more (`ask`). `max_calls` and `max_tokens` cap calls of models, and their tokens, in the whole run.
+        `consolidate_usd`: what may be spent afterwards to keep in memory what the run has taught; "0": nothing; left
+        out: as `CHARGEHAND_CONSOLIDATE_BUDGET_USD` says.
         `tier` (small, medium, large) and `model` (a name) are those of all its agents whose steps name none.
         A second submit with the same `idempotency_key` gives the first one's run. At most one run with the same
         `concurrency_key` is under way; `on_conflict`: a second one waits for its turn (`queue`), is refused (`reject`),

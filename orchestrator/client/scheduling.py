@@ -11,16 +11,21 @@ from sqlalchemy.orm import Session
 from chargehand.memory import procedural
 from chargehand.memory.procedural import Role
 from chargehand.memory.sources import is_remote, locate
-from chargehand.orchestrator import cron, schedules
+from chargehand.orchestrator import consolidating, cron, schedules
 from chargehand.orchestrator.building import Plan as WrittenPlan
 from chargehand.orchestrator.client.interface import AnySchedules
+from chargehand.orchestrator.client.submitting import replans_of
 from chargehand.orchestrator.errors import UserError
-from chargehand.orchestrator.facts import OnConflict
+from chargehand.orchestrator.facts import OnBudget, OnConflict
 from chargehand.orchestrator.plan import Plan, validate
 from chargehand.orchestrator.requests import (
     MAX_KEY_CHARACTERS,
     check_concurrency,
+    check_conversation,
+    check_count,
     check_goal,
+    check_model,
+    check_on_budget,
     goal_plan,
     microusd,
 )
@@ -53,6 +58,14 @@ class Schedules(AnySchedules):
         concurrency_key: str | None = None,
         on_conflict: OnConflict | None = None,
         roles: Iterable[Role] = (),
+        conversation_id: str | None = None,
+        replans: int | None = None,
+        on_budget: OnBudget = "fail",
+        max_calls: int | None = None,
+        max_tokens: int | None = None,
+        consolidate_usd: str | Decimal | None = None,
+        tier: str | None = None,
+        model: str | None = None,
     ) -> Schedule:
         """Ask for a run at each tick of a cron expression, see `AnySchedules.add`."""
         when = cron.parse(expression, timezone)
@@ -65,6 +78,7 @@ class Schedules(AnySchedules):
         name = _checked_name(name or _name_of(goal or chosen.steps[0].key))
         if on_conflict is not None and concurrency_key is None:
             concurrency_key = f"schedule/{name}"
+        named_tier, named_model = check_model(tier, model)
         request = ScheduledRequest(
             goal=goal,
             plan=Plan.of(chosen.steps),
@@ -75,6 +89,14 @@ class Schedules(AnySchedules):
             concurrency_key=check_concurrency(concurrency_key, on_conflict or "queue"),
             on_conflict=on_conflict or "queue",
             role_texts={role.name: role.text for role in brought.values()},
+            conversation_id=check_conversation(conversation_id),
+            replans=replans_of(replans, self._settings, has_plan=plan is not None),
+            on_budget=check_on_budget(on_budget),
+            max_calls=check_count("max_calls", max_calls),
+            max_tokens=check_count("max_tokens", max_tokens),
+            consolidate_microusd=consolidating.budget_of(consolidate_usd, self._settings),
+            tier=named_tier,
+            model=named_model,
         )
         with self._session() as session:
             return schedules.add(session, self._tenant, name=name, cron=when, missed=policy, request=request)

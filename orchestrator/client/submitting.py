@@ -92,7 +92,7 @@ def submit(
             on_conflict=on_conflict,
             tier=named_tier,
             model=named_model,
-            replans=_replans(replans, settings, has_plan=plan is not None),
+            replans=replans_of(replans, settings, has_plan=plan is not None),
             on_budget=check_on_budget(on_budget),
             max_calls=check_count("max_calls", max_calls),
             max_tokens=check_count("max_tokens", max_tokens),
@@ -166,7 +166,8 @@ def _forget_import(services: Services, run_id: UUID) -> None:
     shutil.rmtree(services.artifacts.repository(run_id), ignore_errors=True)
 
 
-def _replans(wanted: int | None, settings: Settings, *, has_plan: bool) -> int:
+def replans_of(wanted: int | None, settings: Settings, *, has_plan: bool) -> int:
+    """How often the plan may be changed; raises `UserError`."""
     if wanted is None:
         return 0 if has_plan else settings.replans
     if not 0 <= wanted <= MAX_REPLANS:

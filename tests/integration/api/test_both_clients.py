@@ -13,10 +13,14 @@ import pytest
 
 from chargehand.memory.database import SUPERVISOR_ROLE, open_engine
 from chargehand.orchestrator import keys
+from chargehand.orchestrator.api.runs import RunBody
+from chargehand.orchestrator.api.schedules import ScheduleBody
 from chargehand.orchestrator.client import AnyClient, AnyRun, Client, RunHandle
 from chargehand.orchestrator.client import http_run as reading
-from chargehand.orchestrator.client.http import HttpClient
+from chargehand.orchestrator.client.http import HttpClient, HttpSchedules
 from chargehand.orchestrator.client.http_run import HttpRun
+from chargehand.orchestrator.client.interface import AnySchedules
+from chargehand.orchestrator.client.scheduling import Schedules
 from chargehand.orchestrator.client.services import Services
 from chargehand.orchestrator.errors import (
     ConcurrencyConflict,
@@ -34,6 +38,7 @@ from chargehand.orchestrator.plan import Plan, Step
 from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.supervisor import advance
 from chargehand.orchestrator.supervisor.graphs import Graphs
+from chargehand.orchestrator.tables import RunRow
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -100,6 +105,37 @@ def test_both_clients_have_every_method_of_the_interface_with_its_arguments() ->
             wanted, made = getattr(interface, name), getattr(kind, name)
             if callable(wanted):
                 assert signature(wanted).parameters.keys() <= signature(made).parameters.keys(), (kind, name)
+
+
+def test_a_run_is_asked_for_with_the_same_words_everywhere() -> None:
+    asked = set(signature(Client.submit).parameters) - {"self"}
+    in_body = {name.replace("_microusd", "_usd") for name in RunBody.model_fields}
+    # The key is a header, and only a database knows a caller's transaction.
+    assert in_body == asked - {"idempotency_key", "connection"}
+    assert set(signature(HttpClient.submit).parameters) - {"self"} == asked - {"connection"}
+    scheduled = {"expression", "name", "timezone", "missed"} | asked - {"idempotency_key", "connection"}
+    for kind in (AnySchedules, Schedules, HttpSchedules):
+        assert set(signature(kind.add).parameters) - {"self"} == scheduled, kind
+    assert {name.replace("_microusd", "_usd") for name in ScheduleBody.model_fields} == scheduled - {"expression"} | {
+        "cron"
+    }
+
+
+def test_what_is_asked_for_is_in_the_run(client: AnyClient[Any], local: Client) -> None:
+    wanted: dict[str, Any] = {"on_budget": "ask", "max_calls": 7, "max_tokens": 900, "tier": "large", "replans": 2}
+    run = client.submit("Look", **wanted, consolidate_usd="0.02")
+    (fact,) = [event.fact for event in run.events(follow=False) if event.kind == "run.submitted"]
+    assert {name: getattr(fact, name) for name in wanted} == wanted
+    with local.session() as session:
+        assert session.get_one(RunRow, run.run_id).consolidate_microusd == 20_000
+    assert client.submit("Look", consolidate_usd="0").status().status == "running"
+    client.schedules.add("0 3 * * *", "Look", name="wanted", **wanted, consolidate_usd="0.02", conversation_id="talk")
+    kept = local.schedules.request("wanted")
+    assert {name: getattr(kept, name) for name in wanted} == wanted
+    assert (kept.consolidate_microusd, kept.conversation_id) == (20_000, "talk")
+    asked = kept.of_run(run_id=uuid4(), workspace=None, idempotency_key=None)
+    assert {name: getattr(asked, name) for name in wanted} == wanted
+    client.schedules.remove("wanted")
 
 
 def test_a_run_is_asked_for_once_and_found_by_its_id_and_parts_of_it(client: AnyClient[Any], local: Client) -> None:
