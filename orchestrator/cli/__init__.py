@@ -9,7 +9,7 @@ from typing import Any
 import typer
 import typer.main
 
-from chargehand.orchestrator.cli import exits
+from chargehand.orchestrator.cli import completing, exits
 from chargehand.orchestrator.cli.lazy import Entry, LazyGroup
 
 _WORK, _RUNS, _PEOPLE, _PROOF = "Work", "Look at and steer runs", "Answer questions", "Check and prove"
@@ -78,7 +78,6 @@ app = typer.Typer(
     help="Give a goal to a team of agents on Celery, Redis and Postgres, and prove afterwards what they did.",
     epilog=exits.epilogue(),
     no_args_is_help=True,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -106,6 +105,9 @@ def invoke(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exits.PIPE_CLOSED
     except Exception as error:  # noqa: BLE001 - the entry point: whatever it is becomes one line
+        if completing.is_asked():
+            # What a shell asks about is half written; an error would be printed into the middle of it.
+            return exits.OK
         failures = importlib.import_module("chargehand.orchestrator.cli.failures")
         return int(failures.report(error))
     return outcome if isinstance(outcome, int) else exits.OK

@@ -11,6 +11,7 @@ from chargehand.memory.journal import Objection
 from chargehand.memory.tables import RUN_STREAM
 from chargehand.orchestrator.auditing import Audit, rows_of, verify_all
 from chargehand.orchestrator.cli import exits
+from chargehand.orchestrator.cli.completing import run_names
 from chargehand.orchestrator.cli.terminal import (
     STATUS_STYLES,
     AsJson,
@@ -33,7 +34,10 @@ app.add_typer(_audit, name="audit")
 
 @_audit.command()
 def verify(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Only this run and the chain of runs.")] = None,
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN]", autocompletion=run_names, help="Only this run and the chain of runs."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check that nobody edited, deleted, inserted, reordered or cut off rows of the journal.

@@ -5,12 +5,15 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from chargehand.orchestrator.cli.completing import run_names
 from chargehand.orchestrator.cli.fleet import Everything, Model, Role, ToolName, chosen_switch, flip
 from chargehand.orchestrator.cli.terminal import AsJson, RunName, answers, plain, print_json, short
 from chargehand.orchestrator.client import Client, RunHandle
 from chargehand.orchestrator.requests import check_goal, microusd
 
-SomeRun = Annotated[str | None, typer.Argument(metavar="[RUN]", help="Id of the run, or a part of it.")]
+SomeRun = Annotated[
+    str | None, typer.Argument(metavar="[RUN]", autocompletion=run_names, help="Id of the run, or a part of it.")
+]
 Reason = Annotated[str, typer.Option(help="Why, for the journal.")]
 
 app = typer.Typer()

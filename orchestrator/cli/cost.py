@@ -13,6 +13,7 @@ from rich.text import Text
 
 from chargehand.orchestrator import views
 from chargehand.orchestrator.charges import FleetCosts, RunCosts
+from chargehand.orchestrator.cli.completing import run_names
 from chargehand.orchestrator.cli.terminal import (
     AsJson,
     answers,
@@ -37,7 +38,8 @@ MOST_LINES = 30
 @app.command()
 def cost(
     run: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="Id of a run, or the beginning or end of it.")
+        str | None,
+        typer.Argument(metavar="[RUN]", autocompletion=run_names, help="Id of a run, or the beginning or end of it."),
     ] = None,
     since: Annotated[
         str | None, typer.Option(metavar="AGO", help="Of all runs, in so long: 30m, 24h, 7d or 4w.")

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from chargehand.orchestrator.cli.completing import run_names
 from chargehand.orchestrator.cli.terminal import AsJson, answers, one_line, plural, print_json, short
 from chargehand.orchestrator.client import Client
 from chargehand.orchestrator.errors import UserError
@@ -14,7 +15,9 @@ app = typer.Typer()
 
 @app.command()
 def erase(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run that has ended.")] = None,
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", autocompletion=run_names, help="A run that has ended.")
+    ] = None,
     conversation: Annotated[str | None, typer.Option(metavar="NAME", help="Instead: every run of it.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; it cannot be undone.")] = False,
     as_json: AsJson = False,

@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from chargehand.orchestrator.cli import exits
+from chargehand.orchestrator.cli.completing import step_keys
 from chargehand.orchestrator.cli.terminal import AsJson, RunName, answers, jsonable, one_line
 from chargehand.orchestrator.client import Client, RunHandle
 from chargehand.orchestrator.gist import gist
@@ -25,7 +26,9 @@ app = typer.Typer()
 def logs(
     run: RunName,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
-    step: Annotated[str | None, typer.Option(metavar="STEP", help="Only of the step with this key.")] = None,
+    step: Annotated[
+        str | None, typer.Option(metavar="STEP", autocompletion=step_keys, help="Only of the step with this key.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print what happened in a run, fact by fact.

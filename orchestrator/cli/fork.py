@@ -8,6 +8,7 @@ from rich.text import Text
 
 from chargehand.memory import procedural
 from chargehand.memory.procedural import Role
+from chargehand.orchestrator.cli.completing import step_keys
 from chargehand.orchestrator.cli.results import check_folder
 from chargehand.orchestrator.cli.submit import watch
 from chargehand.orchestrator.cli.terminal import AsJson, RunName, answers, notes, plain, plural, print_json, short
@@ -25,7 +26,10 @@ def fork(
     at: Annotated[
         str,
         typer.Option(
-            "--at", metavar="STEP[:TURN]", help="The step to do anew; of an agent, the first turn to do anew."
+            "--at",
+            metavar="STEP[:TURN]",
+            autocompletion=step_keys,
+            help="The step to do anew; of an agent, the first turn to do anew.",
         ),
     ],
     role_file: Annotated[

@@ -22,6 +22,7 @@ from chargehand.memory.file_records import PASSAGE
 from chargehand.memory.semantic import Recalled
 from chargehand.memory.vector_indexes import make_index
 from chargehand.orchestrator import endpoints
+from chargehand.orchestrator.cli.completing import run_names
 from chargehand.orchestrator.cli.terminal import AsJson, ago, answers, notes, one_line, plain, plural, print_json, short
 from chargehand.orchestrator.client import Client
 from chargehand.orchestrator.errors import UserError
@@ -45,7 +46,9 @@ app.add_typer(_memory, name="memory")
 def search(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="Words, or a question.")],
     scope: Scope = LIBRARY,
-    run: Annotated[str | None, typer.Option(metavar="RUN", help="Search what this run has read.")] = None,
+    run: Annotated[
+        str | None, typer.Option(metavar="RUN", autocompletion=run_names, help="Search what this run has read.")
+    ] = None,
     kind: Annotated[list[str] | None, typer.Option(metavar="KIND", help="Only these: passage, note, ...")] = None,
     limit: Annotated[int, typer.Option(min=1, max=200, help="How many at most.")] = 5,
     as_of: Annotated[
@@ -134,7 +137,9 @@ def add(
 def forget(
     source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", help="`docs/` means all that begin so.")] = None,
     memory: Annotated[list[UUID] | None, typer.Option(metavar="ID", help="These memories: a poisoned lesson.")] = None,
-    run: Annotated[list[str] | None, typer.Option(metavar="RUN", help="All that came of these runs.")] = None,
+    run: Annotated[
+        list[str] | None, typer.Option(metavar="RUN", autocompletion=run_names, help="All that came of these runs.")
+    ] = None,
     scope: Annotated[str | None, typer.Option(metavar="SCOPE", help="Only there; default: everywhere.")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from chargehand.orchestrator.cli import exits
+from chargehand.orchestrator.cli.completing import run_names, step_keys
 from chargehand.orchestrator.cli.terminal import (
     AsJson,
     RunName,
@@ -25,7 +26,7 @@ from chargehand.orchestrator.client import Client
 from chargehand.orchestrator.errors import NotFound, UserError
 from chargehand.orchestrator.views import Escalation
 
-StepName = Annotated[str, typer.Argument(metavar="STEP", help="Key of the step.")]
+StepName = Annotated[str, typer.Argument(metavar="STEP", autocompletion=step_keys, help="Key of the step.")]
 By = Annotated[str | None, typer.Option("--as", metavar="NAME", help="Who answers, for the journal [default: you].")]
 Only = Annotated[bool, typer.Option("--only", help="Not for other steps that wait for the same cause.")]
 RETRY = "retry"
@@ -35,7 +36,9 @@ app = typer.Typer()
 
 @app.command()
 def escalations(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Only of this run.")] = None,
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", autocompletion=run_names, help="Only of this run.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List what agents ask people."""

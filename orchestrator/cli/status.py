@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from chargehand.orchestrator.cli.completing import run_names, step_keys
 from chargehand.orchestrator.cli.following import take_look
 from chargehand.orchestrator.cli.results import check_folder, default_folder
 from chargehand.orchestrator.cli.submit import conclude, watch
@@ -39,7 +40,9 @@ app = typer.Typer()
 
 @app.command()
 def status(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Id of a run, or a part of it.")] = None,
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", autocompletion=run_names, help="Id of a run, or a part of it.")
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Watch it until it ends.")] = False,
     timeout: Annotated[
         float | None, typer.Option(metavar="SECONDS", min=0, help="With --follow: stop watching after this.")
@@ -114,7 +117,9 @@ def result(run: RunName, out: OutFolder = None, as_json: AsJson = False) -> None
 @app.command()
 def explain(
     run: RunName,
-    step: Annotated[str | None, typer.Argument(metavar="[STEP]", help="Only this step, in depth.")] = None,
+    step: Annotated[
+        str | None, typer.Argument(metavar="[STEP]", autocompletion=step_keys, help="Only this step, in depth.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say why each unfinished step of a run does not go on, and what would free it."""

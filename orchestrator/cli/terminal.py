@@ -11,10 +11,14 @@ from uuid import UUID
 import typer
 from rich.console import Console
 
+from chargehand.orchestrator.cli.completing import run_names
+
 # A file or a pipe has no width; this one keeps a row of a table on one line.
 PIPE_WIDTH = 180
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="Id of a run, or the beginning or end of it.")]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", autocompletion=run_names, help="Id of a run, or the beginning or end of it.")
+]
 
 STATUS_STYLES = {
     "running": "cyan",

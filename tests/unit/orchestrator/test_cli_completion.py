@@ -1,0 +1,127 @@
+"""Completion as a shell asks for it: commands, options, runs and steps; never an error, and never for long."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from chargehand.orchestrator import client
+from chargehand.orchestrator.cli import completing, invoke
+
+RUN = UUID(int=0x4F7E681C)
+
+
+def complete(line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What bash would offer at the end of the line."""
+    words = line.split(" ")
+    for name, value in (("_CHARGEHAND_COMPLETE", "complete_bash"), ("COMP_WORDS", line), ("COMP_CWORD", "")):
+        monkeypatch.setenv(name, value or str(len(words) - 1))
+    with pytest.raises(SystemExit) as ended:
+        invoke([])
+    assert ended.value.code == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    return said.out.split()
+
+
+@pytest.fixture
+def shell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    return lambda line: complete(line, capsys, monkeypatch)
+
+
+class Served:
+    """A client with one run of two steps."""
+
+    def __enter__(self) -> "Served":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is open."""
+
+    def runs(self, limit: int) -> list[Any]:
+        return [SimpleNamespace(run_id=RUN, status="running", goal="Audit: this\x1b[2J")][:limit]
+
+    def run(self, name: str) -> Any:
+        assert name == "4f7e681c"
+        keys = ("triage-1", "survey")
+        return SimpleNamespace(
+            steps=lambda: [SimpleNamespace(key=key, status="ready", title="", label="triager") for key in keys]
+        )
+
+
+def test_commands_and_their_own_commands_and_options_are_offered_though_none_is_loaded_before(shell: Any) -> None:
+    assert shell("chargehand sta") == ["status"]
+    assert {"run", "top", "doctor", "explain"} <= set(shell("chargehand "))
+    assert set(shell("chargehand audit ")) == {"verify", "export"}
+    assert shell("chargehand top --on") == ["--once"]
+
+
+def test_recent_runs_and_the_steps_of_one_are_offered(shell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "Client", Served)
+    assert shell("chargehand explain 4f") == ["4f7e681c"]
+    assert shell("chargehand explain 4f7e681c tri") == ["triage-1"]
+    assert shell("chargehand resolve 4f7e681c ") == ["triage-1", "survey"]
+    assert completing.run_names("") == [("4f7e681c", "running: Audit: this[2J")]
+
+
+@contextmanager
+def deaf_server() -> Iterator[int]:
+    """Takes connections and says nothing, as a host that hangs."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_database_that_hangs_or_is_away_offers_nothing_within_a_second(
+    shell: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with deaf_server() as port:
+        for url in (f"postgresql://x@127.0.0.1:{port}/x", "postgresql://x@127.0.0.1:1/x"):
+            monkeypatch.setenv("CHARGEHAND_DATABASE_URL", url)
+            before = time.monotonic()
+            assert completing.run_names("") == []
+            assert time.monotonic() - before < 1.0
+            assert shell("chargehand status ") == []
+
+
+@pytest.mark.parametrize("line", ["chargehand frobnicate ", "chargehand status --frobnicate ", "chargehand explain "])
+def test_a_line_that_is_wrong_or_asks_a_server_that_is_not_there_is_no_error(
+    line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setenv("CHARGEHAND_HOME", str(tmp_path))
+    monkeypatch.setenv("_CHARGEHAND_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split(" ")) - 1))
+    try:
+        code: Any = invoke([])
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 0
+    said = capsys.readouterr()
+    assert (said.out.strip(), said.err) == ("", "")
+
+
+@pytest.mark.parametrize("shell_name", ["bash", "zsh", "fish"])
+def test_the_script_of_each_shell_is_shown(shell_name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from chargehand.orchestrator.cli import main; main()", "--show-completion", shell_name],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "_CHARGEHAND_COMPLETE" in done.stdout
+
+
+def test_no_thread_is_left_that_keeps_the_process_alive() -> None:
+    completing.run_names("")
+    assert not [one for one in threading.enumerate() if not one.daemon and one is not threading.main_thread()]
