@@ -9,7 +9,7 @@ from uuid import UUID
 import anthropic
 import pytest
 
-from chargehand.orchestrator import charges
+from chargehand.orchestrator import charges, runs
 from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.facts import (
     CallAbandoned,
@@ -27,6 +27,7 @@ from chargehand.workers.models.interface import Batches, BatchFailed, ModelAnswe
 from chargehand.workers.models.profiles import PROFILES
 from chargehand.workers.models.router import Tiers
 from chargehand.workers.offline import MODEL
+from chargehand.workers.offline.batches import BatchStore
 from chargehand.workers.offline.server import OfflineServer
 from chargehand.workers.replay import replay
 from chargehand.workers.shop import Shop
@@ -287,3 +288,71 @@ def test_an_endpoint_without_batches_is_asked_at_once_and_says_so(house: "House"
 def test_only_an_agent_can_be_not_urgent() -> None:
     with pytest.raises(InvalidPlan, match="urgent: false"):
         Plan.of([Step(key="a", kind="script", script="work", urgent=False)])
+
+
+def test_a_batch_whose_reply_was_lost_is_found_by_the_next_look(
+    house: "House", server: OfflineServer, models: AnthropicModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = server.batches.make
+
+    def break_off(*arguments: Any) -> Any:
+        make(*arguments)
+        monkeypatch.undo()
+        raise ConnectionError("The peer is gone.")
+
+    monkeypatch.setattr(server.batches, "make", break_off)
+    run_id = agents.start(house, ASK, tools={})
+    shop = shop_of(house, models)
+
+    agents.deliver(house, shop, run_id, "ask")
+    assert house.kinds(run_id, "ask")[-2:] == ["model.requested", "step.waiting"]
+    finish(house, shop, run_id)
+
+    check(house, server, run_id)
+
+
+def test_a_batch_that_its_server_has_forgotten_is_charged_as_reserved(
+    house: "House", server: OfflineServer, models: AnthropicModels
+) -> None:
+    run_id = agents.start(house, ASK, tools={})
+    shop = shop_of(house, models)
+    agents.deliver(house, shop, run_id, "ask")
+    reserved = house.row(run_id, "ask").reserved_microusd
+    server.batches = BatchStore()
+
+    finish(house, shop, run_id)
+
+    said = facts(house, run_id)
+    failed = next(fact for fact in said if isinstance(fact, ModelFailed))
+    assert (failed.cost_microusd, "not there any more" in failed.error) == (reserved, True)
+    assert house.row(run_id, "ask").reserved_microusd == 0
+    assert house.drift(run_id) == []
+
+
+def test_tokens_of_a_batch_count_against_the_runs_cap_as_they_were(
+    house: "House", server: OfflineServer, models: AnthropicModels
+) -> None:
+    run_id = agents.start(house, ASK, tools={}, max_tokens=1_000_000)
+    finish(house, shop_of(house, models), run_id)
+
+    usages = [fact.usage for fact in check(house, server, run_id) if isinstance(fact, ModelResponded)]
+    used = sum(u.input_tokens + u.output_tokens + u.cache_write_tokens + u.cache_read_tokens for u in usages)
+    assert (house.budget(run_id).calls, house.budget(run_id).tokens) == (len(usages), used)
+
+
+def test_a_run_cancelled_while_its_batch_is_under_way_is_charged_the_reservation(
+    house: "House", server: OfflineServer, models: AnthropicModels
+) -> None:
+    server.batches.delay_seconds = 3_600
+    run_id = agents.start(house, ASK, tools={})
+    agents.deliver(house, shop_of(house, models), run_id, "ask")
+    reserved = house.row(run_id, "ask").reserved_microusd
+
+    with house.as_tenant() as session:
+        runs.cancel(session, house.tenant, run_id, reason="enough")
+    house.advance(run_id)
+
+    row = house.row(run_id, "ask")
+    assert (row.status, row.spent_microusd, row.reserved_microusd) == ("cancelled", reserved, 0)
+    assert house.budget(run_id).drawn_microusd == reserved
+    assert house.drift(run_id) == []
