@@ -194,8 +194,8 @@ def test_the_examples_of_enqueueing_submit_if_and_only_if_they_commit(tmp_path, 
         connection.execute("CREATE TABLE IF NOT EXISTS orders (id bigint GENERATED ALWAYS AS IDENTITY, article text)")
         connection.execute("TRUNCATE orders; TRUNCATE chargehand.submissions")
         for what, name, code in blocks_of("enqueue.md"):
-            assert what == "file"
-            (tmp_path / name).write_text(code)
+            if what == "file":
+                (tmp_path / name).write_text(code)
         (tmp_path / "models.py").write_text(MODELS)
         (tmp_path / "try.py").write_text(textwrap.dedent(program))
         servers = {"CHARGEHAND_DATABASE_URL": database_url, "CHARGEHAND_REDIS_URL": "redis://127.0.0.1:1/0"}
