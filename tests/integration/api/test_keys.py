@@ -100,3 +100,26 @@ def test_without_redis_each_process_counts_for_itself(open_api: "Open") -> None:
     answers = [api.http.get("/v1/runs").status_code for _ in range(8)]
     assert answers[:4] == [200] * 4
     assert 429 in answers
+
+
+def test_the_applications_role_lends_the_supervisors_hand_to_no_trigger_and_reads_no_partition(api: "Api") -> None:
+    with api.client.session() as session:
+        session.execute(text("CREATE TEMP TABLE forged (tenant uuid, run uuid, step uuid, seq bigint, kind text)"))
+        trigger = "CREATE TRIGGER forged AFTER INSERT ON forged FOR EACH ROW EXECUTE FUNCTION "
+        with pytest.raises(ProgrammingError, match="permission denied"), session.begin_nested():
+            session.execute(text(f"{trigger} chargehand.journal_notify()"))
+        readable = session.execute(
+            text(
+                "SELECT relname FROM pg_class WHERE relnamespace = 'chargehand'::regnamespace AND relispartition "
+                "AND has_table_privilege(oid, 'select, insert, update, delete') AND relkind = 'r'"
+            )
+        )
+        assert readable.all() == []
+        definers = session.execute(
+            text(
+                "SELECT proname FROM pg_proc WHERE pronamespace = 'chargehand'::regnamespace AND prosecdef "
+                "AND (has_function_privilege('public', oid, 'execute') OR proconfig IS NULL "
+                "OR proconfig[1] <> 'search_path=pg_catalog, chargehand, pg_temp')"
+            )
+        )
+        assert definers.all() == []
