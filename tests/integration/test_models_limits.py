@@ -1,5 +1,6 @@
 """The fleet's limits on a real Valkey."""
 
+import logging
 import shutil
 import tempfile
 import threading
@@ -86,12 +87,15 @@ def test_refusal_halves_the_rate_once_for_a_burst(redis_url: str) -> None:
     for _ in range(5):
         limits.slow_down("m", 0)
 
+    began = time.monotonic()
     answers = [limits.admit("m", LITTLE) for _ in range(61)]
+    elapsed = time.monotonic() - began
 
     wait = answers[-1]
     assert isinstance(wait, Wait)
-    # A request a second at the full rate; one in two seconds at half of it.
-    assert wait.seconds == pytest.approx(2, abs=0.3)
+    # A request a second at the full rate; one in two seconds at half of it, less what a slow machine has waited for.
+    assert 2 - elapsed - 0.1 <= wait.seconds <= 2.1
+    assert elapsed < 0.9, "too slow to tell the two apart"
 
 
 def test_waiting_takes_nothing(redis_url: str) -> None:
@@ -124,6 +128,8 @@ def test_concurrent_workers_do_not_overbook(redis_url: str) -> None:
 def test_without_redis_each_process_keeps_a_small_share_and_never_goes_on_unlimited(
     limits: dict[str, RateLimits], caplog: pytest.LogCaptureFixture
 ) -> None:
+    # A Celery worker of an earlier test may have left the root at another level.
+    caplog.set_level(logging.WARNING)
     client = Redis.from_url("redis://127.0.0.1:9", socket_connect_timeout=0.2, retry=None)
     alone = FleetLimits(client, key_prefix="t", limits=limits)
     started = time.monotonic()

@@ -531,7 +531,7 @@ def drawing(house: "House", run_id: "UUID", key: str) -> None:
 
 
 def test_a_step_past_its_deadline_returns_what_it_had_drawn(house: "House") -> None:
-    run_id = house.start(script("a", deadline_seconds=3600), script("b"), budget_microusd=165)
+    run_id = house.start(script("a", deadline_seconds=3600), script("b"), budget_microusd=1_280)
     drawing(house, run_id, "a")
     house.execute("UPDATE steps SET deadline_at = clock_timestamp() WHERE run = :run AND key = 'a'", {"run": run_id})
     watch.end_overdue(house.supervisor)
@@ -539,7 +539,7 @@ def test_a_step_past_its_deadline_returns_what_it_had_drawn(house: "House") -> N
     assert house.budget(run_id).drawn_microusd == 15, "what is spent and what is in flight"
     # Otherwise the neighbour would wait for ever for money that nobody holds.
     neighbour = StepRecorder(house.connections, house.claim(run_id, "b"), lease_seconds=60)
-    neighbour.request([], wanted(100))
+    neighbour.request([], wanted(1_200))
 
 
 def test_a_step_that_crashed_too_often_holds_no_allotment_while_a_person_is_asked(house: "House") -> None:
