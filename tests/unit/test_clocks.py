@@ -11,6 +11,7 @@ HARMLESS = {
     "orchestrator/runs.py": "in the id of a run, by which nothing is decided",
     "orchestrator/cron.py": "to try an expression, which any moment does for",
     "orchestrator/transport.py": "compared with Redis's first",
+    "orchestrator/cli/diagnosis.py": "compared with that of Postgres, to tell people",
     "orchestrator/cli/following.py": "only when Postgres has not told the time",
     "orchestrator/cli/terminal.py": "words for people: 5 min ago",
     "orchestrator/laptop/machine.py": "compared with the start of a process of the same machine",

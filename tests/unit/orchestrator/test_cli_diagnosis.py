@@ -1,8 +1,20 @@
 """What `doctor` thinks of servers, from what they say of themselves."""
 
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+
 import pytest
 
-from chargehand.orchestrator.cli.diagnosis import diagnose, judge_connections, judge_pgvector, judge_policy
+from chargehand.memory.database import APP_ROLE, SUPERVISOR_ROLE
+from chargehand.orchestrator.cli.answering_servers import check_model
+from chargehand.orchestrator.cli.diagnosis import (
+    diagnose,
+    judge_clock,
+    judge_connections,
+    judge_pgvector,
+    judge_policy,
+    judge_role,
+)
 from chargehand.orchestrator.settings import Settings
 
 
@@ -60,3 +72,43 @@ def test_a_folder_of_roles_that_cannot_be_used_is_named(tmp_path):
     found = {finding.name: finding for finding in diagnose(Settings(home=tmp_path, roles_dir=tmp_path))}
     assert found["Roles"].state == "wrong"
     assert "broken.md" in found["Roles"].what
+
+
+@pytest.mark.parametrize(
+    ("role", "exists", "may", "state"),
+    [
+        (APP_ROLE, True, True, "ok"),
+        (APP_ROLE, True, False, "wrong"),
+        (SUPERVISOR_ROLE, True, False, "warning"),
+        (SUPERVISOR_ROLE, False, False, "wrong"),
+    ],
+)
+def test_a_user_who_may_not_act_as_a_role_is_told_what_fails_and_what_to_grant(role, exists, may, state):
+    found = judge_role(role, exists=exists, may=may, without="nothing works")
+    assert found.state == state
+    assert bool(found.remedy) == (state != "ok")
+
+
+def test_clocks_that_differ_by_more_than_the_question_took_are_told():
+    assert judge_clock(-30.0, within_seconds=0.1).state == "warning"
+    assert judge_clock(0.2, within_seconds=0.1).state == "ok"
+    assert judge_clock(30.0, within_seconds=29.0).state == "ok"
+
+
+def test_a_model_server_of_yours_is_asked_whether_it_is_there():
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(404)
+            self.end_headers()
+
+        def log_message(self, *_):
+            """Quiet."""
+
+    with HTTPServer(("127.0.0.1", 0), Answers) as server:
+        Thread(target=server.handle_request, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        [found] = check_model({"ANTHROPIC_BASE_URL": url})
+        assert (found.state, found.what) == ("ok", f"{url} answers")
+    [found] = check_model({"ANTHROPIC_BASE_URL": "http://127.0.0.1:1"})
+    assert found.state == "wrong"
+    assert "correct ANTHROPIC_BASE_URL" in found.remedy
