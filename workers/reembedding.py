@@ -96,8 +96,12 @@ class Reembedding:
                 self._engine, tenant=tenant, embedder=embedder, after=after, limit=self._batch, of_others_only=True
             )
         if made is None:
+            if after != NIL:
+                log.info("all memories embedded anew", extra={"tenant": str(tenant), "model": embedder.model_id})
             return None
-        log.info("memories embedded anew", extra={"tenant": str(tenant), "memories": made.embedded})
+        if after == NIL:
+            log.info("memories are embedded anew", extra={"tenant": str(tenant), "model": embedder.model_id})
+        log.debug("memories embedded anew", extra={"tenant": str(tenant), "memories": made.embedded})
         return made.last
 
     def _alone(self, name: str) -> AbstractContextManager[object]:

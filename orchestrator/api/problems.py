@@ -13,6 +13,7 @@ from sqlalchemy.exc import DataError
 from starlette.exceptions import HTTPException
 
 from chargehand.memory.git import StorageFull
+from chargehand.memory.model_check import MixedModels
 from chargehand.memory.procedural import InvalidRole, RoleNotFound
 from chargehand.memory.sources import RepositoryUnreadable
 from chargehand.orchestrator.errors import (
@@ -129,6 +130,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Unavailable, _unavailable)
+    app.add_exception_handler(MixedModels, _unavailable)
     for kind in (UserError, RepositoryUnreadable, InvalidRole, RoleNotFound, StorageFull, DataError):
         app.add_exception_handler(kind, _user_error)
     app.add_exception_handler(Exception, _unforeseen)

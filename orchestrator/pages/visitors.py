@@ -13,6 +13,7 @@ from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 from sqlalchemy.exc import DataError
 
+from chargehand.memory.model_check import MixedModels
 from chargehand.orchestrator import sign_ins
 from chargehand.orchestrator.api.problems import UNSTORABLE
 from chargehand.orchestrator.api.state import state_of
@@ -163,7 +164,7 @@ class PageRoute(APIRoute):
                 return _problem(request, 400, "This cannot be done", UNSTORABLE)
             except NotFound as error:
                 return _problem(request, 404, "Not found", str(error))
-            except Unavailable as error:
+            except (Unavailable, MixedModels) as error:
                 return _problem(request, 503, "Not available now", str(error))
             except ChargehandError as error:
                 return _problem(request, 400, "This cannot be done", str(error))

@@ -4,6 +4,7 @@ import json
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 
 from chargehand.memory.database import SUPERVISOR_ROLE, open_engine
@@ -85,10 +86,18 @@ def test_webhooks_are_told_their_secret_once(api: "Api") -> None:
     assert api.http.post("/v1/webhooks", json={"url": "ftp://example.org"}).status_code == 422
 
 
-def test_what_is_noted_is_found_and_forgotten(api: "Api") -> None:
+def test_what_is_noted_is_found_unless_models_are_mixed_and_forgotten(api: "Api", database_url: str) -> None:
     note = api.http.post("/v1/memory/notes", json={"text": "The desk opens at nine.", "source": "desk"})
     assert note.status_code == 201, note.text
-    (found,) = api.http.get("/v1/memory/search", params={"query": "When does the desk open?"}).json()
+    asked = {"query": "When does the desk open?"}
+    rename = "UPDATE chargehand.embeddings SET model_id = %s"
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        [model] = connection.execute("SELECT model_id FROM chargehand.embeddings").fetchone() or ()
+        connection.execute(rename, ("former",))
+        refused = api.http.get("/v1/memory/search", params=asked)
+        assert (refused.status_code, "chargehand memory reindex" in refused.json()["detail"]) == (503, True)
+        connection.execute(rename, (model,))
+    (found,) = api.http.get("/v1/memory/search", params=asked).json()
     assert found["memory_id"] == note.json()["memory_id"]
     assert api.http.post("/v1/memory/forget", json={"source": "desk"}).json()["memories"] == [found["memory_id"]]
     assert api.http.post("/v1/memory/forget", json={"source": "desk"}).status_code == 404
