@@ -5,7 +5,7 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query, status
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from chargehand.memory.beliefs import LIBRARY
 from chargehand.memory.forgetting import Forgotten
@@ -17,6 +17,8 @@ from chargehand.orchestrator.api.problems import COMMON
 router = APIRouter(prefix="/v1/memory", tags=["memory"], responses=COMMON)
 
 Scope = Annotated[str, Query(min_length=1, max_length=200, pattern=r"\S")]
+# As a passage, a fact or a note is called.
+Kind = Annotated[str, StringConstraints(min_length=1, max_length=50, pattern="^[a-z_]+$")]
 
 
 class NoteBody(BaseModel):
@@ -53,12 +55,15 @@ def search(
     client: Reads,
     query: Annotated[str, Query(min_length=1, max_length=2_000, pattern=r"\S")],
     scope: Scope = LIBRARY,
+    kinds: Annotated[
+        list[Kind] | None, Query(min_length=1, max_length=20, description="Of these kinds only; all otherwise.")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 8,
     as_of: Annotated[AwareDatetime | None, Query(description="What was believed at that moment.")] = None,
 ) -> list[Recalled]:
     """What answers the query best, best first: always the nearest, however far."""
     moment: datetime | None = as_of
-    return list(client.memory.search(query, scope=scope, limit=limit, as_of=moment))
+    return list(client.memory.search(query, scope=scope, kinds=kinds, limit=limit, as_of=moment))
 
 
 @router.get("")

@@ -19,6 +19,7 @@ from chargehand.memory.sources import is_remote
 from chargehand.orchestrator.answering import Answered
 from chargehand.orchestrator.building import Plan as WrittenPlan
 from chargehand.orchestrator.charges import FleetCosts
+from chargehand.orchestrator.client.http_memories import HttpMemories
 from chargehand.orchestrator.client.http_run import HttpRun
 from chargehand.orchestrator.client.interface import PAGE_RUNS, AnyClient, AnySchedules
 from chargehand.orchestrator.client.requesting import Requests
@@ -198,6 +199,11 @@ class HttpClient(AnyClient[HttpRun]):
     def schedules(self) -> "HttpSchedules":
         """Runs that are asked for by the clock: add, list, remove, pause, resume."""
         return HttpSchedules(self._requests)
+
+    @property
+    def memory(self) -> HttpMemories:
+        """What is remembered: note, search, forget, stats."""
+        return HttpMemories(self._requests)
 
     def _run(self, run_id: UUID) -> HttpRun:
         return HttpRun(self._requests, run_id)

@@ -18,8 +18,10 @@ from chargehand.orchestrator.api.schedules import ScheduleBody
 from chargehand.orchestrator.client import AnyClient, AnyRun, Client, RunHandle
 from chargehand.orchestrator.client import http_run as reading
 from chargehand.orchestrator.client.http import HttpClient, HttpSchedules
+from chargehand.orchestrator.client.http_memories import HttpMemories
 from chargehand.orchestrator.client.http_run import HttpRun
 from chargehand.orchestrator.client.interface import AnySchedules
+from chargehand.orchestrator.client.memories import Memories
 from chargehand.orchestrator.client.scheduling import Schedules
 from chargehand.orchestrator.client.services import Services
 from chargehand.orchestrator.errors import (
@@ -219,6 +221,21 @@ def test_schedules_and_webhooks_are_kept(client: AnyClient[Any], local: Client) 
     assert client.remove_webhook(str(hook.webhook_id)).webhook_id == hook.webhook_id
     assert client.deliveries() == []
     assert client.redeliver() == 0
+
+
+def test_what_is_noted_is_found_counted_and_forgotten(client: AnyClient[Any], local: Client) -> None:
+    assert isinstance(client, Client | HttpClient)
+    memory_id = client.memory.note("The desk opens at nine.", source="desk")
+    found = client.memory.search("When does the desk open?", limit=1)
+    assert [one.memory_id for one in found] == [memory_id]
+    assert client.memory.search("When does the desk open?", kinds=["nothing"]) == ()
+    assert client.memory.stats() == local.memory.stats() != ()
+    assert client.memory.forget("desk").memories == (memory_id,)
+    with pytest.raises(NotFound):
+        client.memory.forget("desk")
+    for name in ("note", "search", "forget", "stats"):
+        here, there = (signature(getattr(kind, name)).parameters for kind in (Memories, HttpMemories))
+        assert here == there, name
 
 
 def test_mistakes_are_the_same_errors(client: AnyClient[Any], tmp_path: Path) -> None:

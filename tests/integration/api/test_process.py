@@ -1,0 +1,66 @@
+"""`chargehand api` as a process: it ends when it is told to, however many watch."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chargehand.orchestrator.api.server import GRACE_SECONDS
+
+if TYPE_CHECKING:
+    from tests.conftest import WaitUntil
+    from tests.integration.api.conftest import Api
+
+READERS = 3
+
+
+def test_a_signal_ends_the_process_within_its_grace_while_readers_follow(
+    api: "Api", database_url: str, redis_url: str, tmp_path: Path, wait_until: "WaitUntil"
+) -> None:
+    run_id = api.submit()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    named = {"HOME": str(tmp_path), "DATABASE_URL": database_url, "REDIS_URL": redis_url}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "chargehand.orchestrator.cli", "api", "--port", str(port)],
+        env={**os.environ, **{f"CHARGEHAND_{name}": value for name, value in named.items()}},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until(lambda: answers(port), timeout_seconds=20)
+        readers = [HTTPConnection("127.0.0.1", port, timeout=10) for _ in range(READERS)]
+        streams = []
+        for reader in readers:
+            reader.request("GET", f"/v1/runs/{run_id}/events", headers={"Authorization": f"Bearer {api.key}"})
+            streams.append(reader.getresponse())
+        assert [stream.readline() for stream in streams] == [b": chargehand\n"] * READERS
+
+        started = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        # Streams end as HTTP says, so that readers know it from a cut.
+        assert all(b"run.submitted" in stream.read() for stream in streams)
+        for reader in readers:
+            reader.close()
+        process.wait(timeout=GRACE_SECONDS)
+        assert time.monotonic() - started < GRACE_SECONDS
+    finally:
+        process.kill()
+        process.wait()
+
+
+def answers(port: int) -> bool:
+    connection = HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
