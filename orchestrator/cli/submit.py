@@ -25,6 +25,7 @@ from chargehand.orchestrator.cli.results import (
 from chargehand.orchestrator.cli.screens import opened_screen
 from chargehand.orchestrator.cli.terminal import AsJson, answers, notes, one_line, plain, print_json, short
 from chargehand.orchestrator.client import Client, RunHandle
+from chargehand.orchestrator.consolidating import budget_of
 from chargehand.orchestrator.errors import InvalidWorkspace, Unavailable
 from chargehand.orchestrator.facts import OnBudget, OnConflict
 from chargehand.orchestrator.plan import Plan
@@ -94,6 +95,10 @@ def run(
         int | None,
         typer.Option(metavar="N", min=1, help="Cap of the tokens that models may read and write in the run."),
     ] = None,
+    consolidate: Annotated[
+        str | None,
+        typer.Option(metavar="USD", help="Keep in memory what the run has taught, for at most this; 0: nothing."),
+    ] = None,
     tier: Annotated[
         str | None, typer.Option(metavar="TIER", help="Size of model for its agents: small, medium or large.")
     ] = None,
@@ -119,6 +124,7 @@ def run(
     check_concurrency(concurrency_key, on_conflict)
     check_conversation(conversation)
     check_model(tier, model)
+    budget_of(consolidate, settings)
     check_request(goal, chosen, workspace=workspace, budget=budget, settings=settings)
     if out is not None:
         check_folder(out)
@@ -138,6 +144,7 @@ def run(
             on_budget=on_budget,
             max_calls=max_calls,
             max_tokens=max_tokens,
+            consolidate_usd=consolidate,
             tier=tier,
             model=model,
         )

@@ -127,6 +127,11 @@ def test_a_budget_that_is_no_positive_amount_is_refused(in_process, budget):
     refused(in_process("run", "Audit", "--budget", budget), "Budget", "0.")
 
 
+@pytest.mark.parametrize("budget", ["-1", "NaN", "much", "1e9"])
+def test_what_may_be_spent_on_remembering_is_an_amount_or_nothing(in_process, budget):
+    refused(in_process("run", "Audit", "--consolidate", budget), "Budget", "0.")
+
+
 def plan_file(runner, content):
     file = runner.cwd / "plan.json"
     file.write_text(content if isinstance(content, str) else json.dumps(content))
