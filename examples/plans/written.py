@@ -31,6 +31,9 @@ from chargehand.workers.scripts.answers import check_answers
 from chargehand.workers.scripts.scan import scan
 from chargehand.workers.scripts.tests import run_tests_of_step
 
+# Those that come with Chargehand; folders of your own come before it.
+ROLES = Settings().role_folders[-1]
+
 
 def branch_plan() -> Plan:
     """One of two ways, chosen by a script."""
@@ -45,7 +48,7 @@ def branch_plan() -> Plan:
 
 def branch_by_odds_plan() -> Plan:
     """One of three ways, chosen by a model that says how likely each is."""
-    chooser = role(Settings().roles / "chooser.md")
+    chooser = role(ROLES / "chooser.md")
     asked = chooser.step("What is the complaint about?", inputs=read_complaint.step().set(key="complaint"))
     ways = {"late": None, "broken": load_order.step(7).set(key="order"), "wrong": None}
     return Plan(branch(asked, ways, threshold=0.8).set(key="reason"))
@@ -92,7 +95,7 @@ def test_a_parcel_is_labelled_and_priced():
 
 def repeat_agents_plan() -> Plan:
     """Code, test, audit, and again on the evidence of the round, until the verdict passes."""
-    coder = role(Settings().roles / "coder.md")
+    coder = role(ROLES / "coder.md")
     shelf = add_file.step(name="shelf.py", text=SHELF).set(key="shelf")
     expected = add_file.step(name="test_shelf.py", text=EXPECTED).set(key="expected")
     before = run_tests_of_step.step().set(key="before", pool="coding")
@@ -143,7 +146,7 @@ def merge_conflict_plan() -> Plan:
 
 def delegate_plan() -> Plan:
     """An agent that asks a colleague, and goes on with what they answer."""
-    lead = role(Settings().roles / "lead.md")
+    lead = role(ROLES / "lead.md")
     questions = ["Where are passwords checked?", "Which shop has the password?"]
     answer = lead.step("Answer the questions.", questions=questions).set(key="answer")
     return Plan(answer >> check_answers.step().set(key="check"))
@@ -151,7 +154,7 @@ def delegate_plan() -> Plan:
 
 def hand_off_plan() -> Plan:
     """An agent that leaves its task to a colleague."""
-    lead = role(Settings().roles / "lead.md")
+    lead = role(ROLES / "lead.md")
     answer = lead.step("Where are passwords checked?").set(key="answer")
     return Plan(answer >> check_answers.step().set(key="check"))
 

@@ -44,10 +44,10 @@ def objections(
     run: RunHandle, plan: Plan, ledger: Ledger, *, status: str = "succeeded", strikes: Sequence[Strike] = ()
 ) -> list[str]:
     """Everything that is wrong with a run of `plan` that should have ended as `status`; empty when all is well."""
-    client = run._client
-    settings = client.settings
+    services = run._services
+    settings = services.settings
     evidence = gather(
-        client.services.engine.url.set(drivername="postgresql").render_as_string(hide_password=False),
+        services.engine.url.set(drivername="postgresql").render_as_string(hide_password=False),
         ledger,
         accepted=[run.run_id],
         audit_key=audit_key(settings),

@@ -98,13 +98,15 @@ def test_cancel_stops_an_agent_within_a_turn(laptop, workspace):
     assert not run.cancel()
     with pytest.raises(RunCancelled, match="changed my mind"):
         run.wait(1)
-    until(lambda: f"run_id={run.run_id} step=read" in fenced(laptop, "audit"), message="the worker is told")
+    until(lambda: is_fenced(laptop, "audit", run, "read"), message="the worker is told")
     assert len(laptop.calls()) <= asked + 1
     until(lambda: laptop.objections(run, plan, status="cancelled") == [], message="the run is closed")
 
 
-def fenced(laptop, name):
-    return "\n".join(line for line in laptop.log(name).splitlines() if "fenced" in line)
+def is_fenced(laptop, name, run, step):
+    """Whether the process has logged that it may not write to the step any more."""
+    said = {"fenced", f"run_id={run.run_id}", f"step={step}"}
+    return any(said <= set(line.split()) for line in laptop.log(name).splitlines())
 
 
 def test_a_cancelled_script_ends_without_a_trace_and_its_successors_never_start(laptop):
@@ -115,7 +117,7 @@ def test_a_cancelled_script_ends_without_a_trace_and_its_successors_never_start(
     assert run.cancel()
     laptop.ledger.open("cancel")
 
-    until(lambda: f"run_id={run.run_id} step=work" in fenced(laptop, "audit"), message="the worker is told")
+    until(lambda: is_fenced(laptop, "audit", run, "work"), message="the worker is told")
     assert laptop.statuses(run) == {"work": "cancelled", "end": "cancelled"}
     assert [knock.step for knock in laptop.ledger.knocks(run.run_id)] == ["work"]
     until(lambda: laptop.objections(run, plan, status="cancelled") == [], message="the run is closed")
