@@ -182,12 +182,12 @@ def test_what_is_done_is_recorded_before_too_much_is_at_risk(
 def test_a_script_with_an_effect_is_claimed_by_itself(house: "House", worker: Worker) -> None:
     claimed_by_then: dict[str, list[str]] = {}
 
-    def pay(key: str) -> None:
+    def pay_out(key: str) -> None:
         claimed_by_then[key] = [name for name, status in house.statuses(run_id).items() if status == "running"]
 
     worker.knows("work")(lambda key: None)
-    worker.knows("pay", effect="effectful")(pay)
-    run_id = house.start(*steps("s0", "s1"), *steps("p0", "p1", script="pay"))
+    worker.knows("pay_out", effect="effectful")(pay_out)
+    run_id = house.start(*steps("s0", "s1"), *steps("p0", "p1", script="pay_out"))
 
     assert worker.run(run_id, "s0", "p0", "s1", "p1") == "go_on"
 
