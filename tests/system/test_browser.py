@@ -241,9 +241,7 @@ def test_pages_can_be_used_by_keyboard_and_on_a_phone(chromium: Browser, site: S
     assert person.problems == []
 
 
-def test_a_run_of_two_hundred_steps_and_ten_thousand_rows_is_there_within_a_second(
-    ada: Person, laptop: Machine
-) -> None:
+def test_a_run_of_two_hundred_steps_and_ten_thousand_rows_is_there_soon(ada: Person, laptop: Machine) -> None:
     width = 24
     steps = [Step(key=f"s{n}", kind="gate", instruction="?", after=(f"s{n - width}",) if n >= width else ())
              for n in range(200)]  # fmt: skip
