@@ -31,21 +31,21 @@ if previous ~= last then return {0, last} end
 total = total + tokens
 redis.call('XADD', KEYS[1], ARGV[1] .. '-0', 'previous', ARGV[2], 'tokens', ARGV[3], 'total', total, 'born', born,
   'belongs', ARGV[5], 'body', ARGV[4])
-local most = tonumber(ARGV[6])
-local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
-if total - number(oldest, 'total') + number(oldest, 'tokens') > most then
-  -- Whole groups go, and never the newest one.
-  local doomed, group = {}, {}
-  for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+')) do
-    if #group > 0 and field(entry, 'belongs') ~= '1' then
-      for _, id in ipairs(group) do doomed[#doomed + 1] = id end
-      group = {}
-      if total - number(entry, 'total') + number(entry, 'tokens') <= most then break end
+-- Whole groups go, and never the newest one. `keep` is the first that stays, mostly the second. Entries are read a few
+-- at a time, because their bodies come along: to read all of a full stream takes longer than all the rest.
+local most, keep, step, after = tonumber(ARGV[6]), nil, 2, '-'
+repeat
+  local some = redis.call('XRANGE', KEYS[1], after, '+', 'COUNT', step)
+  for _, entry in ipairs(some) do
+    if field(entry, 'belongs') ~= '1' or not keep then
+      keep = entry[1]
+      if total - number(entry, 'total') + number(entry, 'tokens') <= most then some = {} break end
     end
-    group[#group + 1] = entry[1]
+    after = '(' .. entry[1]
   end
-  for _, id in ipairs(doomed) do redis.call('XDEL', KEYS[1], id) end
-end
+  step = 16
+until #some == 0
+redis.call('XTRIM', KEYS[1], 'MINID', keep)
 redis.call('EXPIRE', KEYS[1], math.max(1, math.min(tonumber(ARGV[7]), born + tonumber(ARGV[8]) - now)))
 return {1, last}
 """
