@@ -6,7 +6,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loops import crews, held_out, probed, reported, services, shells, tuned, unseen
+from loops import (
+    clouds,
+    crews,
+    desks,
+    engineers,
+    held_out,
+    ledgers,
+    probed,
+    reported,
+    services,
+    shells,
+    terse,
+    tongues,
+    tuned,
+    unseen,
+)
+from loops.family import Families
 from loops.scene import Scene
 
 Family = Callable[[random.Random], Scene]
@@ -15,8 +31,10 @@ FOLDER = Path(__file__).parents[1] / "data" / "loops"
 SEEDS = 12
 # Two hundred agents each: a few of these show all there is to see.
 LARGE_SEEDS = 2
-# By which the families of the transcripts were parted.
-LOT = "2026-11-25"
+# By which the families of the transcripts, and of the wide sets, were parted.
+LOT, WIDE_LOT = "2026-11-25", "2026-11-26"
+# Of the wide sets, which have many families.
+WIDE_SEEDS = 8
 _Half = tuple[dict[str, list[Family]], list[Family]]
 LARGE = frozenset({tuned.fan_out_429, held_out.fan_out_timeouts})
 
@@ -30,7 +48,9 @@ def write() -> None:
 
 def sets() -> dict[str, list[str]]:
     """The lines of each set."""
-    designed, sealed = _halves()
+    designed, sealed = _halves((shells.FAMILIES, services.FAMILIES, crews.FAMILIES), LOT)
+    books = (module.FAMILIES for module in (clouds, desks, engineers, ledgers, terse, tongues))
+    wide, wide_sealed = _halves(tuple(books), WIDE_LOT)
     return {
         "tuned": list(_lines(tuned.LOOPS, tuned.WORK, SEEDS)),
         "held_out": list(_lines(held_out.LOOPS, held_out.WORK, SEEDS)),
@@ -38,13 +58,14 @@ def sets() -> dict[str, list[str]]:
         "probed": list(_lines(probed.FAMILIES.loops, probed.FAMILIES.work, 1)),
         "designed": list(_lines(*designed, SEEDS)),
         "sealed": list(_lines(*sealed, SEEDS)),
+        "wide": list(_lines(*wide, WIDE_SEEDS)),
+        "wide_sealed": list(_lines(*wide_sealed, WIDE_SEEDS)),
         "reported": list(_lines(reported.LOOPS, reported.WORK, 1)),
     }
 
 
-def _halves() -> tuple[_Half, _Half]:
-    """The families of the transcripts in two halves by lot: one was looked at while the detectors were made."""
-    books = [module.FAMILIES for module in (shells, services, crews)]
+def _halves(books: Sequence[Families], lot: str) -> tuple[_Half, _Half]:
+    """Families in two halves by lot: one was looked at while the detectors were made."""
     kinds: dict[str, list[Family]] = {}
     for book in books:
         for kind, families in (*book.loops.items(), ("work", book.work)):
@@ -52,7 +73,7 @@ def _halves() -> tuple[_Half, _Half]:
     halves: tuple[_Half, _Half] = ({}, []), ({}, [])
     for kind in sorted(kinds):
         families = sorted(kinds[kind], key=lambda family: family.__name__)
-        random.Random(f"{LOT} {kind}").shuffle(families)
+        random.Random(f"{lot} {kind}").shuffle(families)
         for half, those in zip(halves, (families[::2], families[1::2]), strict=True):
             if kind == "work":
                 half[1].extend(those)
