@@ -398,6 +398,8 @@ class ModelRequested(Fact):
     """What the context read: `memory:<id>@<version>`, `state:<key>@<version>`, `result:<step key>`, `role:<hash>`."""
     batched: bool = False
     """It goes through the batch API under its call id, at half price, and outlives the claim that made it."""
+    summarises: int = 0
+    """As many of the oldest turns its answer will stand for; 0: it is a turn, and not a call for a summary."""
 
 
 class BatchSubmitted(Fact):
@@ -439,6 +441,8 @@ class ModelResponded(Fact):
     """The server's own id of it."""
     cache_miss: str = ""
     """Why the server could not read what it had cached of the prompt before; empty: it could, or does not say."""
+    summarises: int = 0
+    """From here on it stands for as many of the step's oldest turns; 0: it is a turn."""
 
 
 class ModelFailed(Fact):

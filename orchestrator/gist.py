@@ -89,6 +89,8 @@ def gist(fact: AnyFact) -> str:
             return f"{fact.reason}: {fact.question}"
         case SignalReceived():
             return f"{fact.choice} by {fact.by}" if fact.by else fact.choice
+        case ModelRequested() if fact.summarises:
+            return f"summary of the first {fact.summarises} turns {fact.model} ({fact.routed_because})"
         case ModelRequested():
             return f"turn {fact.turn} {fact.model} ({fact.routed_because})"
         case ModelResponded():

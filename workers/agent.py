@@ -41,6 +41,7 @@ from chargehand.workers.outcomes import (
     Outcome,
     Wait,
 )
+from chargehand.workers.summary import turns_to_summarise
 from chargehand.workers.tape import Recorder, Tape
 from chargehand.workers.tool_turn import ToolTurn, arguments_of
 from chargehand.workers.tools.registry import Tool
@@ -167,7 +168,11 @@ class _Attempt:
             # Nobody decides on what others have replaced. What was read stands before what replaces it.
             self.tape.flush()
             self.tape.commit(newer, self.tape.recorder.refreshed)
-        return self.model_turn.ask(self.tape.conversation)
+        conversation = self.tape.conversation
+        turns = turns_to_summarise(conversation, window_tokens=self.task.window_tokens)
+        if turns:
+            return self.model_turn.summarise(conversation, turns)
+        return self.model_turn.ask(conversation)
 
     def _above_plan(self) -> Trip | None:
         """Whether the step has cost far more than its peers; once, for whoever lets it go on has seen the sum."""

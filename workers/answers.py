@@ -9,8 +9,11 @@ from chargehand.workers.models.interface import Block, ModelAnswer
 from chargehand.workers.tools.registry import storable
 
 
-def responded(call_id: UUID, answer: ModelAnswer) -> ModelResponded:
-    """The fact that records the answer; what Postgres cannot store is replaced."""
+def responded(call_id: UUID, answer: ModelAnswer, *, summarises: int = 0) -> ModelResponded:
+    """The fact that records the answer; what Postgres cannot store is replaced.
+
+    `summarises`: as many of the oldest turns it stands for, where it was asked for that.
+    """
     content = tuple(_storable_block(block) for block in answer.content)
     return ModelResponded(
         call_id=call_id,
@@ -22,6 +25,7 @@ def responded(call_id: UUID, answer: ModelAnswer) -> ModelResponded:
         duration_ms=answer.duration_ms,
         message_id=answer.message_id,
         cache_miss=answer.cache_miss,
+        summarises=summarises,
     )
 
 

@@ -79,6 +79,15 @@ class Exchange:
         return [block for block in self.tool_uses if str(block.get("id")) not in self.results]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """What stands for the oldest turns of a conversation."""
+
+    turns: int
+    """How many."""
+    text: str
+
+
 # Without slots: see `copying`.
 @dataclass(frozen=True, kw_only=True)
 class Conversation:
@@ -95,6 +104,12 @@ class Conversation:
     """Tool calls of any turn whose results are shown as references."""
     evicted_after: int = 0
     """How many answers there were when that was decided last."""
+    last_evicted: frozenset[str] = frozenset()
+    """Those of them that were decided on last."""
+    summary: Summary | None = None
+    """What the model is shown instead of the oldest turns."""
+    summarised_after: int = 0
+    """How many answers there were when a summary was given last, or could not be."""
     view: Mapping[str, int] = field(default_factory=dict)
     """The versions of shared state that the conversation has, by key."""
     decisions: tuple[Decision, ...] = ()
@@ -109,8 +124,18 @@ class Conversation:
 
     @property
     def turns(self) -> int:
-        """Answered calls."""
+        """Answered calls, without those for a summary."""
         return len(self.exchanges)
+
+    @property
+    def summarised(self) -> int:
+        """How many of the oldest turns are not shown themselves."""
+        return self.summary.turns if self.summary is not None else 0
+
+    @property
+    def has_left_out(self) -> bool:
+        """Whether results of tools are not shown that were."""
+        return bool(self.evicted) or self.summary is not None
 
     @property
     def tool_facts(self) -> tuple[ToolFinished, ...]:
@@ -148,6 +173,8 @@ def fold(facts: Iterable[StepFact], *, onto: Conversation | None = None, from_po
         match fact:
             case ModelRequested():
                 folded = changed(folded, open_calls=(*folded.open_calls, fact))
+            case ModelResponded() if fact.summarises:
+                folded = _with_summary(folded, fact)
             case ModelResponded():
                 folded = changed(
                     folded,
@@ -157,8 +184,7 @@ def fold(facts: Iterable[StepFact], *, onto: Conversation | None = None, from_po
                     waits=(),
                 )
             case ModelFailed():
-                open_calls = _without_call(folded, fact.call_id)
-                folded = changed(folded, open_calls=open_calls, failures=(*folded.failures, fact))
+                folded = _with_failure(folded, fact)
             case BatchSubmitted():
                 folded = changed(folded, batches={**folded.batches, fact.call_id: fact.batch_id})
             case CallAbandoned():
@@ -220,6 +246,35 @@ def _with_tool_fact(folded: Conversation, fact: ToolStarted | ToolFinished, posi
     return changed(folded, exchanges=(*folded.exchanges[:-1], last), waits=())
 
 
+def _with_failure(folded: Conversation, fact: ModelFailed) -> Conversation:
+    asked = next((call for call in folded.open_calls if call.call_id == fact.call_id), None)
+    open_calls = _without_call(folded, fact.call_id)
+    if asked is not None and asked.summarises and not fact.retryable:
+        # The turn is asked for without a summary, and has done nothing wrong.
+        return changed(folded, open_calls=open_calls, summarised_after=len(folded.exchanges))
+    return changed(folded, open_calls=open_calls, failures=(*folded.failures, fact))
+
+
+def _with_summary(folded: Conversation, fact: ModelResponded) -> Conversation:
+    text = _summary_text(fact.content)
+    return changed(
+        folded,
+        open_calls=_without_call(folded, fact.call_id),
+        summary=Summary(turns=fact.summarises, text=text) if text else folded.summary,
+        summarised_after=len(folded.exchanges),
+        failures=(),
+        waits=(),
+    )
+
+
+def _summary_text(content: Sequence[Block]) -> str:
+    """What the summary's tool was called with, or else what was written instead of calling it."""
+    given = [block.get("input") for block in content if block.get("type") == "tool_use"]
+    called = [str(one.get("summary") or "") for one in given if isinstance(one, dict)]
+    written = [str(block.get("text") or "") for block in content if block.get("type") == "text"]
+    return next((text.strip() for text in (*called, "\n".join(written)) if text.strip()), "")
+
+
 def _with_evicted(folded: Conversation, gone: frozenset[str]) -> Conversation:
     exchanges = tuple(
         changed(exchange, evicted=exchange.evicted | (gone & exchange.results.keys()))
@@ -227,7 +282,13 @@ def _with_evicted(folded: Conversation, gone: frozenset[str]) -> Conversation:
         else exchange
         for exchange in folded.exchanges
     )
-    return changed(folded, exchanges=exchanges, evicted=folded.evicted | gone, evicted_after=len(exchanges))
+    return changed(
+        folded,
+        exchanges=exchanges,
+        evicted=folded.evicted | gone,
+        evicted_after=len(exchanges),
+        last_evicted=gone,
+    )
 
 
 def _with_newer_state(folded: Conversation, fact: StateRefreshed) -> Conversation:

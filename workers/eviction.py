@@ -21,14 +21,15 @@ def evict(conversation: Conversation, *, window_tokens: int) -> OutputsEvicted |
     The results of the newest answer stay, because nobody has read them yet; so does what was read of shared state, by
     which the agent's view is known.
     """
-    if not conversation.exchanges or conversation.evicted_after == len(conversation.exchanges):
+    count = len(conversation.exchanges)
+    if not count or count in (conversation.evicted_after, conversation.summarised_after):
         return None
     tokens = tokens_of(conversation)
     if tokens <= FULL * window_tokens:
         return None
     gone: list[str] = []
     left = tokens
-    for exchange in conversation.exchanges[:-1]:
+    for exchange in conversation.exchanges[conversation.summarised : -1]:
         for use_id, fact in exchange.results.items():
             if left <= ENOUGH * window_tokens:
                 break
@@ -41,12 +42,18 @@ def evict(conversation: Conversation, *, window_tokens: int) -> OutputsEvicted |
 
 
 def tokens_of(conversation: Conversation) -> int:
-    """About as many tokens as the next request has: what the server counted for the last one, and what came since."""
+    """About as many tokens as the next request has.
+
+    What the server counted for the last one and what came since, without what was left out since.
+    """
     newest = conversation.exchanges[-1]
     usage = newest.answer.usage
     counted = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens + usage.output_tokens
-    return counted + _bytes(newest) // BYTES_PER_TOKEN
+    gone = conversation.last_evicted if conversation.evicted_after == len(conversation.exchanges) else frozenset()
+    left_out = sum(_bytes(exchange, gone) for exchange in conversation.exchanges) if gone else 0
+    return max(0, counted + (_bytes(newest) - left_out) // BYTES_PER_TOKEN)
 
 
-def _bytes(exchange: Exchange) -> int:
-    return sum(len(fact.content.encode()) for fact in exchange.results.values())
+def _bytes(exchange: Exchange, among: frozenset[str] | None = None) -> int:
+    results = exchange.results.items()
+    return sum(len(fact.content.encode()) for use_id, fact in results if among is None or use_id in among)

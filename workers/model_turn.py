@@ -9,7 +9,7 @@ from chargehand.orchestrator.errors import BudgetBusy, BudgetExceeded
 from chargehand.orchestrator.facts import OVER_BUDGET, ModelFailed, ModelRequested
 from chargehand.workers.answers import responded
 from chargehand.workers.batch_turn import BatchTurn
-from chargehand.workers.context import AgentTask, build
+from chargehand.workers.context import AgentTask, Request, build
 from chargehand.workers.conversation import Conversation
 from chargehand.workers.models.interface import (
     DeltaHook,
@@ -23,6 +23,7 @@ from chargehand.workers.models.interface import (
 )
 from chargehand.workers.models.prefix import Ttl, ttl_for
 from chargehand.workers.outcomes import GO_ON_OPTIONS, Failed, Wait, backoff_seconds
+from chargehand.workers.summary import SUMMARY_TIER, summary_request
 from chargehand.workers.tape import Tape
 from chargehand.workers.tools.colleagues import COLLEAGUE_TOOLS
 from chargehand.workers.tools.registry import Tool
@@ -125,13 +126,36 @@ class ModelTurn:
             cache_scope=self._task.cache_scope if _is_routing(self._task, self._tools) else "",
             previous_message_id=conversation.exchanges[-1].answer.message_id if conversation.exchanges else "",
         )
+        return self._made(call, request, conversation)
+
+    def summarise(self, conversation: Conversation, turns: int) -> Wait | Failed | None:
+        """Have a small model summarise so many of the oldest turns; None: there is a summary, or none can be had."""
+        request = summary_request(self._task, conversation, turns)
+        call = ModelCall(
+            tier=SUMMARY_TIER,
+            system=request.system,
+            tools=request.tools,
+            messages=request.messages,
+            tool_choice=request.tool_choice,
+            max_tokens=request.max_tokens,
+            routed_by="summary of the oldest turns",
+            used_percent=self._used_percent(),
+        )
+        return self._made(call, request, conversation, summarises=turns)
+
+    def _made(
+        self, call: ModelCall, request: Request, conversation: Conversation, *, summarises: int = 0
+    ) -> Wait | Failed | None:
+        """Reserve for the request, call and record."""
         try:
-            quote, call_id = self._reserve(call, request.turn, request.prompt_hash, request.reads)
+            quote, call_id = self._reserve(call, request, summarises)
         except ModelBusy as busy:
             return self._pause(busy.until_seconds, str(busy))
         except ModelHeld as hold:
             return Wait(reason=hold.held.reason, question=hold.held.why, run_after_seconds=hold.held.seconds)
         except ModelUnavailable as error:
+            if not error.retryable and summarises:
+                return self.ask(conversation)
             if not error.retryable:
                 return Failed(error=f"The model cannot be used: {error}")
             return Wait(
@@ -169,36 +193,41 @@ class ModelTurn:
             return self._fall_back_or_pause(call, quote, busy)
         except ModelRefused as refusal:
             self._record_failure(call_id, refusal, retryable=False, cost_microusd=refusal.cost_microusd)
+            if summarises:
+                return None
             # The router remembers who refused: the next quote is another model's, if there is one.
             if self._failures_of(ModelRefused) < MAX_REFUSALS:
                 return None
             return self._asks_about_model(f"The model declines this request: {refusal}")
         except ModelUnavailable as error:
             self._record_failure(call_id, error, retryable=error.retryable, cost_microusd=error.cost_microusd)
+            if summarises and not error.retryable:
+                return None
             return self._unavailable(error)
         finally:
             if self._on_delta is not None:
                 self._on_delta.flush()
-        self._tape.commit(responded(call_id, answer), self._tape.recorder.respond)
+        self._tape.commit(responded(call_id, answer, summarises=summarises), self._tape.recorder.respond)
         self._sleeps = 0
         return None
 
-    def _reserve(self, call: ModelCall, turn: int, prompt_hash: str, reads: tuple[str, ...]) -> tuple[Quote, UUID]:
+    def _reserve(self, call: ModelCall, request: Request, summarises: int) -> tuple[Quote, UUID]:
         """Commit the request with the largest answer that the budget allows."""
         wanted = call.max_tokens
         while True:
             quote = self._models.quote(replace(call, max_tokens=wanted))
             requested = ModelRequested(
                 call_id=self._new_call_id(),
-                turn=turn,
+                turn=request.turn,
                 model=quote.model,
                 tier=quote.tier,
                 routed_because=quote.routed_because,
-                prompt_hash=prompt_hash,
+                prompt_hash=request.prompt_hash,
                 max_tokens=quote.max_tokens,
                 reserved_microusd=quote.reserved_microusd,
-                reads=reads,
+                reads=request.reads,
                 batched=quote.batched,
+                summarises=summarises,
             )
             try:
                 self._tape.request(requested)

@@ -39,6 +39,7 @@ from chargehand.workers.conversation import Conversation, as_said, fold
 from chargehand.workers.models.interface import Block
 from chargehand.workers.recollection import newest
 from chargehand.workers.scripts.registry import Workspace
+from chargehand.workers.summary import summary_request
 from chargehand.workers.tool_turn import arguments_of
 from chargehand.workers.tools.catalogue import registered_tools
 from chargehand.workers.tools.fetch_output import fetch_output
@@ -225,7 +226,10 @@ class _Agents:
         if reads != fact.reads:
             self.run.diverges(row.entry, "reads", expected=fact.reads, found=reads)
         try:
-            hashed = prompt.next_hash(conversation)
+            if fact.summarises:
+                hashed = summary_request(task, conversation, fact.summarises).prompt_hash
+            else:
+                hashed = prompt.next_hash(conversation)
         except ValueError as error:
             hashed = str(error)
         if hashed != fact.prompt_hash:

@@ -161,5 +161,5 @@ class Tape:
 
     def turn_of(self, call_id: UUID) -> int:
         """Number of an answered call, from 1."""
-        answered = [fact.call_id for fact in self._recorded if isinstance(fact, ModelResponded)]
+        answered = [exchange.answer.call_id for exchange in self.conversation.exchanges]
         return answered.index(call_id) + 1

@@ -89,7 +89,7 @@ class ToolTurn:
     def _run_call(self, exchange: Exchange, use: Block, *, incomplete: bool) -> Wait | None:
         name = str(use.get("name"))
         tool = self._tools.get(name)
-        if tool is None and name == fetch_output.name and self._tape.conversation.evicted:
+        if tool is None and name == fetch_output.name and self._tape.conversation.has_left_out:
             tool = fetch_output
         if incomplete:
             self._keep(use, _cut_off())

@@ -125,10 +125,13 @@ def judge_step(key: str, events: Sequence[Event]) -> Resumption | None:
                 at, lost = position, False
     if at is None:
         return None
-    turn_of = {event.fact.call_id: event.fact.turn for event in ordered if isinstance(event.fact, ModelRequested)}
+    # A summary is asked for before the turn whose number it has.
+    turns = [event.fact for event in ordered if isinstance(event.fact, ModelRequested) and not event.fact.summarises]
+    turn_of = {fact.call_id: fact.turn for fact in turns}
     before = [event.fact for event in ordered[:at] if isinstance(event.fact, ModelResponded)]
     answered = {turn_of[fact.call_id] for fact in before if fact.call_id in turn_of}
-    asked = [event.fact.turn for event in ordered[at:] if isinstance(event.fact, ModelRequested)]
+    after = [event.fact for event in ordered[at:]]
+    asked = [fact.turn for fact in after if isinstance(fact, ModelRequested) and not fact.summarises]
     return Resumption(
         step=key,
         epoch=epochs,

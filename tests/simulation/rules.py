@@ -128,7 +128,7 @@ class Rules:
             case ModelResponded() | ModelFailed() | CallAbandoned():
                 if self._open_calls[row.id].pop(fact.call_id, None) is None:
                     self._object(f"step {row.key!r} settled call {fact.call_id}, which was not open")
-                self._answers[row.id] += isinstance(fact, ModelResponded)
+                self._answers[row.id] += isinstance(fact, ModelResponded) and not fact.summarises
                 if not isinstance(fact, CallAbandoned):
                     # Progress forgives what was before.
                     self._losses[row.id] = 0

@@ -1,6 +1,7 @@
 """A replay makes the run again from its journal, asks nobody, and names the first row that comes out otherwise."""
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -13,11 +14,13 @@ from chargehand.memory import journal
 from chargehand.memory.procedural import load_roles
 from chargehand.orchestrator import runs
 from chargehand.orchestrator.errors import NotFound
+from chargehand.orchestrator.facts import ModelRequested, Usage
 from chargehand.orchestrator.plan import Branch, Repeat, Step, step_id
 from chargehand.orchestrator.replay import Divergence, Replay
+from chargehand.workers.models.interface import ModelAnswer, ModelCall
 from chargehand.workers.replay import replay
 from chargehand.workers.tools.registry import make_tool
-from tests.integration.core.test_forks import EACH, Desk, agent, script
+from tests.integration.core.test_forks import COST, EACH, Desk, Model, agent, script
 from tests.integration.core.test_forks import role as desk_role
 
 if TYPE_CHECKING:
@@ -145,6 +148,49 @@ def test_a_fork_at_a_turn_and_a_conversation_come_out_the_same(desk: Desk) -> No
         talked = desk.submit(agent("ask"), goal=goal, conversation_id="talk")
         desk.finish(talked)
         assert replayed(desk, talked).divergences == ()
+
+
+class Talkative(Model):
+    """Writes much in each turn, and summarises when it is asked to."""
+
+    def call(self, call: ModelCall) -> ModelAnswer:
+        shown = json.dumps([*call.messages])
+        usage = Usage(input_tokens=len(shown) // 4)
+        if call.tools[0]["name"] == "submit_summary":
+            self.calls.append(call)
+            summary: dict[str, JsonValue] = {"summary": "Looked about."}
+            use: dict[str, JsonValue] = {"type": "tool_use", "id": "s", "name": "submit_summary", "input": summary}
+            content: tuple[dict[str, JsonValue], ...] = (use,)
+        else:
+            gone = re.search(r"Your first (\d+) turns", shown)
+            said = sum(message["role"] == "assistant" for message in call.messages) + (int(gone[1]) if gone else 0)
+            self.calls.append(call)
+            name, given = ("look", {"at": said}) if said < self.looks else ("submit_answer", self._answer(call))
+            use = {"type": "tool_use", "id": f"u{said}", "name": name, "input": given}
+            content = ({"type": "text", "text": f"{said}" * 1_500}, use)
+        return ModelAnswer(
+            model=str(call.model), content=content, stop_reason="tool_use", usage=usage, cost_microusd=COST,
+            duration_ms=1,
+        )  # fmt: skip
+
+
+def test_a_run_whose_window_was_full_comes_out_the_same_with_its_summaries(house: "House") -> None:
+    house.settings = house.settings.model_copy(update={"window_tokens": 4_000})
+    desk = Desk(house, looks=12)
+    desk.model = Talkative(looks=12)
+    run_id = desk.submit(agent("ask"))
+    desk.finish(run_id)
+    desk.check(run_id)
+    asked = [fact for fact in desk.facts(run_id, "ask") if isinstance(fact, ModelRequested)]
+    assert any(fact.summarises for fact in asked)
+    assert desk.cost(run_id) == COST * len(asked)
+    found = replayed(desk, run_id)
+    assert found.divergences == ()
+    assert found.requests == len(asked)
+    turn = next(place for place, fact in enumerate(asked) if fact.summarises) + 2
+    fork = desk.fork(run_id, "ask", turn=asked[turn].turn)
+    desk.finish(fork)
+    assert replayed(desk, fork).divergences == ()
 
 
 def test_a_run_that_was_done_again_told_and_cancelled_comes_out_the_same(house: "House", desk: Desk) -> None:

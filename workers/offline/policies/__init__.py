@@ -15,6 +15,7 @@ from chargehand.workers.offline.policies import (
     lead,
     planner,
     resolver,
+    summariser,
     triager,
     writer,
 )
@@ -34,6 +35,7 @@ POLICIES: Mapping[str, Policy] = {
     "submit_resolution": resolver.resolve,
     "submit_facts": extractor.extract,
     "submit_judgements": arbiter.judge,
+    "submit_summary": summariser.summarise,
     "submit_result": form.fill,
 }
 
