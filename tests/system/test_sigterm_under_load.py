@@ -6,32 +6,39 @@ What one agent's hand-over looks like is in `test_handover.py`; here a process l
 import signal
 import statistics
 from collections import Counter as Tally
+from collections import defaultdict
+from datetime import datetime
 
 import pytest
 from chaos.errands import RUNNER
 from chaos.machine import Fleet, Machine, machine, until
 from chaos.plans import counted
-from system.streams import errands, events_of, facts_of
+from system.streams import errands
 
 from chargehand.orchestrator.client import RunHandle
-from chargehand.orchestrator.facts import ModelResponded, StepClaimed, StepReleased
+from chargehand.orchestrator.facts import ModelResponded, RunSubmitted, StepClaimed, StepReleased
 from chargehand.orchestrator.plan import Plan
+from chargehand.orchestrator.views import Event
 
 pytestmark = pytest.mark.system
 
 WAIT_SECONDS = 90.0
-# What is promised, and what a busy machine makes of it for the last one.
+# What is promised. A busy machine is given more, by what a new run's step takes from its submission to its claim on the
+# same machine at the same time: it goes the same way, behind the same steps that were in line before it.
 TYPICAL_GAP_SECONDS = 2.0
-MOST_GAP_SECONDS = 4.0
+MOST_GAPS = 2
+NEWCOMERS = 3
 # A message that is stuck shows: nobody sends it again before that, and the process does not end before its script.
 UNCLAIMED_SECONDS = 15.0
 LONG_SECONDS = 6.0
-# To say goodbye and to tear an interpreter down takes one second on an idle machine.
-MOST_EXIT_SECONDS = 10.0
+# To say goodbye and to tear an interpreter down takes one second on an idle machine, and six at a load of twenty.
+MOST_EXIT_SECONDS = 30.0
 CALL_SECONDS = 0.4
 AGENTS = [f"agent{number:02}" for number in range(10)]
 SCRIPTS = [f"script{number}" for number in range(6)]
 SMALL_SCRIPTS = 100
+# Of several each process has one.
+LONG = [f"long{number}" for number in range(4)]
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +55,11 @@ def _two_processes(laptop):
 
 
 def load(laptop: Machine) -> list[tuple[RunHandle, Plan]]:
-    """Agents of many turns, scripts of a second, one of several, and small ones in packs; under way when it returns."""
+    """Agents of many turns, scripts of a second, some of several, and small ones; under way when it returns."""
     large = Plan.of(
         [
-            counted("long", seconds=LONG_SECONDS),
-            *(errands(key, errands=["post"] * 6, seconds=0.2) for key in AGENTS),
+            *(counted(key, seconds=LONG_SECONDS) for key in LONG),
+            *(errands(key, errands=["post"] * 10, seconds=0.2) for key in AGENTS),
             *(counted(key, seconds=1.0) for key in SCRIPTS),
         ]
     )
@@ -64,45 +71,75 @@ def load(laptop: Machine) -> list[tuple[RunHandle, Plan]]:
     return [(run, large), (packed, small)]
 
 
-def gaps_of(run: RunHandle, pid: int) -> dict[str, float]:
+def streams_of(run: RunHandle) -> dict[str, list[Event]]:
+    """step → its events in order; the run's own are under the empty key."""
+    keys = {step.step_id: step.key for step in run.steps()}
+    streams: dict[str, list[Event]] = defaultdict(list)
+    for event in sorted(run.events(follow=False), key=lambda event: event.seq):
+        streams[keys.get(event.step_id, "")].append(event)
+    return streams
+
+
+def gaps_of(streams: dict[str, list[Event]], pid: int) -> dict[str, float]:
     """step → seconds between its release by that process and the next claim, by another one."""
     gaps: dict[str, float] = {}
-    for step in run.steps():
-        rows = events_of(run, step.key, StepClaimed, StepReleased)
+    for key, events in streams.items():
+        rows = [event for event in events if isinstance(event.fact, StepClaimed | StepReleased)]
         for claimed, released, again in zip(rows, rows[1:], rows[2:], strict=False):
             if isinstance(released.fact, StepReleased):
                 assert released.fact.reason == "drain"
                 assert claimed.fact.holder.endswith(f":{pid}")
                 assert not again.fact.holder.endswith(f":{pid}")
-                gaps[step.key] = (again.at - released.at).total_seconds()
+                gaps[key] = (again.at - released.at).total_seconds()
     return gaps
+
+
+def newcomers_gap(run: RunHandle) -> float:
+    """Seconds between a run's submission and the first claim of one of its steps."""
+    streams = streams_of(run)
+
+    def first(key: str, kind: type) -> datetime:
+        return next(event.at for event in streams[key] if isinstance(event.fact, kind))
+
+    return (first("new", StepClaimed) - first("", RunSubmitted)).total_seconds()
+
+
+def busiest(laptop: Machine, run: RunHandle) -> str:
+    """The process that holds the most agents now."""
+    holders = Tally((step.holder or "").rpartition(":")[2] for step in run.steps() if step.key in AGENTS)
+    return max(laptop.laptop.processes.pids().items(), key=lambda item: holders[str(item[1])])[0]
 
 
 def test_a_process_that_is_told_to_stop_under_load_leaves_in_order(laptop):
     loaded = load(laptop)
     run = loaded[0][0]
-    leaving = laptop.holder(run, "long")
+    leaving = busiest(laptop, run)
     offset = len(laptop.log(leaving))
 
     pid = laptop.signal(leaving, signal.SIGTERM)
+    newcomers = [laptop.client.submit(plan=Plan.of([counted("new")])) for _ in range(NEWCOMERS)]
     exit_seconds = until(lambda: laptop.laptop.processes.pids().get(leaving) != pid, WAIT_SECONDS, "the process ends")
-    for each, _ in loaded:
+    for each in (*(each for each, _ in loaded), *newcomers):
         laptop.wait(each, WAIT_SECONDS)
 
     # Nothing was lost, nothing was done twice, and nobody was taken for dead.
     for each, plan in loaded:
         assert laptop.objections(each, plan) == []
         assert {step.crashes for step in each.steps()} == {0}
+    streams = [streams_of(each) for each, _ in loaded]
     asked = Tally((call.step, call.prompt_hash) for call in laptop.ledger.calls(run.run_id))
     assert set(asked.values()) == {1}
-    assert asked.total() == sum(len(facts_of(run, key, ModelResponded)) for key in AGENTS)
+    answers = [event for key in AGENTS for event in streams[0][key] if isinstance(event.fact, ModelResponded)]
+    assert asked.total() == len(answers)
     posted = Tally(knock.key for each, _ in loaded for knock in laptop.ledger.knocks(each.run_id))
     assert set(posted.values()) == {1}
     # What it could hand back was with the other one at once; its scripts ran to their end.
-    gaps = {key: gap for each, _ in loaded for key, gap in gaps_of(each, pid).items()}
+    gaps = {key: gap for each in streams for key, gap in gaps_of(each, pid).items()}
     assert gaps.keys() & {*AGENTS}
-    assert not gaps.keys() & {"long", *SCRIPTS}
-    assert statistics.median(gaps.values()) < TYPICAL_GAP_SECONDS, gaps
-    assert max(gaps.values()) < MOST_GAP_SECONDS, gaps
+    assert not gaps.keys() & {*LONG, *SCRIPTS}
+    new = [newcomers_gap(each) for each in newcomers]
+    typical = max(TYPICAL_GAP_SECONDS, MOST_GAPS * statistics.median(new))
+    assert statistics.median(gaps.values()) < typical, (gaps, new)
+    assert max(gaps.values()) < MOST_GAPS * typical, (gaps, new)
     assert exit_seconds < LONG_SECONDS + MOST_EXIT_SECONDS
     assert "Traceback" not in laptop.log(leaving)[offset:]
