@@ -9,10 +9,11 @@ does to the world without saying so.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
 
+from chargehand.orchestrator.gains import DID, FOUND, NOTHING, TELLING_CHARACTERS, TRIED, Entry, falls, history
 from chargehand.orchestrator.handoffs import find_ring
-from chargehand.orchestrator.likeness import change, is_sibling, normalise, without_echo
+from chargehand.orchestrator.likeness import is_sibling, normalise, without_echo
+from chargehand.orchestrator.nearness import is_a_form, nearness_of, says_the_same
 from chargehand.orchestrator.observed import Observed
 
 __all__ = ["Limits", "Observed", "Trip", "normalise", "watch"]
@@ -25,12 +26,10 @@ LONGEST_PERIOD = 5
 CROWD = 8
 # So far back are variations of a call looked for.
 LOOK_BACK = 30
-# An answer this long, word for word the same to different questions, is how things stand and not an acknowledgement.
-TELLING_CHARACTERS = 40
 # Several kinds of things may well be empty; how things stand takes a few words more.
 STATE_WORDS = 3
-# So many arguments may come or go between two calls that are nearly the same.
-MOST_OPTIONS = 2
+# Tries more for the next object of a list, some of whose objects answered.
+ANSWERED_BEFORE = 4
 # Of the calls in a window, so many that were made before.
 COMES_BACK = 2
 
@@ -74,19 +73,6 @@ class Trip:
     """`step:seq` of the rows that show it."""
 
 
-# What a call brought its step: nothing it had not seen; a new try that came to what was known; a deed; something new.
-NOTHING, TRIED, DID, FOUND = range(4)
-
-
-class _Entry(NamedTuple):
-    """A call in the history of its step, and what it brought."""
-
-    call: Observed
-    brought: int
-    waited: float
-    """How long time was let pass before it, in the unit of the call that waited; 0: not at all."""
-
-
 def watch(observed: Sequence[Observed], limits: Limits = LIMITS) -> Trip | None:
     """The first rule that the run's tool results, in order, break; None while it gets on.
 
@@ -95,7 +81,7 @@ def watch(observed: Sequence[Observed], limits: Limits = LIMITS) -> Trip | None:
     """
     if not observed:
         return None
-    own = _history([call for call in observed if call.step == observed[-1].step])
+    own = history([call for call in observed if call.step == observed[-1].step])
     return (
         _same_error(observed, own, limits)
         or _ping_pong(observed, limits)
@@ -105,41 +91,7 @@ def watch(observed: Sequence[Observed], limits: Limits = LIMITS) -> Trip | None:
     )
 
 
-def _history(own: Sequence[Observed]) -> list[_Entry]:
-    """The step's calls and what each brought; mere waits are left out, unless nothing else is done."""
-    if own[-1].is_wait:
-        start = next((index for index in range(len(own), 0, -1) if not own[index - 1].is_wait), 0)
-        return [_Entry(call, NOTHING, waited=0) for call in own[start:]]
-    entries: list[_Entry] = []
-    gave: set[str] = set()
-    commits: set[str | None] = {None}
-    both: dict[tuple[str, str], tuple[float, ...]] = {}
-    waited = 0.0
-    for call in own:
-        if call.is_wait:
-            waited += call.waits_for
-            continue
-        pair, commit = (call.asked, call.gave), call.fact.commit
-        if pair in both:
-            brought = FOUND if _falls((both[pair], call.figures)) else NOTHING
-        elif commit not in commits:
-            # An edit that shows what it did is a deed all the same: whether it helped, a test must tell.
-            brought = DID
-        elif call.gave not in gave:
-            brought = DID if call.tone == "success" else FOUND
-        elif call.tone == "success":
-            brought = DID if commit is None else TRIED
-        else:
-            brought = NOTHING if not call.failed and len(call.gave) >= TELLING_CHARACTERS else TRIED
-        entries.append(_Entry(call, brought, waited))
-        gave.add(call.gave)
-        commits.add(commit)
-        both[pair] = call.figures
-        waited = 0
-    return entries
-
-
-def _same_error(observed: Sequence[Observed], own: Sequence[_Entry], limits: Limits) -> Trip | None:
+def _same_error(observed: Sequence[Observed], own: Sequence[Entry], limits: Limits) -> Trip | None:
     newest = own[-1].call
     if newest.tone != "failure":
         return None
@@ -162,6 +114,8 @@ def _same_error(observed: Sequence[Observed], own: Sequence[_Entry], limits: Lim
     # Who learns something from every run, or waits longer and longer, is not at a standstill yet.
     learns = not newest.refused and all(any(entry.brought == FOUND for entry in those) for those in between)
     patience += bool(gaps) and (learns or _backs_off([own[position].waited for position in positions[1:]]))
+    if learns and _is_worked_off(between):
+        return None
     if total + len(others) < limits.same_error + limits.patience * patience:
         return None
     kind = newest.fact.error_type or "error"
@@ -171,7 +125,7 @@ def _same_error(observed: Sequence[Observed], own: Sequence[_Entry], limits: Lim
     return _trip("same_error", detail, [*others, *same])
 
 
-def _own_repetitions(own: Sequence[_Entry]) -> list[Observed]:
+def _own_repetitions(own: Sequence[Entry]) -> list[Observed]:
     """The newest call and its like before it, as long as the world did not answer differently in between."""
     newest = own[-1].call
     same: list[Observed] = []
@@ -181,14 +135,20 @@ def _own_repetitions(own: Sequence[_Entry]) -> list[Observed]:
         if call.asked != newest.asked:
             tried = tried or entry.brought > TRIED
             continue
-        if call.gave != newest.gave or call.failed != newest.failed:
+        if entry.gave != own[-1].gave or call.failed != newest.failed:
             break
         # A number that is another one after something was done is a result; by itself it is noise.
         if same and tried and call.figures != same[-1].figures:
             break
         same.append(call)
         tried = False
-    return [] if _falls([call.figures for call in reversed(same)]) else same
+    return [] if falls([call.figures for call in reversed(same)]) else same
+
+
+def _is_worked_off(between: Sequence[Sequence[Entry]]) -> bool:
+    """Whether a number in what was learnt between the tries gets smaller every time, as what is left to search does."""
+    learnt = [next(entry.call for entry in those if entry.brought == FOUND) for those in between if those]
+    return len(learnt) > 1 and falls([call.numbers for call in learnt])
 
 
 def _backs_off(waits: Sequence[float]) -> bool:
@@ -207,13 +167,6 @@ def _repetitions_of_others(observed: Sequence[Observed]) -> Iterator[Observed]:
             yield call
 
 
-def _falls(series: Sequence[tuple[float, ...]]) -> bool:
-    """Whether a number gets smaller all the time: it is being worked on."""
-    if len(series) < 2 or len({len(figures) for figures in series}) > 1:
-        return False
-    return any(all(later < earlier for earlier, later in pairwise(column)) for column in zip(*series, strict=True))
-
-
 def _ping_pong(observed: Sequence[Observed], limits: Limits) -> Trip | None:
     ring = find_ring(observed, limits.hand_off_rounds)
     if not ring:
@@ -222,20 +175,21 @@ def _ping_pong(observed: Sequence[Observed], limits: Limits) -> Trip | None:
     return _trip("ping_pong", f"{names} hand the same work to each other.", [observed[one.index] for one in ring])
 
 
-def _alternation(own: Sequence[_Entry], limits: Limits) -> Trip | None:
+def _alternation(own: Sequence[Entry], limits: Limits) -> Trip | None:
     for period in range(2, LONGEST_PERIOD + 1):
         length = period * limits.rounds
         if len(own) < length:
             return None
-        calls = [entry.call for entry in own[-length:]]
-        if not _is_ring(calls, period):
+        rounds = own[-length:]
+        if not _is_ring(rounds, period):
             continue
         # Each round is a commit of its own: something may come of it yet.
-        commits = {call.fact.commit for call in calls if call.fact.commit is not None}
+        commits = {entry.call.fact.commit for entry in rounds if entry.call.fact.commit is not None}
         if len(commits) > period:
-            calls = [entry.call for entry in own[-length - period :]]
-            if len(calls) < length + period or not _is_ring(calls, period):
+            rounds = own[-length - period :]
+            if len(rounds) < length + period or not _is_ring(rounds, period):
                 continue
+        calls = [entry.call for entry in rounds]
         if _turns(calls) < LEAST_TURNS or all(call.is_transient for call in calls):
             continue
         tools = " and ".join(dict.fromkeys(call.tool for call in calls))
@@ -243,73 +197,44 @@ def _alternation(own: Sequence[_Entry], limits: Limits) -> Trip | None:
     return None
 
 
-def _is_ring(calls: Sequence[Observed], period: int) -> bool:
-    if len({call.asked for call in calls[:period]}) < 2:
+def _is_ring(rounds: Sequence[Entry], period: int) -> bool:
+    if len({entry.call.asked for entry in rounds[:period]}) < 2:
         return False
-    pairs = ((calls[index - period], calls[index]) for index in range(period, len(calls)))
+    pairs = ((rounds[index - period], rounds[index]) for index in range(period, len(rounds)))
     return all(
-        before.asked == after.asked and before.gave == after.gave and not _falls((before.figures, after.figures))
+        before.call.asked == after.call.asked
+        and before.gave == after.gave
+        and not falls((before.call.figures, after.call.figures))
         for before, after in pairs
     )
 
 
-def _near_identical(own: Sequence[_Entry], limits: Limits) -> Trip | None:
+def _near_identical(own: Sequence[Entry], limits: Limits) -> Trip | None:
     newest = own[-1].call
     near: list[Observed] = []
     limit = limits.near_identical
     waits: list[float] = []
+    hows: set[str] = set()
     for entry in reversed(own[-LOOK_BACK:]):
-        how = _nearness(entry.call, newest)
+        how = nearness_of(entry, own[-1])
         if how is not None:
             near.append(entry.call)
+            hows.add(how)
             waits.append(entry.waited)
             limit = max(limit, limits.beyond_the_end) if how == "figures" and not newest.failed else limit
         elif entry.brought > TRIED:
             break
+    if "deed" in hows and is_a_form(near):
+        return None
     if _backs_off(waits[-2::-1]):
         limit = max(limit, limits.near_identical + limits.patience)
-    if len(near) < limit or _turns(near) < LEAST_TURNS or _falls([call.figures for call in reversed(near)]):
+    if len(near) < limit or _turns(near) < LEAST_TURNS or falls([call.figures for call in reversed(near)]):
         return None
     detail = f"{newest.tool} was called {len(near)} times in a row with nearly the same arguments and the same outcome."
     return _trip("near_identical", detail, near)
 
 
-def _nearness(call: Observed, newest: Observed) -> str | None:
-    """What lies between two calls with the same outcome; None: they are different calls, or came to different ends."""
-    if call.tool != newest.tool or call.failed != newest.failed:
-        return None
-    if call.asked == newest.asked:
-        return "same" if call.gave == newest.gave else None
-    # An answer that names what was asked for is about that; a failure, or nothing at all, is no answer.
-    is_answer = newest.tone not in ("failure", "nothing")
-    if newest.tone == "success" or (call.gave != newest.gave if is_answer else not _says_the_same(call, newest)):
-        return None
-    nearness = "wording"
-    mine, theirs = call.named_values, newest.named_values
-    # An option more or less is a variation, as long as something else was asked for in both.
-    if len(mine.keys() ^ theirs.keys()) > MOST_OPTIONS or not mine.keys() & theirs.keys():
-        return None
-    for name in mine.keys() & theirs.keys():
-        how = change(mine[name], theirs[name])
-        # The same name with another number in it is another object, which may well be like the first.
-        if how is None or (how == "numbered" and not newest.failed):
-            return None
-        if how == "figures":
-            if is_answer and len(newest.gave) < TELLING_CHARACTERS:
-                return None
-            nearness = how
-    return nearness
-
-
-def _says_the_same(call: Observed, newest: Observed) -> bool:
-    """Whether two results are the same but for what they echo of their questions."""
-    if call.gave == newest.gave:
-        return True
-    echo = call.asked_words | newest.asked_words
-    return without_echo(call.gave_words, echo) == without_echo(newest.gave_words, echo)
-
-
-def _no_change(own: Sequence[_Entry], limits: Limits) -> Trip | None:
+def _no_change(own: Sequence[Entry], limits: Limits) -> Trip | None:
     # What is seen again was seen in an earlier turn.
     window = _window(own, limits.no_change, LEAST_TURNS - 1)
     if window and all(entry.brought == NOTHING for entry in window):
@@ -320,15 +245,16 @@ def _no_change(own: Sequence[_Entry], limits: Limits) -> Trip | None:
         calls = [entry.call for entry in window]
         return _trip("no_change", f"The last {len(calls)} calls failed, or gave what the step had seen before.", calls)
     # A busy service may come back, and the next object may be one that answers.
-    if all(entry.call.is_transient for entry in window) or _is_a_sweep(own, window):
-        window = _window(own, limits.same_end + 2 * limits.patience, LEAST_TURNS)
+    more = 2 if all(entry.call.is_transient for entry in window) else _sweep(own, window) if window else 0
+    if more:
+        window = _window(own, limits.same_end + more * limits.patience, LEAST_TURNS)
     if window and _is_stuck(window):
         calls = [entry.call for entry in window]
         return _trip("no_change", f"The last {len(calls)} calls, whatever they were, came to the same end.", calls)
     return _unmoved(own, limits)
 
 
-def _window(own: Sequence[_Entry], least: int, least_turns: int) -> list[_Entry]:
+def _window(own: Sequence[Entry], least: int, least_turns: int) -> list[Entry]:
     """The newest calls: so many, and more where one turn made several; none while there are too few."""
     turns: set[int | None] = set()
     for count, entry in enumerate(reversed(own), start=1):
@@ -338,19 +264,24 @@ def _window(own: Sequence[_Entry], least: int, least_turns: int) -> list[_Entry]
     return []
 
 
-def _comes_back_in_vain(window: Sequence[_Entry]) -> bool:
+def _comes_back_in_vain(window: Sequence[Entry]) -> bool:
     """Whether things are only looked at again between tries that fail as they failed before."""
     tries = [entry.call for entry in window if entry.brought == TRIED]
+    tones = {call.tone for call in tries}
+    # Objects may well be alike; looks that are the same after each of them are no part of going through a list.
+    if tones == {"plain"} and len({call.gave for call in tries}) > 1:
+        return False
     return (
         bool(tries)
         and all(entry.brought <= TRIED for entry in window)
-        and all(call.tone == "failure" and not call.is_transient for call in tries)
+        and (tones == {"failure"} or tones == {"plain"})
+        and not any(call.is_transient for call in tries)
         and len(window) - len(tries) >= COMES_BACK
         and any(entry.brought == NOTHING and entry.call.tone == "plain" for entry in window)
     )
 
 
-def _is_stuck(window: Sequence[_Entry]) -> bool:
+def _is_stuck(window: Sequence[Entry]) -> bool:
     calls = [entry.call for entry in window]
     newest = calls[-1]
     # One call again and again has rules of its own.
@@ -360,7 +291,7 @@ def _is_stuck(window: Sequence[_Entry]) -> bool:
     if any(entry.brought == DID for entry in window):
         return False
     if newest.tone == "failure":
-        return all(_says_the_same(call, newest) for call in calls) and not _falls([call.figures for call in calls])
+        return all(says_the_same(call, newest) for call in calls) and not falls([call.figures for call in calls])
     if newest.tone == "success":
         # Edits are well only while there is a commit to show for them.
         commit = newest.fact.commit
@@ -368,26 +299,28 @@ def _is_stuck(window: Sequence[_Entry]) -> bool:
     if len({call.tool for call in calls}) > 1:
         least = 1 if newest.tone == "plain" else STATE_WORDS
         says = without_echo(newest.gave_words, newest.asked_words)
-        return len(says) >= least and all(_says_the_same(call, newest) for call in calls)
+        return len(says) >= least and all(says_the_same(call, newest) for call in calls)
     if any(call.gave != newest.gave for call in calls):
         return False
     # Objects looked at one after the other may well be alike; who comes back to them sees no change.
     return len(newest.gave) >= TELLING_CHARACTERS or sum(entry.brought == NOTHING for entry in window) >= COMES_BACK
 
 
-def _is_a_sweep(own: Sequence[_Entry], window: Sequence[_Entry]) -> bool:
-    """Whether object after object is asked after with one call, and some before these gave an answer."""
+def _sweep(own: Sequence[Entry], window: Sequence[Entry]) -> int:
+    """How many tries more a list deserves whose objects are asked after with one call: more if some answered."""
     newest = window[-1].call
     if newest.tone != "failure" or any(entry.call.tool != newest.tool for entry in window):
-        return False
+        return 0
     before = own[-LOOK_BACK : -len(window)]
-    return any(
+    if any(
         entry.call.tone != "failure" and entry.call.tool == newest.tool and is_sibling(entry.call.values, newest.values)
         for entry in before
-    )
+    ):
+        return ANSWERED_BEFORE
+    return int(all(is_sibling(entry.call.values, newest.values) for entry in window))
 
 
-def _unmoved(own: Sequence[_Entry], limits: Limits) -> Trip | None:
+def _unmoved(own: Sequence[Entry], limits: Limits) -> Trip | None:
     """The same look at things again and again, while things are done that should have changed it."""
     newest = own[-1].call
     # Success after each deed is as it should be, nothing to complain of is too, and failures have a rule of their own.
@@ -396,7 +329,7 @@ def _unmoved(own: Sequence[_Entry], limits: Limits) -> Trip | None:
     looks: list[Observed] = []
     deeds = 0
     for entry in reversed(own):
-        if entry.call.asked == newest.asked and entry.call.gave == newest.gave:
+        if entry.call.asked == newest.asked and entry.gave == own[-1].gave:
             looks.append(entry.call)
         elif entry.brought == FOUND or entry.call.asked == newest.asked:
             break

@@ -15,6 +15,8 @@ PREFIXES = ("transfer_to_", "handoff_to_", "hand_off_to_", "delegate_to_")
 TARGETS = ("to", "to_agent", "agent", "agent_name", "role", "target", "recipient", "assignee")
 # A message with fewer words in common with the last one the same way says something else.
 SAME_MESSAGE_SHARE = 0.6
+# With so few in common it is about another matter.
+OTHER_MATTER_SHARE = 0.3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,18 +94,23 @@ def _is_ring(ring: Sequence[HandOff], agents: int, rounds: int) -> bool:
 def _gets_on(observed: Sequence[Observed], hand_offs: Sequence[HandOff], agents: int, rounds: int) -> bool:
     """Whether the last round carried other words than the one before, and something came of it."""
     last, before = hand_offs[-agents:], hand_offs[-2 * agents : -agents]
-    for earlier, later in zip(before, last, strict=True):
-        mine, theirs = observed[later.index].asked_words, observed[earlier.index].asked_words
-        if len(mine & theirs) >= SAME_MESSAGE_SHARE * len(mine | theirs):
-            return False
+    shares = [_in_common(observed[old.index], observed[new.index]) for old, new in zip(before, last, strict=True)]
+    if max(shares) >= SAME_MESSAGE_SHARE:
+        return False
     if not all(hand_off.by_name for hand_off in last):
         return True
     seen = {(call.asked, call.gave) for call in observed[: before[-1].index]}
     starts = [before[-1].index, *(hand_off.index for hand_off in last)]
-    if all(
-        any(not call.failed and (call.asked, call.gave) not in seen for call in between)
-        for between in (observed[start + 1 : hand_off.index] for start, hand_off in zip(starts, last, strict=False))
-    ):
+    news = [
+        any(not call.failed and (call.asked, call.gave) not in seen for call in observed[start + 1 : hand_off.index])
+        for start, hand_off in zip(starts, last, strict=False)
+    ]
+    if all(news) or (any(news) and max(shares) < OTHER_MATTER_SHARE):
         return True
     # Other words alone are worth one round more.
     return not _is_ring(hand_offs[-agents * (rounds + 1) :], agents, rounds + 1)
+
+
+def _in_common(one: Observed, other: Observed) -> float:
+    """The share of words that two messages have in common."""
+    return len(one.asked_words & other.asked_words) / max(1, len(one.asked_words | other.asked_words))

@@ -66,6 +66,18 @@ _FAILURE_ONLY = (
     rf"|{_OPAQUE}"
     r"|\b\d+ (?:more )?(?:attempts?|tries|retries)\b"
 )
+# Whatever it is called: letters and digits mixed, as no person names a thing; and how long something took.
+_MADE = re.compile(
+    r"(?P<span>\b(?P<count>\d+(?:\.\d+)?)\s?(?:ns|us|µs|ms|s|sec|secs|seconds)\b)"
+    r"|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"
+    r"|(?<![^\W_])(?=[a-z]*\d)(?=\d*[a-z])[0-9a-z]{6,}(?![^\W_])",
+    re.IGNORECASE,
+)
+_OPTION = re.compile(r"(?<!\S)-{1,2}[A-Za-z][\w-]*(?:=\S*)?")
+# What is left of a result must say something by itself.
+ESSENCE_WORDS = 5
+# In the place of what is set aside.
+NAME = "~"
 # Without one of these (or the dashes of a UUID) there is no such name, and the longer expression need not be tried.
 NAMED_BY = (
     "0x", "/tmp/", "/var/folders", "req", "ref", "incident", "trace", "span", "correlation", "session", "conn",
@@ -84,7 +96,7 @@ _VOLATILE_IN_FAILURES = (
 _FIGURE = re.compile(rf"(?<![\w./%])(?<!of ){_NUMBER}(?!\s?%|\s?/\s?\d| of \d|\w)")
 # Of a long text's middle, what changes by itself beyond doubt; quick, because such a text may be a whole file.
 _VOLATILE_IN_THE_MIDDLE = re.compile(r"0x[0-9a-f]{4,}|\d\d:\d\d:\d\d(?:[.,]\d+)?|/tmp/[\w./-]+|\d+\.\d+ ?m?s\b")
-_WITH_DIGITS = re.compile(r"[^\s\d]*\d\S*")
+_WITH_DIGITS = re.compile(r"(?<!\S)[^\s\d]*\d\S*")
 _IDENTITY = re.compile(
     _OPAQUE + r"|(?:\b|_)id[\"'\s:=#-]{1,4}(?=[\w-]*\d)[\w-]+|#\d+|\b[a-z]{2,10}-\d+\b", re.IGNORECASE
 )
@@ -221,6 +233,30 @@ def without_identity(text: str) -> str:
     return _IDENTITY.sub("~", text)
 
 
+def essence(text: str) -> tuple[str, frozenset[str], tuple[float, ...]]:
+    """A result without names that a machine made and spans of time, these names, and these spans.
+
+    The first is empty where so few words are left that the names may be what was asked for.
+    """
+    names: list[str] = []
+    spans: list[float] = []
+
+    def strip(found: re.Match[str]) -> str:
+        if found["span"]:
+            spans.append(float(found["count"]))
+        else:
+            names.append(found[0].casefold())
+        return NAME
+
+    left = _MADE.sub(strip, text)
+    return (left if len(words(left)) >= ESSENCE_WORDS else ""), frozenset(names), tuple(spans)
+
+
+def names_in(text: str) -> list[str]:
+    """The names in a text that a machine made."""
+    return [found[0].casefold() for found in _MADE.finditer(text) if not found["span"]]
+
+
 def tone(text: str) -> Tone:
     """Whether an answer tells of a failure, of nothing there, of success, or of something else."""
     if _FAILURE.search(_NO_FAILURE.sub("", _ends(text))):
@@ -258,6 +294,11 @@ def lets_time_pass(asked: str, answer: str) -> bool:
 def without_echo(said: Iterable[str], asked: frozenset[str]) -> list[str]:
     """The words of a message that do not come from the question."""
     return [word for word in said if word not in asked]
+
+
+def without_options(command: str) -> str:
+    """What a command is about: its words without options, dots and quotes; the command itself, if that is nothing."""
+    return spelling(_OPTION.sub(" ", command)) or command
 
 
 def change(one: JsonValue, other: JsonValue) -> Change | None:

@@ -11,10 +11,12 @@ from pydantic import JsonValue
 from chargehand.orchestrator.facts import ToolFinished
 from chargehand.orchestrator.likeness import (
     Tone,
+    essence,
     is_refusal,
     is_transient,
     leaves,
     lets_time_pass,
+    names_in,
     normalise,
     settle,
     settle_failure,
@@ -97,9 +99,38 @@ class Observed:
         return without_identity(said) if self.tone == "success" else said
 
     @cached_property
+    def _essence(self) -> tuple[str, frozenset[str], tuple[float, ...]]:
+        return essence(self.gave)
+
+    @property
+    def essence(self) -> str:
+        """The result without names that a machine made and spans of time; empty where little would be left."""
+        return self._essence[0]
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names that a machine made, in the result."""
+        return self._essence[1]
+
+    @property
+    def spans(self) -> tuple[float, ...]:
+        """The spans of time in the result."""
+        return self._essence[2]
+
+    @cached_property
+    def asked_for(self) -> frozenset[str]:
+        """The names that a machine made, in the arguments."""
+        return frozenset(name for value in self.values if isinstance(value, str) for name in names_in(value))
+
+    @cached_property
     def figures(self) -> tuple[float, ...]:
         """The numbers in a failure."""
         return self._failure[1] if self.tone == "failure" else ()
+
+    @cached_property
+    def numbers(self) -> tuple[float, ...]:
+        """The numbers in the result."""
+        return tuple(float(found) for found in _NUMBER.findall(self.said))
 
     @cached_property
     def tone(self) -> Tone:

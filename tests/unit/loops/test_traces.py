@@ -26,10 +26,8 @@ from chargehand.orchestrator.breaker import Observed, watch
 from chargehand.orchestrator.facts import ToolFinished
 
 KINDS = {"identical", "near_identical", "alternating", "ping_pong", "stuck_state", "work"}
-# Known to be missed: letters in which a word here and there is another, as in records that differ by a name.
-MISSED = {"mail_sent_again", "grep_in_vain"}
-# Known to be mistaken: the first five objects of a list, each refused; a bisection that is bad six times in a row.
-MISTAKEN = {"bisection", "some_may_not_be_read", "forbidden_here_and_there"}
+# Known to be mistaken: the first seven objects of a list, each refused.
+MISTAKEN = {"forbidden_here_and_there"}
 
 
 def test_the_traces_are_those_that_their_seeds_make() -> None:
@@ -52,7 +50,7 @@ def test_there_are_enough_of_every_kind_and_about_half_of_them_are_work() -> Non
             assert trace.first < trace.at < len(trace.calls) - MOST_WASTED
 
 
-@pytest.mark.parametrize("name", ["tuned", "held_out", "unseen", "probed", "reported", "sealed"])
+@pytest.mark.parametrize("name", ["tuned", "held_out", "unseen", "probed", "reported", "sealed", "wide"])
 def test_loops_are_found_in_time_and_work_is_left_alone(name: str) -> None:
     score = count([judge(trace) for trace in load(name)])
 
@@ -61,14 +59,11 @@ def test_loops_are_found_in_time_and_work_is_left_alone(name: str) -> None:
     assert max(score.wasted) <= MOST_WASTED
 
 
-def test_of_the_transcripts_only_what_is_known_is_missed_or_mistaken() -> None:
-    verdicts = [judge(trace) for name in ("designed", "sealed") for trace in load(name)]
+def test_of_the_transcripts_only_what_is_known_is_mistaken() -> None:
+    verdicts = [judge(trace) for trace in load("designed")]
 
-    missed = {v.trace.family for v in verdicts if v.trace.first is not None and not v.found}
-    mistaken = [v.trace.family for v in verdicts if v.false]
-    assert missed <= MISSED
-    assert set(mistaken) <= MISTAKEN
-    assert len(mistaken) <= 3
+    assert all(verdict.found for verdict in verdicts if verdict.trace.first is not None)
+    assert [verdict.trace.family for verdict in verdicts if verdict.false] == list(MISTAKEN)
     assert all(verdict.wasted <= MOST_WASTED for verdict in verdicts)
 
 

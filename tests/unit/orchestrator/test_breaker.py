@@ -444,3 +444,58 @@ def test_any_history_is_judged_and_evidence_names_its_rows(history: list[tuple[s
     trip = watch(calls)
 
     assert trip is None or set(trip.evidence) <= {observed.place for observed in calls}
+
+
+def test_a_name_that_is_new_in_every_answer_hides_no_repetition() -> None:
+    calls = [
+        call(seq, "charge", gave=f"declined: insufficient funds, charge was ch_{seq}x7kq2b{seq}", card="tok")
+        for seq in range(1, 6)
+    ]
+
+    assert rule(*calls[:4]) is None
+    assert rule(*calls) == "near_identical"
+
+
+def test_a_name_that_is_asked_for_later_is_a_result() -> None:
+    calls = []
+    for seq in range(1, 16, 2):
+        job = f"job{seq}x7kq2b{seq}"
+        calls.append(call(seq, "next_job", gave=f"the next job in the queue is {job}", queue="in"))
+        calls.append(call(seq + 1, "start_job", gave=f"{seq * 7919} rows of {job}", job=job))
+
+    assert all(rule(*calls[: index + 1]) is None for index in range(len(calls)))
+
+
+def test_one_letter_in_other_words_is_a_repetition_and_a_form_with_other_names_is_none() -> None:
+    text = "dear kim the papers you asked for are on my desk and can be fetched today"
+    words = text.split()
+    letters, forms = [], []
+    for seq in range(1, 8):
+        reworded = [*words[:seq], f"word{chr(96 + seq)}", *words[seq + 1 :]]
+        filled = ["dear", f"name{chr(96 + seq)}", *words[2:]]
+        letters.append(call(seq, "send", gave="Message sent.", to="kim@mail.test", text=" ".join(reworded)))
+        forms.append(call(seq, "send", gave="Message sent.", text=" ".join(filled)))
+
+    assert rule(*letters[:5]) == "near_identical"
+    assert all(rule(*forms[: index + 1]) is None for index in range(len(forms)))
+
+
+def test_a_search_that_gets_narrower_may_fail_the_same_each_time() -> None:
+    """A bisection that is bad all the way."""
+    calls = []
+    for seq, left in enumerate((64, 32, 16, 8, 4, 2, 1), start=1):
+        calls.append(call(2 * seq, "bash", gave="check: FAILED\nexit code 2", command="make check"))
+        calls.append(call(2 * seq + 1, "bash", gave=f"Bisecting: {left} revisions left", command="git bisect bad"))
+
+    assert all(rule(*calls[: index + 1]) is None for index in range(len(calls)))
+
+
+def test_a_foreman_with_another_task_each_time_is_no_ping_pong() -> None:
+    calls = []
+    for seq in range(1, 30, 3):
+        task, result = (f"{letter}{seq}a {letter}{seq}b {letter}{seq}c {letter}{seq}d" for letter in "tr")
+        calls.append(call(seq, "delegate", gave="", step="s1", role="lead", to="hand", task=task))
+        calls.append(call(seq + 1, "compute", gave=f"value {seq * 7919}", step="s2", role="hand", of=task))
+        calls.append(call(seq + 2, "handoff", gave="", step="s2", role="hand", to="lead", result=result))
+
+    assert all(rule(*calls[: index + 1]) is None for index in range(len(calls)))
