@@ -14,7 +14,7 @@ from psycopg import pq
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from chargehand.memory.database import APP_ROLE, KEEPALIVE, session_options
-from chargehand.orchestrator.errors import Unavailable
+from chargehand.orchestrator.errors import ReplyLost, Unavailable
 from chargehand.orchestrator.prepared import Parameters, PreparedStatements, Row
 
 __all__ = ["Connections", "Parameters", "Row"]
@@ -79,8 +79,8 @@ class Connections:
     def run(self, tenant: UUID, statement: str, parameters: Parameters) -> Row | None:
         """Run one statement as `tenant` in one round trip and one commit; give its first row.
 
-        Raises `Unavailable` when Postgres does not answer or breaks off: the statement may have been committed all the
-        same, and the caller asks what became of it. A deadlock's victim is run again.
+        Raises `Unavailable` when Postgres does not answer, and `ReplyLost` when it breaks off: the statement may have
+        been committed all the same, and the caller asks what became of it. A deadlock's victim is run again.
         """
         rows = self._retried(lambda: self._run(tenant, statement, parameters))
         return rows[0] if rows else None
@@ -179,5 +179,5 @@ class Connections:
             except psycopg.OperationalError as error:
                 if isinstance(error, pg.LockNotAvailable | pg.QueryCanceled):
                     raise
-                raise Unavailable(f"Postgres broke off: {str(error).strip()}") from error
+                raise ReplyLost(f"Postgres broke off: {str(error).strip()}") from error
         raise AssertionError("unreachable")

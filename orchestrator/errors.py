@@ -11,6 +11,7 @@
     │   ├── InvalidSettings       a setting cannot be used
     │   └── NotFound              no such run, step, role or escalation
     ├── Unavailable               a service does not answer: try later, exit code 3
+    │   └── ReplyLost             it broke off: what it was asked for may have been done all the same
     ├── RunFailed                 the run ended without success
     ├── RunCancelled              somebody stopped the run
     ├── WaitTimeout               the run had not ended when the caller stopped waiting
@@ -78,6 +79,10 @@ class NotFound(UserError):
 
 class Unavailable(ChargehandError):
     """A service that is needed now does not answer."""
+
+
+class ReplyLost(Unavailable):
+    """A service broke off before it answered: nobody knows yet whether it did what it was asked for."""
 
 
 class RunFailed(ChargehandError):

@@ -19,7 +19,7 @@ from chargehand.memory import journal, procedural
 from chargehand.memory.journal import NewEntry
 from chargehand.memory.procedural import Role
 from chargehand.memory.tables import RUN_STREAM
-from chargehand.orchestrator import concurrency, episodes
+from chargehand.orchestrator import accepting, concurrency, episodes
 from chargehand.orchestrator.backtracking import backtrack
 from chargehand.orchestrator.errors import InvalidPlan, NotFound, RunEnded, UserError
 from chargehand.orchestrator.facts import (
@@ -31,7 +31,6 @@ from chargehand.orchestrator.facts import (
     RunPaused,
     RunQueued,
     RunResumed,
-    RunSubmitted,
     RunTold,
     StepFinished,
     StepsSkipped,
@@ -92,78 +91,21 @@ def accept(session: Session, tenant: UUID, request: RunRequest, installed: Itera
     A second request with the same idempotency key gives the first one's id and writes nothing. Raises `InvalidPlan`,
     and `ConcurrencyConflict` when another run has its concurrency key and it was not to wait.
     """
-    roles = {role.name: role for role in installed}
-    for name, written in request.role_texts.items():
-        roles[name] = procedural.parse_role(written, origin=f"role {name!r} of the request")
+    roles = accepting.roles_of(request, installed)
     validate(request.plan, roles=roles.keys())
     if request.concurrency_key is not None:
         concurrency.stand_in_line(session, tenant, request.concurrency_key)
-    made = session.execute(
-        upsert(RunRow)
-        .values(
-            id=request.run_id,
-            tenant=tenant,
-            status="running" if request.concurrency_key is None else "queued",
-            concurrency_key=request.concurrency_key,
-            conversation_id=request.conversation_id,
-            consolidate_microusd=request.consolidate_microusd,
-            tier=request.tier,
-            model=request.model,
-            goal=request.goal,
-            priority=request.priority,
-            idempotency_key=request.idempotency_key,
-            workspace=request.workspace.model_dump(mode="json") if request.workspace else None,
-            deadline_at=func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, request.deadline_seconds)
-            if request.deadline_seconds
-            else None,
-            role_versions={role.name: role.blob_hash for role in roles.values()},
-        )
-        .on_conflict_do_nothing()
-        .returning(RunRow.id)
-    ).scalar_one_or_none()
-    if made is None:
+    procedural.pin_roles(session, tenant=tenant, roles=roles.values())
+    continues = episodes.earlier(session, tenant, request.conversation_id)
+    # Past the session, which must have written what it holds.
+    session.flush()
+    made = session.connection().exec_driver_sql(
+        accepting.ACCEPT, accepting.parameters(tenant, request, roles, continues=continues)
+    )
+    if made.scalar_one() is None:
         return same_request(session, tenant, request.run_id, request.idempotency_key)
-    pinned = procedural.pin_roles(session, tenant=tenant, roles=roles.values())
-    open_budget(
-        session,
-        tenant,
-        request.run_id,
-        cap_microusd=request.budget_microusd,
-        on_exceeded=request.on_budget,
-        max_calls=request.max_calls,
-        max_tokens=request.max_tokens,
-    )
-    add_steps(session, tenant, request.run_id, request.plan.steps, first_ordinal=0)
-    record(
-        session,
-        tenant,
-        request.run_id,
-        [
-            RunSubmitted(
-                goal=request.goal,
-                plan=request.plan,
-                workspace=request.workspace,
-                budget_microusd=request.budget_microusd,
-                priority=request.priority,
-                idempotency_key=request.idempotency_key,
-                role_versions=pinned,
-                deadline_seconds=request.deadline_seconds,
-                conversation_id=request.conversation_id,
-                continues=episodes.earlier(session, tenant, request.conversation_id),
-                concurrency_key=request.concurrency_key,
-                tier=request.tier,
-                model=request.model,
-                replans=request.replans,
-                on_budget=request.on_budget,
-                max_calls=request.max_calls,
-                max_tokens=request.max_tokens,
-                traceparent=request.traceparent,
-            )
-        ],
-    )
     if request.concurrency_key is not None:
         _take_key(session, request)
-    ring(session, tenant, request.run_id)
     return request.run_id
 
 
@@ -246,7 +188,7 @@ def ring(session: Session, tenant: UUID, run_id: UUID) -> None:
 
 def add_steps(session: Session, tenant: UUID, run_id: UUID, steps: Sequence[Step], *, first_ordinal: int) -> None:
     """Insert steps and edges; ordinals follow the topological order of the steps among themselves."""
-    ordered = _topological(steps)
+    ordered = accepting.in_order(steps)
     session.execute(
         insert(StepRow),
         [
@@ -275,21 +217,6 @@ def add_steps(session: Session, tenant: UUID, run_id: UUID, steps: Sequence[Step
     ]
     if edges:
         session.execute(insert(EdgeRow), edges)
-
-
-def _topological(steps: Sequence[Step]) -> list[Step]:
-    placed: set[str] = set()
-    own = {step.key for step in steps}
-    ordered: list[Step] = []
-    waiting = list(steps)
-    while waiting:
-        free = [step for step in waiting if all(key in placed or key not in own for key in step.after)]
-        if not free:
-            raise InvalidPlan(f"Steps wait for each other: {', '.join(step.key for step in waiting)}.")
-        ordered.extend(free)
-        placed |= {step.key for step in free}
-        waiting = [step for step in waiting if step.key not in placed]
-    return ordered
 
 
 def patch(

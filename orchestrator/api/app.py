@@ -59,7 +59,7 @@ PAGES = (entrance.router, pages_of_runs.router, inbox.router, remembered.router,
 def create_app(settings: Settings | None = None, services: Services | None = None) -> FastAPI:
     """The API on these services, or on those that the settings name; raises `Unavailable` when none does."""
     settings = settings or load_settings()
-    shared = services or Services(settings, pool_size=POOL_SIZE)
+    shared = services or Services(settings, pool_size=POOL_SIZE, is_busy=True)
     app = FastAPI(
         title="Chargehand",
         version=version("chargehand"),

@@ -25,18 +25,26 @@ class Keyring:
 
     def holder(self, secret: str) -> Holder | None:
         """Whose key this is; None for none. Raises `Unavailable` when Postgres does not answer."""
-        # Not the key itself: a dump of this process's memory should not hold more of them than it must.
-        digest = hashlib.sha256(secret.encode()).digest()
-        now = time.monotonic()
-        known = self._known.get(digest)
-        if known is not None and known[0] > now:
-            return known[1]
+        known = self.remembered(secret)
+        if known is not None:
+            return known
         found = keys.holder_of(self._engine, secret)
+        digest = _digest(secret)
         with self._guard:
             if len(self._known) >= MOST_REMEMBERED:
                 self._known.clear()
             if found is None:
                 self._known.pop(digest, None)
             else:
-                self._known[digest] = (now + REMEMBERED_SECONDS, found)
+                self._known[digest] = (time.monotonic() + REMEMBERED_SECONDS, found)
         return found
+
+    def remembered(self, secret: str) -> Holder | None:
+        """Whose key this is, if it was looked up a moment ago."""
+        known = self._known.get(_digest(secret))
+        return known[1] if known is not None and known[0] > time.monotonic() else None
+
+
+def _digest(secret: str) -> bytes:
+    # Not the key itself: a dump of this process's memory should not hold more of them than it must.
+    return hashlib.sha256(secret.encode()).digest()

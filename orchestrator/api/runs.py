@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Path, Query, Response, status
+from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from chargehand.memory.procedural import Role, parse_role
@@ -145,15 +146,19 @@ def options(body: RunBody, client: Client) -> dict[str, Any]:
 
 
 @router.post("", status_code=status.HTTP_202_ACCEPTED)
-def submit(client: Submits, body: RunBody, response: Response, idempotency_key: IdempotencyKey = None) -> Accepted:
+async def submit(
+    client: Submits, body: RunBody, response: Response, idempotency_key: IdempotencyKey = None
+) -> Accepted:
     """Ask for a run; 202 means that it is committed, whether the broker is up or not."""
-    run = client.submit(
-        body.goal or "",
-        idempotency_key=idempotency_key,
-        on_conflict=body.on_conflict,
-        **options(body, client),
-    )
-    return accepted(run.run_id, response)
+
+    def asked() -> UUID:
+        wanted = options(body, client)
+        return client.submit(
+            body.goal or "", idempotency_key=idempotency_key, on_conflict=body.on_conflict, **wanted
+        ).run_id
+
+    # One thread for all of it: FastAPI would take another to check the answer.
+    return accepted(await run_in_threadpool(asked), response)
 
 
 @router.get("")

@@ -19,6 +19,7 @@ from chargehand.memory.procedural import InvalidRole
 from chargehand.orchestrator import endpoints
 from chargehand.orchestrator.cli import answering_servers
 from chargehand.orchestrator.cli.finding import Finding, State
+from chargehand.orchestrator.client.services import BUSY_CONNECTIONS
 from chargehand.orchestrator.connections import POOL_SIZE
 from chargehand.orchestrator.errors import Unavailable, UserError
 from chargehand.orchestrator.laptop import running_laptop
@@ -35,8 +36,8 @@ POSTGRES_AT_LEAST = 18
 # Of each process: the engine's five and as many in a rush, and its heartbeat or advisory connection.
 ENGINE_CONNECTIONS = 10
 HEARTBEAT_CONNECTIONS = 1
-# Of a process that serves the HTTP API: as many as it has threads.
-API_CONNECTIONS = 20
+# Of a process that serves the HTTP API: as many as it has threads, and those that accept runs.
+API_CONNECTIONS = 20 + BUSY_CONNECTIONS
 # For psql, backups and you.
 CONNECTIONS_FOR_PEOPLE = 10
 SANDBOX_TIMEOUT_SECONDS = 10.0

@@ -2,7 +2,7 @@
 
 import getpass
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
@@ -15,6 +15,8 @@ from chargehand.memory import keyspace
 from chargehand.memory.artifacts import Artifacts
 from chargehand.memory.database import APP_ROLE, open_engine
 from chargehand.orchestrator import broker, endpoints
+from chargehand.orchestrator.bells import Bells
+from chargehand.orchestrator.connections import Connections
 from chargehand.orchestrator.errors import Unavailable
 from chargehand.orchestrator.hints import Follower, Hints
 from chargehand.orchestrator.progress import Progress
@@ -23,6 +25,8 @@ from chargehand.orchestrator.settings import Settings
 
 # One connection for each thread that asks at the same time, and as many in a rush.
 POOL_SIZE = 5
+# Of the statement that makes a run; it holds one for the time of a commit.
+BUSY_CONNECTIONS = 8
 
 
 class Services:
@@ -35,12 +39,18 @@ class Services:
         database_url: str | None = None,
         redis_url: str | None = None,
         pool_size: int = POOL_SIZE,
+        is_busy: bool = False,
     ) -> None:
-        """Nothing is connected yet; raises `Unavailable` when nothing says where Postgres is."""
+        """Nothing is connected yet; raises `Unavailable` when nothing says where Postgres is.
+
+        `is_busy`: of a server of many; what it asks for all the time has connections and a thread of its own.
+        """
         self.settings = settings
         self._redis_url = redis_url
+        url = database_url or endpoints.database_url(settings)
+        self.connections = Connections(url, max_size=BUSY_CONNECTIONS) if is_busy else None
         self.engine: Engine = open_engine(
-            database_url or endpoints.database_url(settings),
+            url,
             role=APP_ROLE,
             pool_size=pool_size,
             connect_timeout_seconds=settings.connect_timeout_seconds,
@@ -48,9 +58,14 @@ class Services:
         self.artifacts = Artifacts(settings.artifacts)
         self._celery: Any = None
         self._redis: redis.Redis | None = None
+        self._bells = Bells(self._ring_each) if is_busy else None
 
     def close(self) -> None:
         """Close every connection."""
+        if self._bells is not None:
+            self._bells.close()
+        if self.connections is not None:
+            self.connections.close()
         self.engine.dispose()
         if self._celery is not None:
             self._celery.close()
@@ -82,9 +97,18 @@ class Services:
         return self._celery
 
     def ring(self, run_id: UUID) -> bool:
-        """Tell a supervisor now; False when the broker is down, then it finds out within a second or two."""
+        """Tell a supervisor now; False when the broker is down, then it finds out within a second or two.
+
+        A busy process tells it in a moment, of many runs together, and always says True.
+        """
+        if self._bells is not None:
+            self._bells.ring(run_id)
+            return True
+        return self._ring_each([run_id])
+
+    def _ring_each(self, run_ids: Sequence[UUID]) -> bool:
         try:
-            return broker.ring_bell(self.broker(), self.settings, run_id)
+            return broker.ring_bells(self.broker(), self.settings, run_ids)
         except Unavailable:
             return False
 

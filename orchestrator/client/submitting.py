@@ -16,10 +16,10 @@ from chargehand.memory import procedural
 from chargehand.memory.artifacts import RepositoryUnreadable
 from chargehand.memory.git import StorageFull
 from chargehand.memory.procedural import Role
-from chargehand.orchestrator import consolidating, runs
+from chargehand.orchestrator import accepting, consolidating, runs
 from chargehand.orchestrator.building import Plan as WrittenPlan
 from chargehand.orchestrator.client.services import Services
-from chargehand.orchestrator.errors import InvalidPlan, InvalidWorkspace, Unavailable, UserError
+from chargehand.orchestrator.errors import InvalidPlan, InvalidWorkspace, ReplyLost, Unavailable, UserError
 from chargehand.orchestrator.facts import SCHEMA_VERSION, OnBudget, OnConflict, WorkspaceRef
 from chargehand.orchestrator.plan import Plan, validate
 from chargehand.orchestrator.requests import (
@@ -113,14 +113,24 @@ def _accept(services: Services, tenant: UUID, request: RunRequest, installed: Co
     """Commit the request; after a commit whose reply is lost, once more: a run of this id is made once."""
     try:
         return _accept_once(services, tenant, request, installed)
-    except _ReplyLost as lost:
+    except ReplyLost as lost:
         try:
-            return _accept_once(services, tenant, request, installed)
+            return _accept_with_session(services, tenant, request, installed)
         except Unavailable:
-            raise lost from None
+            raise ReplyLost(
+                f"{lost} The run may have been accepted all the same: submit it again with the same idempotency key."
+            ) from lost
 
 
 def _accept_once(services: Services, tenant: UUID, request: RunRequest, installed: Collection[Role]) -> UUID:
+    if services.connections is not None and accepting.needs_nothing_first(request):
+        made = accepting.accept_at_once(services.connections, tenant, request, installed)
+        if made is not None:
+            return made
+    return _accept_with_session(services, tenant, request, installed)
+
+
+def _accept_with_session(services: Services, tenant: UUID, request: RunRequest, installed: Collection[Role]) -> UUID:
     is_committing = False
     try:
         with services.session(tenant) as session:
@@ -129,9 +139,7 @@ def _accept_once(services: Services, tenant: UUID, request: RunRequest, installe
     except Unavailable as error:
         if not is_committing:
             raise
-        raise _ReplyLost(
-            f"{error} The run may have been accepted all the same: submit it again with the same idempotency key."
-        ) from error
+        raise ReplyLost(str(error)) from error
     return accepted
 
 
@@ -154,7 +162,7 @@ def _imported(services: Services, workspace: str | Path | None, run_id: UUID) ->
             uncommitted=imported.uncommitted,
             submodules=imported.submodules,
         )
-    except _ReplyLost:
+    except ReplyLost:
         # The run may be there, and then it needs what was imported for it.
         raise
     except BaseException:
@@ -173,10 +181,6 @@ def replans_of(wanted: int | None, settings: Settings, *, has_plan: bool) -> int
     if not 0 <= wanted <= MAX_REPLANS:
         raise UserError(f"replans is {wanted}; give 0 to {MAX_REPLANS}.")
     return wanted
-
-
-class _ReplyLost(Unavailable):
-    """Postgres broke off at the commit of a request: nobody knows whether the run was made."""
 
 
 def _enqueue(connection: CallersConnection, tenant: UUID, request: RunRequest) -> None:

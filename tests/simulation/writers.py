@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from chargehand.orchestrator import runs
+from chargehand.orchestrator import accepting
 from chargehand.orchestrator.backtracking import backtrack
 from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.facts import (
@@ -65,7 +65,7 @@ def add_steps(tables: Tables, run: RunLine, added: tuple[Step, ...] | list[Step]
     """Insert steps and edges after those that are there, in production's topological order."""
     rows = tables.of_run[run.id]
     first = rows[-1].ordinal + 1 if rows else 0
-    for ordinal, step in enumerate(runs._topological(added), start=first):
+    for ordinal, step in enumerate(accepting.in_order(added), start=first):
         identity = step_id(run.id, step.key)
         row = StepLine(
             id=identity, run=run.id, tenant=run.tenant, key=step.key, ordinal=ordinal, pool=step.pool, spec=step

@@ -54,7 +54,7 @@ def open_api(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Open
     def opened(**fields: object) -> Api:
         tenant = uuid4()
         settings = Settings.model_validate({"home": tmp_path, "tenant": tenant, **fields})
-        services = Services(settings, database_url=database_url, redis_url=redis_url)
+        services = Services(settings, database_url=database_url, redis_url=redis_url, is_busy=True)
         client = Client.sharing(services, tenant=tenant, name="test")
         with client.session() as session:
             secret = str(keys.add(session, tenant, "test", ("admin",)).secret)

@@ -1,14 +1,18 @@
 """Keys: kept as hashes, good for their scopes and their tenant until they are revoked, and for so many requests."""
 
+import time
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import psycopg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
+from chargehand.memory import keyspace
 from chargehand.orchestrator import keys
-from chargehand.orchestrator.api import keyring
+from chargehand.orchestrator.api import keyring, limits
+from chargehand.orchestrator.api.limits import RateLimit
 from chargehand.orchestrator.errors import NotFound, UserError
 
 if TYPE_CHECKING:
@@ -123,3 +127,33 @@ def test_the_applications_role_lends_the_supervisors_hand_to_no_trigger_and_read
             )
         )
         assert definers.all() == []
+
+
+def test_what_a_key_is_granted_at_once_is_taken_from_its_rate(redis_url: str) -> None:
+    client = keyspace.connect(redis_url, connect_timeout_seconds=30.0, socket_timeout_seconds=30.0, retries=0)
+    key_id = uuid4()
+    # As two processes share it: 4,000 at once, and next to nothing a second on top.
+    two = [RateLimit(client, per_second=2_000, key_prefix=f"t{key_id.hex}") for _ in range(2)]
+    began = time.monotonic()
+    let_in = 0
+    for number in range(12_000):
+        let_in += two[number % 2].wait_seconds(key_id) == 0
+    took = time.monotonic() - began
+    client.close()
+    # Grants that ran out unused are lost to the key, never gained.
+    assert let_in <= (limits.BURST_SECONDS + took) * 2_000 + 1
+    assert let_in >= 1
+
+
+def test_most_requests_of_a_busy_key_do_not_ask_redis(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "GRANTED_SECONDS", 3_600.0)
+    client = keyspace.connect(redis_url, connect_timeout_seconds=30.0, socket_timeout_seconds=30.0, retries=0)
+    limit, key_id = RateLimit(client, per_second=10, key_prefix=f"t{uuid4().hex}"), uuid4()
+    # More than the bucket holds is not granted: it is asked for one by one then.
+    assert [limit.wait_seconds(key_id) > 0 for _ in range(21)] == [False] * 20 + [True]
+    monkeypatch.setattr(limits, "BURST_SECONDS", 7_200.0)
+    limit = RateLimit(client, per_second=10, key_prefix=f"t{uuid4().hex}")
+    assert limit.wait_at_once(key_id) is None
+    assert [limit.wait_seconds(key_id) for _ in range(2)] == [0.0, 0.0]
+    assert [limit.wait_at_once(key_id) for _ in range(5)] == [0.0] * 5
+    client.close()

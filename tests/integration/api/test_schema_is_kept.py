@@ -27,7 +27,7 @@ CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 @pytest.mark.timeout(3_600)
 def test_every_answer_fits_the_schema(database_url: str, redis_url: str, tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, api_requests_per_second=1e6, api_stream_seconds=0.2, connect_timeout_seconds=30)
-    services = Services(settings, database_url=database_url, redis_url=redis_url)
+    services = Services(settings, database_url=database_url, redis_url=redis_url, is_busy=True)
     client = Client.sharing(services, tenant=uuid4(), name="test")
     with client.session() as session:
         secret = keys.add(session, client.tenant, "test", ("admin",)).secret
