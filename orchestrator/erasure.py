@@ -2,10 +2,13 @@
 
 Reached: the journals of the runs, of their forks and of the runs that consolidated them; goals, instructions, arguments
 and answers in the tables; what was remembered of them and whatever was concluded from that; their repositories, their
-artifacts, their conversations in Redis, the values that their agents shared. Not reached: later runs that were shown
-them (`Erased.shown_to` names these), what tools did elsewhere, backups.
+artifacts, their conversations in Redis, the values that their agents shared; and, where it is asked for, later runs of
+the conversation that were shown them, and what is remembered of a source or mentions a subject, notes added by hand
+among it. Not reached: runs that recalled what is forgotten now and, unless asked for, those that were shown it
+(`Erased.shown_to` names both), what tools did elsewhere, backups.
 """
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +22,7 @@ from chargehand.memory import episodic, journal
 from chargehand.memory.artifacts import Artifacts
 from chargehand.memory.forgetting import Forgotten, forget
 from chargehand.memory.keyspace import Keyspace
+from chargehand.memory.semantic_tables import Memory
 from chargehand.memory.state_tables import SharedState
 from chargehand.memory.tables import RUN_STREAM
 from chargehand.orchestrator.consolidating import key_of
@@ -50,7 +54,22 @@ class Traces:
     under_way_seconds: float
     """For how long the longest of the fleet's running steps has been at work; what it has put it has not named yet."""
     shown_to: tuple[UUID, ...]
-    """Later runs whose agents were shown what these were told and answered."""
+    """Later runs whose agents were shown what these were told and answered, or recalled what is forgotten now."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Also:
+    """What is erased beside the runs that are named, their forks and what consolidated them."""
+
+    later: bool = False
+    """Later runs of their conversations that were shown them, and those that were shown these."""
+    sources: tuple[str, ...] = ()
+    """What was read there, whoever added it, and what rests on it: a path, a URL, whose word a note is."""
+    subjects: tuple[str, ...] = ()
+    """Whatever is remembered with these words in it, in whatever case, and what was concluded from it."""
+
+
+NOTHING_ELSE = Also()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +96,7 @@ def erase(
     artifacts: Artifacts,
     client: "redis.Redis | None",
     keyspace: Keyspace,
+    also: Also = NOTHING_ELSE,
 ) -> Erased:
     """Erase these runs and what was copied from them; done again it removes what was left. `engine`: a supervisor's.
 
@@ -84,7 +104,7 @@ def erase(
     """
     before = artifacts.moment()
     with open_session(engine, tenant) as session:
-        traces = erase_rows(session, tenant, run_ids)
+        traces = erase_rows(session, tenant, run_ids, also)
     put_before = before - traces.under_way_seconds
     # After the commit: what is made anew from the journal finds nothing there.
     for run_id in traces.runs:
@@ -115,9 +135,11 @@ def runs_of_conversation(session: Session, tenant: UUID, conversation_id: str) -
     return tuple(found)
 
 
-def erase_rows(session: Session, tenant: UUID, run_ids: Collection[UUID]) -> Traces:
+def erase_rows(session: Session, tenant: UUID, run_ids: Collection[UUID], also: Also = NOTHING_ELSE) -> Traces:
     """The part of `erase` that is Postgres's, in the caller's transaction; for a session that sees all tenants."""
     rows = _lock_family(session, tenant, run_ids)
+    while also.later and (later := _shown_to(session, tenant, sorted(rows))):
+        rows = _lock_family(session, tenant, [*rows, *later])
     family = tuple(sorted(rows))
     under_way = next((row for row in rows.values() if row.status not in RUN_ENDINGS), None)
     if under_way is not None:
@@ -127,7 +149,7 @@ def erase_rows(session: Session, tenant: UUID, run_ids: Collection[UUID]) -> Tra
     erased = sum(journal.erase(session, run_id) for run_id in family)
     session.flush()
     _empty_tables(session, tenant, family)
-    forgotten = _forget(session, tenant, family)
+    forgotten = _forget(session, tenant, family, also)
     # Before it is asked who names what: a step that has ended by then is heard there.
     under_way_seconds = _under_way_seconds(session)
     unnamed = _named_by_nobody(session, artifacts)
@@ -139,7 +161,7 @@ def erase_rows(session: Session, tenant: UUID, run_ids: Collection[UUID]) -> Tra
         conversations=tuple(sorted({row.conversation_id for row in rows.values() if row.conversation_id is not None})),
         artifacts=unnamed,
         under_way_seconds=under_way_seconds,
-        shown_to=shown_to,
+        shown_to=tuple(sorted({*shown_to, *_recalled_by(session, tenant, forgotten.memories, family)})),
     )
 
 
@@ -218,6 +240,21 @@ def _shown_to(session: Session, tenant: UUID, family: Sequence[UUID]) -> tuple[U
     return tuple(sorted(shown))
 
 
+def _recalled_by(session: Session, tenant: UUID, memories: Sequence[UUID], family: Sequence[UUID]) -> tuple[UUID, ...]:
+    """Other runs whose agents recalled one of these memories; their journals have its words."""
+    if not memories:
+        return ()
+    found = session.scalars(
+        text(
+            "SELECT DISTINCT run FROM chargehand.journal WHERE tenant = :tenant AND kind = 'tool.finished' "
+            "AND run <> ALL (CAST(:family AS uuid[])) AND body LIKE '%memory:%' AND EXISTS (SELECT FROM "
+            "regexp_matches(body, 'memory:([0-9a-f-]{36})@', 'g') named WHERE named[1] = ANY (:memories)) ORDER BY run"
+        ),
+        {"tenant": tenant, "family": list(family), "memories": [str(memory) for memory in memories]},
+    )
+    return tuple(found)
+
+
 def _empty_tables(session: Session, tenant: UUID, family: Sequence[UUID]) -> None:
     """Take out of the tables what people and agents wrote; what each step was, and how it ended, stays."""
     quietly: dict[str, Any] = {"synchronize_session": False}
@@ -254,14 +291,33 @@ def emptied(step: Step) -> Step:
     return step.model_copy(update=dict(without))
 
 
-def _forget(session: Session, tenant: UUID, family: Sequence[UUID]) -> Forgotten:
+def _forget(session: Session, tenant: UUID, family: Sequence[UUID], also: Also) -> Forgotten:
     gone: set[UUID] = set()
     again: set[UUID] = set()
-    by_run = forget(session, tenant=tenant, runs=family)
-    for part in (by_run, *(forget(session, tenant=tenant, scope=RUN_SCOPE.format(run_id)) for run_id in family)):
+    parts = [forget(session, tenant=tenant, runs=family)] if family else []
+    parts += [forget(session, tenant=tenant, scope=RUN_SCOPE.format(run_id)) for run_id in family]
+    parts += [forget(session, tenant=tenant, source=source) for source in also.sources]
+    mentioning = [memory for subject in also.subjects for memory in _mentioning(session, tenant, subject)]
+    parts += [forget(session, tenant=tenant, memories=mentioning)] if mentioning else []
+    for part in parts:
         gone |= set(part.memories)
         again |= set(part.believed_again)
     return Forgotten(memories=tuple(sorted(gone)), believed_again=tuple(sorted(again - gone)))
+
+
+def _mentioning(session: Session, tenant: UUID, subject: str) -> Sequence[UUID]:
+    """Memories with these words, however they are spaced; of those that end as words do: Ada is not in Adam."""
+    words = subject.split()
+    if not words:
+        raise UserError("A subject has to have words in it; name the person as the notes do.")
+    pattern = r"\s+".join(re.sub(r"(\W)", r"\\\1", word) for word in words)
+    # Only where a word begins or ends can its edge be asked for.
+    pattern = (r"\m" if re.match(r"\w", words[0]) else "") + pattern + (r"\M" if re.search(r"\w\Z", words[-1]) else "")
+    return session.scalars(
+        select(Memory.id)
+        .where(Memory.tenant == tenant, or_(Memory.text.op("~*")(pattern), Memory.source.op("~*")(pattern)))
+        .order_by(Memory.id)
+    ).all()
 
 
 def _end_conversations(

@@ -19,6 +19,16 @@ def erase(
         str | None, typer.Argument(metavar="[RUN]", autocompletion=run_names, help="A run that has ended.")
     ] = None,
     conversation: Annotated[str | None, typer.Option(metavar="NAME", help="Instead: every run of it.")] = None,
+    later: Annotated[
+        bool, typer.Option("--later", help="With later runs of the conversation that were shown it.")
+    ] = False,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SOURCE", help="Also what is remembered of it, notes of yours among it; repeatable."),
+    ] = None,
+    subject: Annotated[
+        list[str] | None, typer.Option(metavar="WORDS", help="Also every memory with these words in it; repeatable.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; it cannot be undone.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -31,7 +41,9 @@ def erase(
     if not yes:
         raise UserError("Erasing cannot be undone; add --yes to do it.")
     with Client() as client:
-        erased = client.erase(run=run, conversation_id=conversation)
+        erased = client.erase(
+            run=run, conversation_id=conversation, later=later, sources=source or (), subjects=subject or ()
+        )
     if as_json:
         print_json(erased)
         return
@@ -40,7 +52,7 @@ def erase(
     said = f"Erased {plural(len(erased.runs), 'run')}: {rows} of the journal, {memories}, {files}."
     answers().print(Text(said), soft_wrap=True)
     for run_id in erased.shown_to:
-        line = f"Run {short(run_id)} was shown what they said; erase it too if it repeats that."
+        line = f"Run {short(run_id)} was shown what they said, or recalled it; erase it too if it repeats that."
         answers().print(Text(line, style="yellow"), soft_wrap=True)
     if erased.artifacts_left:
         files = plural(len(erased.artifacts_left), "file")

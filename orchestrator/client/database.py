@@ -1,6 +1,6 @@
 """A client that works on the database."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from decimal import Decimal
@@ -23,7 +23,7 @@ from chargehand.orchestrator.client.scheduling import Schedules
 from chargehand.orchestrator.client.services import Services, user_name
 from chargehand.orchestrator.client.submitting import CallersConnection, submit
 from chargehand.orchestrator.completion import Completion, as_result, complete
-from chargehand.orchestrator.erasure import Erased, runs_of_conversation
+from chargehand.orchestrator.erasure import Also, Erased, runs_of_conversation
 from chargehand.orchestrator.errors import NotFound, UserError
 from chargehand.orchestrator.facts import OnBudget, OnConflict
 from chargehand.orchestrator.forking import Change
@@ -134,19 +134,33 @@ class Client(AnyClient[RunHandle]):
         """What is remembered: add, note, search, forget, stats, reindex."""
         return Memories(self.session, self.tenant, engine=self.services.engine)
 
-    def erase(self, *, run: UUID | str | None = None, conversation_id: str | None = None) -> Erased:
+    def erase(
+        self,
+        *,
+        run: UUID | str | None = None,
+        conversation_id: str | None = None,
+        later: bool = False,
+        sources: Sequence[str] = (),
+        subjects: Sequence[str] = (),
+    ) -> Erased:
         """Erase what a run, or every run of a conversation, has said, and what was copied from it, see `erasure`.
 
+        `later`: also later runs of its conversation that were shown it. `sources`: also what is remembered of these,
+        notes added by hand among it; `subjects`: also memories with these words in them. Both may stand alone.
         Every chain of the journal still verifies. Raises `NotFound`, and `UserError` for what has not ended.
         """
-        if (run is None) == (conversation_id is None):
-            raise UserError("Name one thing to erase: a run, or a conversation.")
+        if run is not None and conversation_id is not None:
+            raise UserError("Name one of them: a run, or a conversation.")
+        if run is None and conversation_id is None and (later or not (sources or subjects)):
+            raise UserError("Name what to erase: a run, a conversation, a source or a subject.")
+        run_ids: tuple[UUID, ...] = ()
         if run is not None:
-            run_ids: tuple[UUID, ...] = (self.run(run).run_id,)
-        else:
+            run_ids = (self.run(run).run_id,)
+        elif conversation_id is not None:
             with self.session() as session:
-                run_ids = runs_of_conversation(session, self.tenant, conversation_id or "")
-        return erase(self.services, self.tenant, run_ids)
+                run_ids = runs_of_conversation(session, self.tenant, conversation_id)
+        also = Also(later=later, sources=tuple(sources), subjects=tuple(subjects))
+        return erase(self.services, self.tenant, run_ids, also)
 
     @property
     def schedules(self) -> Schedules:

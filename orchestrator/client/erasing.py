@@ -7,11 +7,11 @@ from chargehand.memory.database import SUPERVISOR_ROLE, open_engine
 from chargehand.memory.keyspace import Keyspace
 from chargehand.orchestrator import erasure
 from chargehand.orchestrator.client.services import Services
-from chargehand.orchestrator.erasure import Erased
+from chargehand.orchestrator.erasure import Also, Erased
 from chargehand.orchestrator.errors import Unavailable
 
 
-def erase(services: Services, tenant: UUID, run_ids: Collection[UUID]) -> Erased:
+def erase(services: Services, tenant: UUID, run_ids: Collection[UUID], also: Also) -> Erased:
     """Erase these runs and their copies, see `erasure`; the database user must be allowed to act as that role."""
     engine = open_engine(
         services.engine.url.render_as_string(hide_password=False),
@@ -31,6 +31,7 @@ def erase(services: Services, tenant: UUID, run_ids: Collection[UUID]) -> Erased
             artifacts=services.artifacts,
             client=client,
             keyspace=Keyspace(services.settings.key_prefix),
+            also=also,
         )
     finally:
         engine.dispose()

@@ -1,5 +1,6 @@
 """The scripts of a consolidation: what was said is gathered, paired with what is believed, and believed in its turn."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Literal
@@ -22,8 +23,9 @@ from chargehand.memory.beliefs import (
     remember,
     supersede,
 )
-from chargehand.memory.embedder import Embedder
-from chargehand.memory.semantic import nearest
+from chargehand.memory.embedder import Embedder, Vector
+from chargehand.memory.model_check import MixedModels
+from chargehand.memory.semantic import candidates, nearest
 from chargehand.memory.semantic_tables import Memory
 from chargehand.orchestrator.consolidating import NONE, PAIRS
 from chargehand.orchestrator.testimony import Statement, statements_of
@@ -41,6 +43,8 @@ from chargehand.workers.lessons import (
     Verdict,
 )
 from chargehand.workers.scripts.registry import ScriptContext, script
+
+log = logging.getLogger(__name__)
 
 # Kinds of memories that a fact may agree with or contradict; a passage is evidence, not a belief.
 KINDS = ("fact", "episode", "note")
@@ -106,7 +110,11 @@ def propose(said: Sequence[Statement], extracted: ExtractedFacts) -> tuple[Propo
 
 @script(name="pair_facts")
 def pair_facts(context: ScriptContext) -> Pairs:
-    """Each proposed fact with the memories that are near it."""
+    """Each proposed fact with the memories that are near it.
+
+    While memories have vectors of two models, near is what shares its words: nearness decides nothing, and a
+    consolidation does not wait for all to be embedded anew.
+    """
     proposed = Proposals.model_validate(context.inputs["propose"]).proposed
     if not proposed:
         return Pairs(pairs=())
@@ -115,22 +123,42 @@ def pair_facts(context: ScriptContext) -> Pairs:
     pairs: list[Pair] = []
     with context.open_session() as session:
         for one, vector in zip(proposed, vectors, strict=True):
-            near = nearest(
-                session,
-                tenant=context.tenant,
-                scope=LIBRARY,
-                vector=vector,
-                embedder=embedder,
-                kinds=KINDS,
-                limit=NEIGHBOURS,
-            )
-            close = [memory for memory, similarity in near.items() if similarity >= NEAR]
-            texts = _texts(session, context.tenant, close)
+            near = _near(session, context.tenant, one.text, vector, embedder)
+            texts = _texts(session, context.tenant, list(near))
             pairs += [
                 Pair(id=f"{one.id}:{memory}", newer=one.text, older=texts[memory])
                 for memory in sorted(texts, key=lambda memory: (-near[memory], memory))
             ]
     return Pairs(pairs=tuple(pairs))
+
+
+def _near(session: Session, tenant: UUID, fact: str, vector: Vector, embedder: Embedder) -> dict[UUID, float]:
+    """The memories that are worth a look, with how near each is: by meaning, or by words where models are mixed."""
+    try:
+        found = nearest(
+            session,
+            tenant=tenant,
+            scope=LIBRARY,
+            vector=vector,
+            embedder=embedder,
+            kinds=KINDS,
+            limit=NEIGHBOURS,
+        )
+    except MixedModels as mixed:
+        log.info("compared by words", extra={"why": str(mixed)})
+        by_words = candidates(
+            session,
+            tenant=tenant,
+            scope=LIBRARY,
+            question=fact,
+            vector=None,
+            embedder=None,
+            kinds=KINDS,
+            limit=NEIGHBOURS,
+        ).lexical
+        best = sorted(by_words, key=lambda memory: (-by_words[memory], memory))[:NEIGHBOURS]
+        return {memory: by_words[memory] for memory in best if by_words[memory] > 0}
+    return {memory: similarity for memory, similarity in found.items() if similarity >= NEAR}
 
 
 @script(name="has_pairs")

@@ -140,6 +140,27 @@ def known(house: "House", sentence: str, **fields: Any) -> UUID:
         return remember(session, tenant=house.tenant, scope=LIBRARY, items=[item], embedder=EMBEDDER)[0]
 
 
+class AnotherModel(WordsEmbedder):
+    """What embedded before another model was chosen."""
+
+    model_id = "former"
+
+
+def test_a_contradiction_is_found_by_its_words_while_memories_have_vectors_of_two_models(
+    house: "House", shop: Shop
+) -> None:
+    item = MemoryItem(source="x", line_start=1, line_end=1, text=LIMIT_IS_20, kind="fact", trust="conclusion")
+    with house.as_tenant() as session:
+        (old,) = remember(session, tenant=house.tenant, scope=LIBRARY, items=[item], embedder=AnotherModel())
+    known(house, "Parcels go to the back door.")
+    run_id = taught(house, LIMIT_IS_10)
+
+    outcome = consolidated(house, shop, run_id)
+
+    assert list(outcome["superseded"]) == [str(old)]
+    assert list(outcome["kept"].values()) == [LIMIT_IS_10]
+
+
 def test_a_fact_is_kept_with_the_run_the_step_the_role_and_how_far_it_is_trusted(house: "House", shop: Shop) -> None:
     run_id = taught(house, f"{LIMIT_IS_10} I looked it up.")
 

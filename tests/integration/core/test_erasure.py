@@ -16,7 +16,7 @@ from chargehand.memory.beliefs import LIBRARY, MemoryItem, Provenance, remember,
 from chargehand.memory.keyspace import Keyspace
 from chargehand.orchestrator import consolidating, erasure, forks, runs, verification
 from chargehand.orchestrator.episodes import continued_by, conversation_name
-from chargehand.orchestrator.erasure import Erased
+from chargehand.orchestrator.erasure import Also, Erased
 from chargehand.orchestrator.errors import NotFound, UserError
 from chargehand.orchestrator.facts import StepFinished
 from chargehand.orchestrator.forks import ForkRequest
@@ -46,9 +46,17 @@ def desk(house: "House") -> Desk:
     return Desk(house, looks=0)
 
 
-def erase(house: "House", *run_ids: UUID, client: "redis.Redis | None" = None) -> Erased:
+def erase(house: "House", *run_ids: UUID, client: "redis.Redis | None" = None, **also: Any) -> Erased:
     artifacts = Artifacts(house.settings.artifacts)
-    return erasure.erase(house.supervisor, house.tenant, run_ids, artifacts=artifacts, client=client, keyspace=KEYS)
+    return erasure.erase(
+        house.supervisor,
+        house.tenant,
+        run_ids,
+        artifacts=artifacts,
+        client=client,
+        keyspace=KEYS,
+        also=Also(**also),
+    )
 
 
 def told(desk: Desk, **fields: Any) -> UUID:
@@ -71,7 +79,11 @@ def where_it_stands(house: "House") -> list[str]:
     return sorted(
         name
         for (name,) in tables
-        if house.execute(f"SELECT 1 FROM {name} AS one WHERE strpos(one::text, 'Lovelace') > 0 LIMIT 1")
+        if house.execute(
+            f"SELECT 1 FROM {name} AS one WHERE strpos(one::text, 'Lovelace') > 0 "
+            "AND strpos(one::text, CAST(:tenant AS text)) > 0 LIMIT 1",
+            {"tenant": house.tenant},
+        )
     )
 
 
@@ -224,6 +236,65 @@ def test_a_conversation_is_gone_from_redis_and_not_shown_from_what_redis_still_h
 
     assert erase(house, first, client=client).conversations_left == ()
     assert client.exists(stream) == 0
+
+
+def test_later_runs_that_were_shown_it_are_reached_where_that_is_asked_for(house: "House", desk: Desk) -> None:
+    first = told(desk, conversation_id="chat")
+    later = [told(desk, conversation_id="chat") for _ in range(2)]
+    elsewhere = desk.submit(script("list"), conversation_id="other")
+    desk.finish(elsewhere)
+
+    erased = erase(house, first, later=True)
+
+    assert set(erased.runs) == {first, *later}
+    assert erased.shown_to == ()
+    assert where_it_stands(house) == []
+    verified(house, first, *later, elsewhere)
+
+
+def test_notes_by_hand_are_reached_by_their_source_and_by_whom_they_speak_of(house: "House", desk: Desk) -> None:
+    run_id = told(desk)
+
+    def note(source: str, words: str, **fields: Any) -> UUID:
+        item = MemoryItem(source=source, line_start=1, line_end=1, text=words, kind="note", **fields)
+        with house.as_tenant() as session:
+            return remember(session, tenant=house.tenant, scope=LIBRARY, embedder=None, items=[item])[0]
+
+    hers = note("Ada", "The key is under the mat.")
+    concluded = note("run:x", "There is a mat.", derived_from=(hers,))
+    about = note("Bob", "I met ADA  Lovelace (again).")
+    others = [note("Bob", "Adam was here."), note("Bob", "Ada was here.")]
+
+    erased = erase(house, run_id, sources=("Ada",), subjects=("ada lovelace",))
+
+    assert erased.memories == 3
+    left = {row[0] for row in house.execute("SELECT id FROM memories WHERE tenant = :tenant", {"tenant": house.tenant})}
+    assert left == set(others)
+    assert {hers, concluded, about}.isdisjoint(left)
+    assert where_it_stands(house) == []
+    # Without a run, and with nothing that a pattern could make of it.
+    assert erase(house, subjects=("(Ada",)).memories == 0
+    assert erase(house, subjects=("Ada",)).runs == ()
+    assert {
+        row[0] for row in house.execute("SELECT id FROM memories WHERE tenant = :tenant", {"tenant": house.tenant})
+    } == {others[0]}
+    with pytest.raises(UserError, match="words in it"):
+        erase(house, subjects=(" ",))
+
+
+def test_a_run_that_recalled_what_is_forgotten_is_named(house: "House", desk: Desk) -> None:
+    with house.as_tenant() as session:
+        item = MemoryItem(source="Ada", line_start=1, line_end=1, text=SECRET, kind="note")
+        (memory,) = remember(session, tenant=house.tenant, scope=LIBRARY, items=[item], embedder=None)
+    reader, other = desk.submit(agent("ask")), desk.submit(agent("ask"))
+    for run_id, read in ((reader, memory), (other, uuid4())):
+        desk.looks.reads = (f"memory:{read}@1",)
+        desk.model.looks = 1
+        desk.finish(run_id)
+
+    erased = erase(house, sources=("Ada",))
+
+    assert erased.shown_to == (reader,)
 
 
 def test_its_files_go_unless_another_run_names_them_or_is_about_to(house: "House", desk: Desk) -> None:

@@ -24,7 +24,7 @@ from chargehand.orchestrator.plan import RESULT_OF, Branch, Map, Repeat, Step, s
 from chargehand.workers.executor import execute
 from chargehand.workers.models.interface import ModelAnswer, ModelCall, Quote
 from chargehand.workers.recollection import Recollection
-from chargehand.workers.tools.registry import Tool, make_tool
+from chargehand.workers.tools.registry import Tool, ToolOutput, make_tool
 from chargehand.workers.workspace import open_workspace
 
 if TYPE_CHECKING:
@@ -103,12 +103,14 @@ class Looks:
     """A pure tool that counts."""
 
     seen: list[int] = field(default_factory=list)
+    reads: tuple[str, ...] = ()
+    """What it says that its results rest on."""
 
     def tool(self) -> Tool:
-        def look(at: int) -> str:
+        def look(at: int) -> ToolOutput:
             """Look somewhere."""
             self.seen.append(at)
-            return f"seen {at}"
+            return ToolOutput(content=f"seen {at}", reads=self.reads)
 
         return make_tool(look, effect="pure")
 

@@ -1,19 +1,22 @@
 """Folders of files that are remembered, change, and are remembered again."""
 
 import os
+import signal
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from itertools import pairwise
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import numpy as np
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
 from chargehand.memory.beliefs import MemoryItem, remember
+from chargehand.memory.database import APP_ROLE, open_engine, tenant_session
 from chargehand.memory.embedder import Vector
 from chargehand.memory.ingest import BATCH, Ingested
 from chargehand.memory.model_check import MixedModels
@@ -302,3 +305,104 @@ def test_a_thousand_files_are_written_in_small_transactions_and_read_again_only_
     again = memories.add(root)
     assert (again.unchanged, again.retired, embedder.texts) == (999, 1, 1_001)
     assert memories.search("parcel sent back", limit=1)[0].source == "many/part7/f7.md"
+
+
+# Runs as a process of its own, and kills itself: while it embeds, before a commit, or after one.
+KILLED = """
+import os, signal, sys
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import UUID
+import numpy as np
+from chargehand.memory.database import APP_ROLE, open_engine, tenant_session
+from chargehand.orchestrator.client.memories import Memories
+
+url, tenant, folder, place, at = sys.argv[1:]
+met = {"embed": 0, "before commit": 0, "after commit": 0}
+
+def reached(name):
+    met[name] += 1
+    if name == place and met[name] == int(at):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+class Embedder:
+    model_id, dimensions = "counting", 4
+    def embed(self, texts):
+        reached("embed")
+        return [np.full(4, 0.5, dtype=np.float32) for _ in texts]
+
+engine = open_engine(url, role=APP_ROLE)
+
+@contextmanager
+def session():
+    with tenant_session(engine, UUID(tenant)) as one:
+        yield one
+        reached("before commit")
+    reached("after commit")
+
+Memories(session, UUID(tenant), engine=engine, embedder=Embedder).add(Path(folder), name="shop")
+"""
+
+
+def kept(owner: Engine, tenant: UUID) -> list[tuple[object, ...]]:
+    """All that is remembered for the tenant, vectors among it, whatever its ids."""
+    with Session(owner) as session:
+        rows = session.execute(
+            text(
+                "SELECT m.scope, m.source, m.line_start, m.line_end, m.text, m.kind, m.metadata::text, "
+                "m.superseded_by IS NOT NULL, newer.text, "
+                "(SELECT count(*) FROM chargehand.embeddings e WHERE e.tenant = m.tenant AND e.memory = m.id) "
+                "FROM chargehand.memories m LEFT JOIN chargehand.memories newer "
+                "ON newer.tenant = m.tenant AND newer.id = m.superseded_by "
+                "WHERE m.tenant = :tenant ORDER BY 2, 3, 5, 8"
+            ),
+            {"tenant": tenant},
+        )
+        return [tuple(row) for row in rows]
+
+
+@pytest.mark.parametrize(("place", "at"), [("embed", 2), ("before commit", 4), ("after commit", 3)])
+def test_an_ingest_that_is_killed_leaves_nothing_half_and_goes_on_to_the_same_memories(
+    place: str, at: int, database_url: str, owner: Engine, tenant: UUID, tmp_path: Path
+) -> None:
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    engine = open_engine(database_url, role=APP_ROLE)
+
+    def add(who: UUID) -> Ingested:
+        made = Memories(lambda: tenant_session(engine, who), who, engine=engine, embedder=Counting)
+        return made.add(folder, name="shop")
+
+    def write(version: int) -> None:
+        for number in range(60):
+            lines = [f"# Parcel {number}", "", *(f"Line {line} of {version}." for line in range(60))]
+            (folder / f"{number:02d}.md").write_text("\n".join(lines))
+
+    undisturbed = uuid4()
+    # What is read anew supersedes what was read before.
+    write(1)
+    add(undisturbed)
+    add(tenant)
+    write(2)
+
+    arguments = [sys.executable, "-c", KILLED, database_url, str(tenant), str(folder), place, str(at)]
+    died = subprocess.run(arguments, check=False, capture_output=True, timeout=300)
+
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    with Session(owner) as session:
+        halves = session.scalar(
+            text(
+                "SELECT count(*) FROM chargehand.memories m WHERE m.tenant = :tenant AND NOT EXISTS (SELECT FROM "
+                "chargehand.embeddings e WHERE e.tenant = m.tenant AND e.memory = m.id)"
+            ),
+            {"tenant": tenant},
+        )
+    assert halves == 0
+    add(undisturbed)
+    before = kept(owner, tenant)
+    assert before != kept(owner, undisturbed)
+    add(tenant)
+    assert kept(owner, tenant) == kept(owner, undisturbed)
+    again = add(tenant)
+    assert (again.unchanged, again.retired) == (60, 0)
+    engine.dispose()
