@@ -118,6 +118,13 @@ class Message:
     """What is left of it: what has not begun by then does not begin."""
     as_of: datetime
     """When that was left, by Postgres's clock."""
+    traceparent: str | None = None
+    """The W3C header of the run, for an app that is traced."""
+
+    def headers(self) -> dict[str, str]:
+        """What travels beside the arguments."""
+        trace = {} if self.traceparent is None else {"traceparent": self.traceparent}
+        return {**self.labels.headers(), **trace}
 
 
 def called_with(arguments: Mapping[str, JsonValue], results: Callable[[str], JsonValue]) -> Call:

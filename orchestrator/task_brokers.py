@@ -100,7 +100,7 @@ class CeleryBrokers:
                     task_id=str(labels.task_id),
                     queue=Queue(message.task.queue),
                     declare=[],
-                    headers=labels.headers(),
+                    headers=message.headers(),
                     # A copy that lies in the queue until nobody waits for it any more does nothing.
                     expires=message.as_of + timedelta(seconds=message.expires_seconds),
                     # What it gives comes back by the callback; nobody reads a result backend.

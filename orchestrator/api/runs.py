@@ -20,6 +20,7 @@ from chargehand.orchestrator.listing import RunFilter, RunPage
 from chargehand.orchestrator.plan import Plan
 from chargehand.orchestrator.requests import MAX_KEY_CHARACTERS, MAX_REPLANS, MICROUSD
 from chargehand.orchestrator.tables import RUN_STATUSES
+from chargehand.orchestrator.telemetry.following import asked_from
 from chargehand.orchestrator.transitions import RUN_ENDINGS
 from chargehand.orchestrator.views import RunView, StepView
 
@@ -36,6 +37,9 @@ IdempotencyKey = Annotated[
         pattern=r"^[\x21-\x7e]+$",
         description="A second request with the same key gives the first one's run, whatever else it asks for.",
     ),
+]
+Traceparent = Annotated[
+    str | None, Header(description="W3C Trace Context: the run goes on in this trace. One that is no such is left out.")
 ]
 Budget = Annotated[int, Field(ge=1, le=1_000_000 * MICROUSD, description="In micro-dollars: 500000 are $0.50.")]
 Name = Annotated[
@@ -147,15 +151,20 @@ def options(body: RunBody, client: Client) -> dict[str, Any]:
 
 @router.post("", status_code=status.HTTP_202_ACCEPTED)
 async def submit(
-    client: Submits, body: RunBody, response: Response, idempotency_key: IdempotencyKey = None
+    client: Submits,
+    body: RunBody,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+    traceparent: Traceparent = None,
 ) -> Accepted:
     """Ask for a run; 202 means that it is committed, whether the broker is up or not."""
 
     def asked() -> UUID:
         wanted = options(body, client)
-        return client.submit(
-            body.goal or "", idempotency_key=idempotency_key, on_conflict=body.on_conflict, **wanted
-        ).run_id
+        with asked_from(traceparent):
+            return client.submit(
+                body.goal or "", idempotency_key=idempotency_key, on_conflict=body.on_conflict, **wanted
+            ).run_id
 
     # One thread for all of it: FastAPI would take another to check the answer.
     return accepted(await run_in_threadpool(asked), response)

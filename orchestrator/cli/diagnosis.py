@@ -33,6 +33,8 @@ from chargehand.orchestrator.settings import Settings
 PGVECTOR_AT_LEAST = (0, 8, 5)
 # Virtual generated columns, uuidv7() and the planner that the figures were measured with.
 POSTGRES_AT_LEAST = 18
+# What the tests run on: EXPIRE with NX and GT, and scripts that read before they write. Valkey answers as Redis 7.2.
+REDIS_AT_LEAST = 7
 # Of each process: the engine's five and as many in a rush, and its heartbeat or advisory connection.
 ENGINE_CONNECTIONS = 10
 HEARTBEAT_CONNECTIONS = 1
@@ -211,12 +213,19 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         return
     name = "Valkey" if server.get("server_name") == "valkey" else "Redis"
     version = server.get("valkey_version") or server.get("redis_version") or "of unknown version"
-    yield judge_policy(f"{name} {version}", policy)
+    yield judge_redis(f"{name} {version}", speaks=str(server.get("redis_version", "")), policy=policy)
 
 
-def judge_policy(server: str, policy: str) -> Finding:
-    """Whether a full memory refuses writes instead of dropping queues and locks."""
+def judge_redis(server: str, *, speaks: str, policy: str) -> Finding:
+    """Whether it is new enough, and a full memory refuses writes instead of dropping queues and locks.
+
+    `speaks`: the version of Redis that it is or is compatible with.
+    """
     what = f"{server}, maxmemory-policy {policy or 'unknown'}"
+    major = speaks.split(".", 1)[0]
+    if major.isdigit() and int(major) < REDIS_AT_LEAST:
+        remedy = f"use Redis {REDIS_AT_LEAST} or newer, or Valkey"
+        return Finding(name="Redis", state="wrong", what=what, remedy=remedy)
     if policy and policy not in ("noeviction", "volatile-ttl"):
         remedy = "set maxmemory-policy noeviction: eviction drops queues and locks"
         return Finding(name="Redis", state="wrong", what=what, remedy=remedy)

@@ -21,6 +21,7 @@ from chargehand.orchestrator.errors import (
     Unavailable,
     UserError,
 )
+from chargehand.orchestrator.telemetry.following import callers_traceparent
 
 TIMEOUT_SECONDS = 30.0
 # A server that restarts is back within seconds; what may be sent again is.
@@ -78,8 +79,10 @@ class Requests:
 
     def made(self, path: str, body: object, *, idempotency_key: str | None) -> UUID:
         """The id of a run that is made once, however often the request is sent."""
-        key = idempotency_key or f"sent-{uuid4().hex}"
-        return UUID(self._again("POST", path, json=body, headers={"Idempotency-Key": key})["run_id"])
+        headers = {"Idempotency-Key": idempotency_key or f"sent-{uuid4().hex}"}
+        if (trace := callers_traceparent()) is not None:
+            headers["traceparent"] = trace
+        return UUID(self._again("POST", path, json=body, headers=headers)["run_id"])
 
     @contextmanager
     def stream(self, path: str, query: Mapping[str, Any], headers: Mapping[str, str]) -> Iterator[httpx2.Response]:

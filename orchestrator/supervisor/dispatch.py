@@ -7,7 +7,7 @@ note of it, is followed by another, who sends the same message under the same id
 
 import logging
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
@@ -35,6 +35,7 @@ from chargehand.orchestrator.questions import deadline_after, expiring, why_ende
 from chargehand.orchestrator.supervisor import unrolling
 from chargehand.orchestrator.tables import RunRow, SignalRow, StepRow
 from chargehand.orchestrator.task_brokers import TaskBrokers
+from chargehand.orchestrator.telemetry.following import runs_traceparent
 
 log = logging.getLogger(__name__)
 
@@ -270,11 +271,12 @@ def take_due(engine: Engine, brokers: TaskBrokers, *, run_id: UUID | None = None
         ).all()
         messages: list[Message] = []
         moved: set[UUID] = set()
+        traces = {run: runs_traceparent(session.connection(), run) for run in {row.run for row, _, _ in rows}}
         for row, seconds, at in rows:
             left_seconds = None if seconds is None else float(seconds)
             message = _take(session, row, known=brokers.known(), left_seconds=left_seconds, as_of=at)
             if message is not None:
-                messages.append(message)
+                messages.append(replace(message, traceparent=traces[row.run]))
             else:
                 moved.add(row.run)
                 runs.ring(session, row.tenant, row.run)

@@ -1,10 +1,14 @@
 """Whether this process exports traces, and which trace a run belongs to."""
 
 import importlib
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from uuid import UUID
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from chargehand.memory.tables import RUN_STREAM
 from chargehand.orchestrator.errors import InvalidSettings
@@ -17,6 +21,9 @@ TRACEPARENT = f"""
 SELECT body::jsonb ->> 'traceparent' AS traceparent FROM journal
 WHERE run = %(run)s AND step = '{RUN_STREAM}' AND seq = 1
 """
+# https://www.w3.org/TR/trace-context/#traceparent-header-field-values, version 00; ids of zeros are none.
+_HEADER = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}\Z")
+_caller: ContextVar[str | None] = ContextVar("caller", default=None)
 _ENDED = text("SELECT tenant, status, created_at, finished_at FROM runs WHERE id = :run AND finished_at IS NOT NULL")
 
 
@@ -36,8 +43,24 @@ def follow_process(settings: Settings, service: str) -> None:
     otlp.follow(service)
 
 
+@contextmanager
+def asked_from(header: str | None) -> Iterator[None]:
+    """Let what is submitted in this block belong to a caller's span elsewhere; a header that is none is left out."""
+    is_one = header is not None and _HEADER.match(header) is not None
+    token = _caller.set(header if is_one else None)
+    try:
+        yield
+    finally:
+        _caller.reset(token)
+
+
 def callers_traceparent() -> str | None:
-    """The W3C header of the span that a submitting program is in, if it uses OpenTelemetry; nothing is imported."""
+    """The W3C header of the span that asked for this: a caller's elsewhere, or that of the program that submits.
+
+    The program's, if it uses OpenTelemetry; nothing is imported.
+    """
+    if (header := _caller.get()) is not None:
+        return header
     api = sys.modules.get("opentelemetry.trace")
     if api is None:
         return None
@@ -58,7 +81,17 @@ def tell_run_ended(engine: Engine, run_id: UUID) -> None:
         row = connection.execute(_ENDED, {"run": run_id}).one_or_none()
         if row is None:
             return
-        header = connection.exec_driver_sql(TRACEPARENT, {"run": run_id}).scalar_one_or_none()
+        header = _submitted_from(connection, run_id)
     attributes = {names.RUN: str(run_id), names.TENANT: str(row.tenant), names.OUTCOME: row.status}
     trace = RunTrace(run_id=run_id, traceparent=lambda: header)
     spans.run_ended(trace, attributes, began=row.created_at, ended=row.finished_at)
+
+
+def runs_traceparent(connection: Connection, run_id: UUID) -> str | None:
+    """The W3C header that work for this run in somebody else's program belongs below; None: nobody traces it."""
+    return spans.traceparent(RunTrace(run_id=run_id, traceparent=lambda: _submitted_from(connection, run_id)))
+
+
+def _submitted_from(connection: Connection, run_id: UUID) -> str | None:
+    header = connection.exec_driver_sql(TRACEPARENT, {"run": run_id}).scalar_one_or_none()
+    return None if header is None else str(header)

@@ -46,13 +46,6 @@ def ids_of(run_id: UUID) -> tuple[int, int]:
     return int.from_bytes(digest[:16], "big"), int.from_bytes(digest[16:24], "big")
 
 
-def traceparent() -> str | None:
-    """The W3C header of the span that this thread is in."""
-    carrier: dict[str, str] = {}
-    TraceContextTextMapPropagator().inject(carrier)
-    return carrier.get("traceparent")
-
-
 class OtelSpan:
     """A span of OpenTelemetry behind our protocol."""
 
@@ -113,6 +106,13 @@ class OtelTracer:
         if attributes.get(names.OUTCOME) == "failed":
             span.set_status(Status(StatusCode.ERROR))
         span.end(_nanoseconds(ended))
+
+    def traceparent(self, run: RunTrace) -> str:
+        """The W3C header of the run's span."""
+        carrier: dict[str, str] = {}
+        within = trace.set_span_in_context(NonRecordingSpan(self._run_context(run)), Context())
+        TraceContextTextMapPropagator().inject(carrier, within)
+        return carrier["traceparent"]
 
     def _run_context(self, run: RunTrace) -> SpanContext:
         trace_id, span_id = ids_of(run.run_id)

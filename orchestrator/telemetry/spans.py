@@ -46,6 +46,10 @@ class Tracer(Protocol):
         """The span of a whole run, once it is over."""
         ...
 
+    def traceparent(self, run: RunTrace) -> str:
+        """The W3C header of the run's span, for work that goes on elsewhere."""
+        ...
+
 
 class _Nothing:
     def set(self, name: str, value: str | int | float | bool) -> None:
@@ -95,3 +99,12 @@ def run_ended(run: RunTrace, attributes: Attributes, *, began: datetime, ended: 
     """Say that a run is over."""
     if _tracer is not None:
         _tracer.run_ended(run, attributes, began=began, ended=ended)
+
+
+def traceparent(run: RunTrace) -> str | None:
+    """The W3C header that somebody else's work for this run belongs below; None: nobody traces it.
+
+    Of the run's span where this process exports it, or else of the span in which a program submitted the run: a span
+    that nobody exports is no parent.
+    """
+    return run.traceparent() if _tracer is None else _tracer.traceparent(run)

@@ -41,6 +41,7 @@ from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.supervisor import advance
 from chargehand.orchestrator.supervisor.graphs import Graphs
 from chargehand.orchestrator.tables import RunRow
+from chargehand.orchestrator.telemetry import following
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -107,6 +108,15 @@ def test_both_clients_have_every_method_of_the_interface_with_its_arguments() ->
             wanted, made = getattr(interface, name), getattr(kind, name)
             if callable(wanted):
                 assert signature(wanted).parameters.keys() <= signature(made).parameters.keys(), (kind, name)
+
+
+def test_a_run_goes_on_in_the_callers_trace(client: AnyClient[Any], local: Client) -> None:
+    header = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    with following.asked_from(header):
+        run = client.submit(plan=PLAN)
+    with local.session() as session:
+        found = session.connection().exec_driver_sql(following.TRACEPARENT, {"run": run.run_id})
+        assert found.scalar_one() == header
 
 
 def test_a_run_is_asked_for_with_the_same_words_everywhere() -> None:

@@ -6,6 +6,8 @@ from uuid import uuid4
 
 import pytest
 
+from chargehand.orchestrator.telemetry.following import TRACEPARENT
+
 if TYPE_CHECKING:
     from tests.integration.api.conftest import Api, Open
 
@@ -21,6 +23,24 @@ def test_a_run_that_is_accepted_is_committed(api: "Api") -> None:
     (view,) = api.client.runs()
     assert (str(view.run_id), view.goal, view.cap_microusd, view.status) == (run_id, "look", 250_000, "running")
     assert api.http.get(answer.headers["Location"]).json()["run_id"] == run_id
+
+
+@pytest.mark.parametrize(
+    ("header", "kept"),
+    [
+        ("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",) * 2,
+        ("00-00000000000000000000000000000000-b7ad6b7169203331-01", None),
+        ("Robert'); DROP TABLE runs", None),
+        (None, None),
+    ],
+)
+def test_a_run_goes_on_in_the_trace_of_the_request_that_asked_for_it(
+    api: "Api", header: str | None, kept: str | None
+) -> None:
+    sent = {} if header is None else {"traceparent": header}
+    run_id = api.http.post("/v1/runs", json={"plan": PLAN}, headers=sent).json()["run_id"]
+    with api.client.session() as session:
+        assert session.connection().exec_driver_sql(TRACEPARENT, {"run": run_id}).scalar_one() == kept
 
 
 def test_requests_with_one_idempotency_key_make_one_run_however_many_come_at_once(api: "Api") -> None:

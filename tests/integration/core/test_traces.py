@@ -11,9 +11,12 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
+from opentelemetry.trace import TraceFlags
 
-from chargehand.orchestrator.plan import Step, step_id
+from chargehand.orchestrator.plan import CeleryTask, Step, step_id
 from chargehand.orchestrator.runs import new_run_id
+from chargehand.orchestrator.supervisor import dispatch
+from chargehand.orchestrator.task_brokers import CeleryBrokers
 from chargehand.orchestrator.telemetry import span_attributes as names
 from chargehand.orchestrator.telemetry import spans
 from chargehand.orchestrator.telemetry.following import callers_traceparent
@@ -183,6 +186,30 @@ def test_the_trace_of_a_program_that_submits_goes_on_in_the_run(house, traced):
     assert {span["trace"] for span in found.values()} == {checkout.get_span_context().trace_id}
     assert found["run"]["parent"] == checkout.get_span_context().span_id
     assert found["step sort"]["parent"] == found["run"]["span"]
+
+
+def test_a_task_of_the_users_own_app_is_told_the_trace_of_its_run(house, traced):
+    _, provider = traced
+    task = Step(key="pay", kind="celery_task", celery_task=CeleryTask(task="billing.refund", queue="billing"))
+    with provider.get_tracer("billing").start_as_current_span("checkout") as checkout:
+        header = callers_traceparent()
+        run = house.start(task, traceparent=header)
+    [message] = dispatch.take_due(house.supervisor, CeleryBrokers(house.settings, "memory://"), run_id=run).messages
+    version, trace_id, span_id, flags = message.headers()["traceparent"].split("-")
+    assert (version, int(trace_id, 16)) == ("00", checkout.get_span_context().trace_id)
+    assert int(flags, 16) & TraceFlags.SAMPLED
+    assert int(span_id, 16) == ids_of(run)[1], "below the run, as its steps are"
+    assert message.headers().items() >= message.labels.headers().items()
+
+
+def test_a_task_is_told_the_trace_of_who_submitted_where_we_export_none_and_none_where_nobody_does(house):
+    header = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    task = Step(key="pay", kind="celery_task", celery_task=CeleryTask(task="billing.refund", queue="billing"))
+    runs = [house.start(task, traceparent=header), house.start(task)]
+    brokers = CeleryBrokers(house.settings, "memory://")
+    [theirs], [nobodys] = (dispatch.take_due(house.supervisor, brokers, run_id=run).messages for run in runs)
+    assert theirs.headers()["traceparent"] == header
+    assert "traceparent" not in nobodys.headers()
 
 
 def test_nobody_who_follows_nothing_pays_for_it(house):

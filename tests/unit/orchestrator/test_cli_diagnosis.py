@@ -12,7 +12,7 @@ from chargehand.orchestrator.cli.diagnosis import (
     judge_clock,
     judge_connections,
     judge_pgvector,
-    judge_policy,
+    judge_redis,
     judge_role,
 )
 from chargehand.orchestrator.settings import Settings
@@ -47,7 +47,13 @@ def test_all_processes_must_fit_under_the_limit_of_connections():
     ("policy", "state"), [("noeviction", "ok"), ("volatile-ttl", "ok"), ("allkeys-lru", "wrong"), ("", "ok")]
 )
 def test_a_server_that_drops_keys_is_refused(policy, state):
-    assert judge_policy("Valkey 9", policy).state == state
+    assert judge_redis("Valkey 9", speaks="7.2.4", policy=policy).state == state
+
+
+@pytest.mark.parametrize(("speaks", "state"), [("7.2.4", "ok"), ("7.0.15", "ok"), ("6.2.14", "wrong"), ("", "ok")])
+def test_a_redis_that_is_too_old_is_refused(speaks, state):
+    found = judge_redis(f"Redis {speaks}", speaks=speaks, policy="noeviction")
+    assert (found.state, "7 or newer" in found.remedy) == (state, state == "wrong")
 
 
 def test_a_machine_where_nothing_runs_gets_every_check_and_the_remedy(tmp_path):
