@@ -1,7 +1,7 @@
 """Who goes next: fill the pools' free places with ready steps of all runs, as chains, packs and chords."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
@@ -9,7 +9,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 from chargehand.orchestrator import admission, canvas
-from chargehand.orchestrator.admission import Candidate
+from chargehand.orchestrator.admission import Candidate, Room
 from chargehand.orchestrator.canvas import Emission, Node, Pack
 from chargehand.orchestrator.plan import POOLS
 from chargehand.orchestrator.rounds import UNATTENDED, Place, Standing
@@ -41,7 +41,7 @@ SELECT id, run, tenant, priority, created_at, ordinal FROM (
         row_number() OVER (PARTITION BY s.tenant ORDER BY r.priority DESC, r.created_at, s.run, s.ordinal) AS place
     FROM steps s JOIN runs r ON r.id = s.run
     WHERE s.status = 'ready' AND r.status = 'running' AND CASE WHEN s.solo THEN 'solo' ELSE s.pool END = %(pool)s
-      AND (s.run_after IS NULL OR s.run_after <= clock_timestamp())
+      AND s.tenant <> ALL(%(left_out)s::uuid[]) AND (s.run_after IS NULL OR s.run_after <= clock_timestamp())
       AND NOT EXISTS (
           SELECT FROM switches w WHERE w.kind = 'all' OR w.kind = 'role' AND w.name = s.spec->>'role')
 ) AS ready WHERE place <= %(most)s
@@ -72,13 +72,53 @@ class Admitted:
     emissions: tuple[Emission, ...]
 
 
+class Nodes(Mapping[UUID, Node]):
+    """A run's steps as the canvas sees them, each made when asked for: an admission looks at few of a thousand."""
+
+    def __init__(self, places: Mapping[UUID, Place], standings: Mapping[UUID, Standing]) -> None:
+        """Steps that stand somewhere; a place without a standing came later and is left out."""
+        self._places, self._standings = places, standings
+        self._after: dict[UUID, list[UUID]] = defaultdict(list)
+        for place in places.values():
+            if place.after and place.step_id in standings:
+                for predecessor in place.after:
+                    self._after[predecessor].append(place.step_id)
+
+    def __getitem__(self, step_id: UUID) -> Node:
+        """The step's node; `KeyError` if it is none of the run as this admission sees it."""
+        place, standing = self._places[step_id], self._standings[step_id]
+        after = tuple(self._after.get(step_id, ()))
+        return Node(
+            step_id=step_id,
+            pool=SOLO if standing.solo else place.pool,
+            label=label_of(place),
+            before=place.after,
+            after=after,
+            packable=place.kind == "script"
+            and not standing.solo
+            and not (len(after) == 1 and len(self._places[after[0]].after) == 1),
+        )
+
+    def __contains__(self, step_id: object) -> bool:
+        """Whether this admission sees the step."""
+        return step_id in self._standings
+
+    def __iter__(self) -> Iterator[UUID]:
+        """The steps in plan order."""
+        return (step for step in self._places if step in self._standings)
+
+    def __len__(self) -> int:
+        """How many steps there are."""
+        return sum(1 for _ in self)
+
+
 @dataclass(frozen=True, slots=True)
 class _Run:
     """A run with steps that are ready, as this admission sees it."""
 
     places: Mapping[UUID, Place]
     standings: Mapping[UUID, Standing]
-    nodes: Mapping[UUID, Node]
+    nodes: Nodes
 
 
 def admit(engine: Engine, graphs: Graphs) -> list[Admitted]:
@@ -96,15 +136,15 @@ def admit(engine: Engine, graphs: Graphs) -> list[Admitted]:
         pack_sizes: dict[UUID, int] = {}
         for pool in pools:
             busy = under_way[pool]
-            limit = admission.places(slots=slots.get(pool, 0), under_way=sum(busy.values()))
-            candidates = _candidates(session, pool, limit) if limit else []
+            room = admission.room(slots=slots.get(pool, 0), under_way=sum(busy.values()))
+            candidates = _candidates(session, pool, room, busy)
             for run_id in {candidate.run_id for candidate in candidates} - known.keys():
                 known[run_id] = _read(session, graphs, run_id)
             # Patched in between: the next admission sees them.
             candidates = [one for one in candidates if one.step_id in known[one.run_id].nodes]
             packable = {one.step_id for one in candidates if known[one.run_id].nodes[one.step_id].packable}
             choice = admission.choose(
-                candidates, limit=limit, under_way=busy, packable=packable, last_served=served[pool]
+                candidates, room=room, under_way=busy, packable=packable, last_served=served[pool]
             )
             for candidate in choice.chosen:
                 by_run[candidate.run_id].append(candidate)
@@ -136,8 +176,14 @@ def _under_way(session: Session) -> tuple[dict[str, dict[UUID, int]], dict[str, 
     return places, served
 
 
-def _candidates(session: Session, pool: str, limit: int) -> list[Candidate]:
-    rows = session.connection().exec_driver_sql(_CANDIDATES, {"pool": pool, "most": limit * admission.MOST_IN_PACK})
+def _candidates(session: Session, pool: str, room: Room, under_way: Mapping[UUID, int]) -> list[Candidate]:
+    if not room.newcomers:
+        return []
+    # Those who have their share are not read, as long as there is room for newcomers only.
+    left_out = [] if room.anybody else list(admission.with_their_share(under_way, slots=room.slots))
+    rows = session.connection().exec_driver_sql(
+        _CANDIDATES, {"pool": pool, "most": room.newcomers * admission.MOST_IN_PACK, "left_out": left_out}
+    )
     return [
         Candidate(step_id=row[0], run_id=row[1], tenant=row[2], priority=row[3], submitted_at=row[4], ordinal=row[5])
         for row in rows
@@ -149,29 +195,7 @@ def _read(session: Session, graphs: Graphs, run_id: UUID) -> _Run:
     version: int = connection.exec_driver_sql(_PLAN_VERSION, {"run": run_id}).scalar_one()
     places = graphs.places(connection, run_id, version)
     standing = standings(connection, run_id, places)
-    return _Run(places, standing, _nodes(places.values(), standing))
-
-
-def _nodes(places: Iterable[Place], standing: Mapping[UUID, Standing]) -> dict[UUID, Node]:
-    seen = [place for place in places if place.step_id in standing]
-    before = {place.step_id: place.after for place in seen}
-    after: dict[UUID, list[UUID]] = defaultdict(list)
-    for place in seen:
-        for predecessor in place.after:
-            after[predecessor].append(place.step_id)
-    return {
-        place.step_id: Node(
-            step_id=place.step_id,
-            pool=SOLO if standing[place.step_id].solo else place.pool,
-            label=label_of(place),
-            before=place.after,
-            after=tuple(after[place.step_id]),
-            packable=place.kind == "script"
-            and not standing[place.step_id].solo
-            and not (len(after[place.step_id]) == 1 and len(before[after[place.step_id][0]]) == 1),
-        )
-        for place in seen
-    }
+    return _Run(places, standing, Nodes(places, standing))
 
 
 def label_of(place: Place) -> str:

@@ -5,11 +5,11 @@ its end, each row under the guard of its statement.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID, uuid4, uuid5
 
 from chargehand.orchestrator import admission, canvas, rounds
-from chargehand.orchestrator.admission import Candidate
+from chargehand.orchestrator.admission import Candidate, Room
 from chargehand.orchestrator.approval import (
     APPROVE_OR_REJECT,
     REFUSALS,
@@ -253,8 +253,8 @@ def _admit(tables: Tables, pools: Sequence[str], transaction: Transaction) -> li
     pack_sizes: dict[UUID, int] = {}
     for pool in pools:
         busy = under_way[pool]
-        limit = admission.places(slots=slots.get(pool, 0), under_way=sum(busy.values()))
-        candidates = _candidates(tables, pool) if limit else []
+        room = admission.room(slots=slots.get(pool, 0), under_way=sum(busy.values()))
+        candidates = _candidates(tables, pool, room, busy)
         if candidates:
             transaction.point("admit: candidates read")
         for run_id in {candidate.run_id for candidate in candidates} - known.keys():
@@ -262,7 +262,7 @@ def _admit(tables: Tables, pools: Sequence[str], transaction: Transaction) -> li
         # Patched in between: the next admission sees them.
         candidates = [one for one in candidates if one.step_id in known[one.run_id].nodes]
         packable = {one.step_id for one in candidates if known[one.run_id].nodes[one.step_id].packable}
-        choice = admission.choose(candidates, limit=limit, under_way=busy, packable=packable, last_served=served[pool])
+        choice = admission.choose(candidates, room=room, under_way=busy, packable=packable, last_served=served[pool])
         for candidate in choice.chosen:
             by_run[candidate.run_id].append(candidate)
             pack_sizes[candidate.run_id] = max(choice.pack_size, pack_sizes.get(candidate.run_id, 1))
@@ -290,10 +290,13 @@ def _under_way(tables: Tables) -> tuple[dict[str, dict[UUID, int]], dict[str, di
     return places, served
 
 
-def _candidates(tables: Tables, pool: str) -> list[Candidate]:
+def _candidates(tables: Tables, pool: str, room: Room, under_way: Mapping[UUID, int]) -> list[Candidate]:
+    if not room.newcomers:
+        return []
+    left_out = frozenset() if room.anybody else admission.with_their_share(under_way, slots=room.slots)
     found = []
     for row in tables.open_rows():
-        if row.status != "ready" or (SOLO if row.solo else row.pool) != pool:
+        if row.status != "ready" or (SOLO if row.solo else row.pool) != pool or row.tenant in left_out:
             continue
         run = tables.runs[row.run]
         if run.status != "running" or (row.run_after is not None and row.run_after > tables.clock.now):
@@ -315,7 +318,7 @@ def _candidates(tables: Tables, pool: str) -> list[Candidate]:
 def _read(tables: Tables, run_id: UUID) -> production._Run:
     standing = tables.standings(run_id)
     places = tables.places(run_id)
-    return production._Run(places, standing, production._nodes(places.values(), standing))
+    return production._Run(places, standing, production.Nodes(places, standing))
 
 
 def _emit(

@@ -4,7 +4,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
-from chargehand.orchestrator.admission import WINDOW_PER_SLOT
 from chargehand.orchestrator.canvas import Chain, Chord, Pack, lines_of
 from chargehand.orchestrator.plan import Step, step_id
 from chargehand.orchestrator.supervisor.admit import SOLO, Admitted
@@ -31,16 +30,16 @@ def test_nothing_is_queued_for_a_pool_without_a_live_process(house: "House") -> 
     assert house.statuses(run_id) == {"a": "ready"}
 
 
-def test_a_pool_takes_twice_its_slots(house: "House") -> None:
-    house.open_pool("research", slots=3)
+def test_a_pool_takes_half_as_much_again_as_it_has_slots(house: "House") -> None:
+    house.open_pool("research", slots=4)
     run_id = house.submit(*(script(f"s{n}") for n in range(20)))
     house.advance(run_id)
-    assert len(heads(house.admit())) == 3 * WINDOW_PER_SLOT
+    assert len(heads(house.admit())) == 6
     assert house.admit() == []
 
 
 def test_a_fan_out_wider_than_its_pool_is_packed_and_each_pack_takes_one_place(house: "House") -> None:
-    house.open_pool("research", slots=3)
+    house.open_pool("research", slots=4)
     run_id = house.submit(*(script(f"s{n}") for n in range(400)), script("join", *(f"s{n}" for n in range(400))))
     house.advance(run_id)
     [admitted] = house.admit()
@@ -56,7 +55,7 @@ def test_a_fan_out_wider_than_its_pool_is_packed_and_each_pack_takes_one_place(h
 
 def test_a_fan_out_that_fits_is_not_packed(house: "House") -> None:
     house.open_pool("research", slots=10)
-    run_id = house.submit(*(script(f"s{n}") for n in range(80)))
+    run_id = house.submit(*(script(f"s{n}") for n in range(60)))
     house.advance(run_id)
     [admitted] = house.admit()
     assert all(isinstance(line, Chain) for line in admitted.emissions)
