@@ -35,6 +35,8 @@ from chargehand.orchestrator.transitions import RUN_ENDINGS
 LEASE_SECONDS = 3.0
 OFFLINE_MODEL = "offline-rules-1"
 LOOK_SECONDS = 0.05
+# Only a test that fails waits for so long.
+PATIENCE_SECONDS = 60.0
 TWIN = "-2"
 
 
@@ -169,7 +171,7 @@ class Machine:
         """A client of the broker's Redis."""
         return redis.Redis.from_url(self.laptop.services.endpoints.redis_url)
 
-    def wait(self, run: RunHandle, timeout_seconds: float = 60.0) -> str:
+    def wait(self, run: RunHandle, timeout_seconds: float = 2 * PATIENCE_SECONDS) -> str:
         """Wait for the end and give the status; on a time-out says why it does not go on."""
         deadline = time.monotonic() + timeout_seconds
         while (status := run.status().status) not in RUN_ENDINGS:
@@ -293,7 +295,7 @@ def environment(ledger: Ledger) -> dict[str, str]:
     }
 
 
-def until(condition: Callable[[], object], timeout_seconds: float = 20.0, message: str = "") -> float:
+def until(condition: Callable[[], object], timeout_seconds: float = PATIENCE_SECONDS, message: str = "") -> float:
     """Wait for a condition; gives the seconds that it took, raises `AssertionError` after the time-out."""
     began = time.monotonic()
     while not condition():

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
+import psutil
 import psycopg
 import pytest
 import redis
@@ -91,7 +92,7 @@ def test_a_reporter_waits_for_a_ledger_that_is_slow_and_is_counted_once(
     laptop_home: Path, wait_until: WaitUntil
 ) -> None:
     with running_ledger(laptop_home / "slow") as slow:
-        (pid,) = (int(line) for line in _pids_of(str(laptop_home / "slow")))
+        (pid,) = _pids_of(str(laptop_home / "slow"))
         os.kill(pid, signal.SIGSTOP)
         with ThreadPoolExecutor(1) as pool:
             report = pool.submit(slow.take_effect, "run", "s", "k")
@@ -102,9 +103,12 @@ def test_a_reporter_waits_for_a_ledger_that_is_slow_and_is_counted_once(
         assert len(slow.effects("run")) == 1
 
 
-def _pids_of(argument: str) -> list[str]:
-    found = subprocess.run(["pgrep", "-f", f"chaos.ledger {argument}"], capture_output=True, text=True, check=True)
-    return found.stdout.split()
+def _pids_of(argument: str) -> list[int]:
+    return [
+        process.pid
+        for process in psutil.process_iter(["cmdline"])
+        if f"chaos.ledger {argument}" in " ".join(process.info["cmdline"] or ())
+    ]
 
 
 def test_a_door_is_closed_until_somebody_opens_it(ledger: Ledger) -> None:
@@ -148,7 +152,7 @@ def ask(url: str, run: str) -> int:
     """The status of a call of this run; 0 when the answer never came."""
     headers = {"X-Client-Request-Id": f"{run}/step/call", "content-type": "application/json"}
     try:
-        with urllib.request.urlopen(urllib.request.Request(f"{url}/v1/messages", BODY, headers), timeout=5) as answer:
+        with urllib.request.urlopen(urllib.request.Request(f"{url}/v1/messages", BODY, headers), timeout=30) as answer:
             answer.read()
             return int(answer.status)
     except urllib.error.HTTPError as error:
@@ -307,9 +311,13 @@ def test_a_slow_wire_takes_its_time_in_both_directions(wire: Link, connect: Call
     connection.execute("SELECT 1")
     assert time.monotonic() - began >= 0.4
     wire.heal()
-    began = time.monotonic()
-    connection.execute("SELECT 1")
-    assert time.monotonic() - began < 0.4
+    took = []
+    for _ in range(10):
+        began = time.monotonic()
+        connection.execute("SELECT 1")
+        took.append(time.monotonic() - began)
+    # Whatever else the machine does meets one of them, not all.
+    assert min(took) < 0.4
 
 
 @pytest.mark.parametrize("fault", ["silence", "half_close"])
@@ -324,7 +332,7 @@ def test_a_wire_without_an_end_keeps_its_client_waiting_until_it_is_healed(
         assert not waiting.done()
         wire.heal()
         with pytest.raises(psycopg.OperationalError):
-            waiting.result(10)
+            waiting.result(60)
     assert connect(autocommit=True).execute("SELECT count(*) FROM t").fetchone() == (0,)
 
 
@@ -345,8 +353,8 @@ def test_a_silent_wire_also_takes_new_connections_and_says_nothing(network: Netw
 
 def test_a_client_sees_a_service_that_is_away_as_it_would_without_a_wire(network: Network, tmp_path: Path) -> None:
     link = network.link("nowhere", tmp_path / "nothing.sock", listen=("127.0.0.1", 0))
-    with socket.create_connection(("127.0.0.1", network.port_of(link)), timeout=5) as connection:
-        connection.settimeout(5)
+    with socket.create_connection(("127.0.0.1", network.port_of(link)), timeout=30) as connection:
+        connection.settimeout(30)
         assert connection.recv(1) == b""
 
 

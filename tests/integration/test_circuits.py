@@ -54,7 +54,7 @@ def fail(one: Circuits, times: int = LEAST_FAILURES, name: str = "m") -> None:
 
 
 def wait_until_half_open(client: redis.Redis) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while look(client, key_prefix="t")[0].state != "half-open":
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -198,7 +198,7 @@ def test_a_redis_that_is_slow_costs_a_turn_one_short_time_out(redis_url: str, cl
     one = process(hasty, clock)
     assert one.ask("model", "m") is None
     with redis.Redis.from_url(redis_url) as operator:
-        operator.client_pause(2_000, all=True)
+        operator.client_pause(3_000, all=True)
         clock.forget()
         began = time.monotonic()
         for _ in range(100):
@@ -206,7 +206,7 @@ def test_a_redis_that_is_slow_costs_a_turn_one_short_time_out(redis_url: str, cl
             one.passed("model", "m")
             clock.now += 0.001
         # One time-out, on a machine with other work; a hundred of them would take five seconds.
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 2
         operator.client_unpause()
     deadline = time.monotonic() + 20
     while True:

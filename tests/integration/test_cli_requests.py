@@ -33,7 +33,7 @@ def chargehand(tmp_path):
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
 
@@ -185,12 +185,16 @@ def test_without_servers_every_command_says_how_to_start_them(in_process):
 
 def test_a_postgres_that_is_down_is_said_within_five_seconds(chargehand, repository):
     started = time.monotonic()
+    chargehand("--help")
+    # Starting Python is not the server's time, and takes long on a loaded machine.
+    start_seconds = time.monotonic() - started
+    started = time.monotonic()
     done = chargehand(
         "run", "Audit", "--workspace", str(repository),
         CHARGEHAND_DATABASE_URL="postgresql://nobody@127.0.0.1:1/none", CHARGEHAND_REDIS_URL="redis://127.0.0.1:1/0",
     )  # fmt: skip
     refused(done, "Postgres does not answer", code=3)
-    assert time.monotonic() - started < 5 + 3  # starting Python under a loaded test machine is not the server's time
+    assert time.monotonic() - started < 5 + 3 * start_seconds
     assert not list((chargehand.home / "artifacts").glob("repositories/*"))
 
 

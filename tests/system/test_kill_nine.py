@@ -70,7 +70,7 @@ def test_a_plan_goes_on_after_all_supervisors_were_killed(laptop):
     laptop.signal("supervisor-2")
     laptop.ledger.open("headless")
     # The chains that are on their way need no supervisor.
-    until(lambda: all(laptop.statuses(run)[f"b{i}"] == "succeeded" for i in LINES), 10)
+    until(lambda: all(laptop.statuses(run)[f"b{i}"] == "succeeded" for i in LINES), 60)
     laptop.wait(run)
     assert laptop.objections(run, plan) == []
     assert claimed_twice(laptop, run) == set()
@@ -113,7 +113,7 @@ def test_a_worker_outlives_a_broker_that_goes_away_under_its_task(laptop):
     laptop.laptop.services.valkey.kill()
     until(lambda: "consumer: Cannot connect" in laptop.log("audit")[offset:], message="the worker sees it")
     laptop.ledger.open("away")
-    until(lambda: all(laptop.statuses(run)[head] == "succeeded" for head in HEADS), 10)
+    until(lambda: all(laptop.statuses(run)[head] == "succeeded" for head in HEADS), 60)
     laptop.laptop.services.valkey.restart()
     laptop.wait(run)
     assert laptop.objections(run, plan) == []
@@ -127,7 +127,8 @@ def test_a_run_is_accepted_while_the_broker_is_down_and_starts_when_it_is_back(l
     try:
         began = time.monotonic()
         run = laptop.client.submit(plan=plan)
-        assert time.monotonic() - began < 5
+        # Celery by itself waits nineteen seconds for a Redis that is down.
+        assert time.monotonic() - began < 15
         assert run.status().status == "running"
     finally:
         laptop.laptop.services.valkey.restart()

@@ -228,7 +228,7 @@ def test_a_run_on_a_callers_psycopg_connection_starts_if_and_only_if_it_commits(
         seconds = time.monotonic() - began
     laptop.wait(run)
     # Nobody rings for a stranger's commit: the watch loop looks twice a second.
-    assert seconds < 5
+    assert seconds < 30
     assert laptop.objections(run, plan) == []
     with pytest.raises(NotFound):
         dropped.status()
@@ -303,7 +303,7 @@ def test_flower_groups_tasks_by_pool_and_finds_those_of_a_run(laptop):
     def found():
         return tasks(search=f"kwargs:run_id={run.run_id}").values()
 
-    until(lambda: found() and {task["state"] for task in found()} == {"SUCCESS"}, 15, "Flower has seen the events")
+    until(lambda: found() and {task["state"] for task in found()} == {"SUCCESS"}, 60, "Flower has seen the events")
     # One name a pool and kind of work, so that the list groups by it.
     assert {task["name"] for task in found()} == {"research/count", "coding/count", "audit/count", "supervisor/advance"}
     assert all(str(run.run_id) in task["kwargs"] for task in found())

@@ -115,10 +115,10 @@ def test_ten_thousand_turns_complete_and_the_last_ones_cost_what_the_first_ones_
 
     # The journal grows with every turn; who opens it reads it whole, once.
     held = long._held
-    began = time.perf_counter()
+    began = time.process_time()
     resumed = StepRecorder(house.connections, held, lease_seconds=600)
     conversation = fold(resumed.history)
-    opened_seconds = time.perf_counter() - began
+    opened_seconds = time.process_time() - began
     held.finish(StepFinished(outcome="succeeded"))
 
     assert statistics.median(ratios) <= MOST_LATE_OVER_EARLY

@@ -46,6 +46,7 @@ class Ear:
         """Answers to give before the usual 204."""
         self.hangs = threading.Event()
         """Set: it takes the request, and never answers."""
+        self.closed = threading.Event()
         ear = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -53,7 +54,7 @@ class Ear:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 ear.heard.append(({name.lower(): value for name, value in self.headers.items()}, body))
                 if ear.hangs.is_set():
-                    time.sleep(3)
+                    ear.closed.wait(60)
                     return
                 self.send_response(ear.statuses.pop(0) if ear.statuses else 204)
                 self.send_header("location", "http://127.0.0.1:1/elsewhere")
@@ -73,6 +74,7 @@ class Ear:
         return [headers["webhook-id"] for headers, _ in self.heard]
 
     def close(self) -> None:
+        self.closed.set()
         self.server.shutdown()
         self.server.server_close()
 
@@ -221,7 +223,7 @@ def test_a_server_that_hangs_or_is_gone_costs_its_time_and_no_more(ear: Ear) -> 
     ear.hangs.set()
     began = time.monotonic()
     assert post(ear.url, b"{}", {}, private=True, seconds=0.5).outcome == "TimeoutError"
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 30
     ear.close()
     assert post(ear.url, b"{}", {}, private=True).outcome == "ConnectionRefusedError"
 
@@ -230,7 +232,7 @@ def test_a_server_that_drips_its_answer_is_cut_off_in_time() -> None:
     def drip(listening: socket.socket) -> None:
         stream, _ = listening.accept()
         with stream:
-            for _ in range(100):
+            for _ in range(1_200):
                 try:
                     stream.sendall(b"H")
                 except OSError:
@@ -243,7 +245,7 @@ def test_a_server_that_drips_its_answer_is_cut_off_in_time() -> None:
         sent = post(f"http://127.0.0.1:{listening.getsockname()[1]}/", b"{}", {}, private=True, seconds=0.6)
     # Each byte alone would have been in time.
     assert (sent.delivered, sent.outcome) == (False, "TimeoutError")
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 30
 
 
 def test_private_addresses_are_refused_where_they_are_not_allowed(ear: Ear) -> None:

@@ -83,7 +83,7 @@ engine = open_engine(database_url, role=APP_ROLE)
 clients = [connect(url, connect_timeout_seconds=.5, socket_timeout_seconds=.5, retries=0) for url in urls]
 redlock = Redlock(clients, Keyspace("test"), ttl_seconds=.3)
 open_session = lambda: tenant_session(engine, tenant)
-with lease(open_session, redlock, tenant=tenant, scope="run", key="plan", wait_seconds=5) as held:
+with lease(open_session, redlock, tenant=tenant, scope="run", key="plan", wait_seconds=30) as held:
     print("held", flush=True)
     sys.stdin.readline()
     try:
@@ -162,7 +162,7 @@ def jump_forward(bench: Bench) -> None:
     name = KEYS.lock(f"{bench.tenant}:{SCOPE}:plan")
     for node in bench.nodes[:3]:
         node.client.pexpire(name, 1)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while any(node.client.exists(name) for node in bench.nodes[:3]):
         assert time.monotonic() < deadline
         time.sleep(0.001)

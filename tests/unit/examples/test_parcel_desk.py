@@ -50,6 +50,13 @@ def desk(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Outcomes of the example as it is."""
+    desk = tmp_path_factory.mktemp("as_it_is") / "desk"
+    return outcomes(shutil.copytree(EXAMPLES / "parcel_desk", desk, ignore=shutil.ignore_patterns("__pycache__")))
+
+
+@pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[Place, set[str]]:
     """Place → rules of bandit, ruff S and detect-secrets that object to it."""
     desk = tmp_path_factory.mktemp("scan") / "desk"
@@ -84,8 +91,7 @@ def test_analysers_report_nothing_that_the_manifest_does_not_list(reports: dict[
     assert {place for place, rules in reports.items() if rules - incidental} == planted
 
 
-def test_own_suite_starts_in_the_states_that_the_manifest_claims(desk: Path) -> None:
-    before = outcomes(desk)
+def test_own_suite_starts_in_the_states_that_the_manifest_claims(before: dict[str, str]) -> None:
     claimed = {item["test"]: item["before"] for item in MANIFEST["items"] if item["kind"] == "test"}
     assert {test: before[test] for test in claimed} == claimed
     assert {test for test, outcome in before.items() if outcome != "passed"} == {
@@ -94,9 +100,10 @@ def test_own_suite_starts_in_the_states_that_the_manifest_claims(desk: Path) -> 
 
 
 @pytest.mark.parametrize("item", items("test"))
-def test_safe_fix_of_one_rule_has_exactly_the_claimed_effect(item: dict[str, Any], desk: Path) -> None:
+def test_safe_fix_of_one_rule_has_exactly_the_claimed_effect(
+    item: dict[str, Any], desk: Path, before: dict[str, str]
+) -> None:
     rule = item["category"]
-    before = outcomes(desk)
     text_before = {path: path.read_text() for path in desk.rglob("*.py")}
 
     if rule != "logic":

@@ -83,9 +83,9 @@ def test_blank_files_have_no_passages() -> None:
 
 
 def test_a_hostile_line_costs_no_time() -> None:
-    started = time.monotonic()
+    started = time.process_time()
     cut("a.c", ["a " * 50_000 + "(" * 50_000, "public " * 20_000] * 20)
-    assert time.monotonic() - started < 1.0
+    assert time.process_time() - started < 1.0
 
 
 @given(

