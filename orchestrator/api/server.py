@@ -1,15 +1,22 @@
 """The process that serves the API: uvicorn, told early that streams are to end."""
 
+import socket
+import sys
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
+from chargehand.orchestrator import endpoints
 from chargehand.orchestrator.api.app import create_app
+from chargehand.orchestrator.api.processes import Crew
 from chargehand.orchestrator.api.state import ApiState
+from chargehand.orchestrator.settings import load_settings
 
 # Answers under way when the process is to stop.
 GRACE_SECONDS = 5
+WORKER = (sys.executable, "-m", "chargehand.orchestrator.api")
 
 
 class Server(uvicorn.Server):
@@ -26,16 +33,34 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def serve(host: str, port: int, *, app: FastAPI | None = None) -> None:
-    """Serve until a signal comes; raises `Unavailable` when nothing says where Postgres is."""
+def serve(host: str, port: int, *, processes: int = 1, app: FastAPI | None = None) -> None:
+    """Serve until a signal comes; raises `Unavailable` when nothing says where Postgres is.
+
+    `processes`: how many share the port; with more than one, each makes an app of its own.
+    """
+    if processes > 1:
+        # What is wrong is said once, before any process is made.
+        endpoints.database_url(load_settings())
+        listening = uvicorn.Config("chargehand", host=host, port=port, log_level="info").bind_socket()
+        Crew(WORKER, listening, processes=processes).run(grace_seconds=2 * GRACE_SECONDS)
+        return
     app = app or create_app()
-    config = uvicorn.Config(
+    config = _config(app, host=host, port=port)
+    Server(config, app).run()
+
+
+def serve_on(listening: socket.socket) -> None:
+    """Serve on a socket that is bound, as one process of several."""
+    app = create_app()
+    Server(_config(app), app).run([listening])
+
+
+def _config(app: FastAPI, **where: Any) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
-        host=host,
-        port=port,
+        **where,
         log_level="info",
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    Server(config, app).run()

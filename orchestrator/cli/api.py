@@ -8,6 +8,8 @@ from chargehand.orchestrator.api.server import serve
 from chargehand.orchestrator.cli.terminal import AsJson, notes, print_json
 
 PORT = 8420
+# Each has up to 28 connections of Postgres.
+MOST_PROCESSES = 32
 
 app = typer.Typer()
 
@@ -16,6 +18,9 @@ app = typer.Typer()
 def api_command(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to listen on.")] = PORT,
+    processes: Annotated[
+        int, typer.Option(min=1, max=MOST_PROCESSES, help="Processes that share the port, 120 MB each.")
+    ] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Serve the HTTP API until Ctrl-C.
@@ -28,4 +33,4 @@ def api_command(
         print_json({"url": url})
     else:
         notes().print(f"· serving {url}", style="dim")
-    serve(host, port)
+    serve(host, port, processes=processes)
