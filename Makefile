@@ -12,8 +12,8 @@ BENCH_STAMP := $(BENCH_VENV)/.set-up
 # processes to come back. A file's tests share services, so a file stays on one.
 TEST_WORKERS ?= 3
 SEED ?= 1
-STEPS ?= 200
-FAULTS ?= 20
+# Of `make chaos`: short or long; STEPS, FAULTS, KILLS and MOST_SECONDS change single things of it.
+SIZE ?= short
 SEEDS ?= 1000
 FROM ?= 1
 
@@ -100,9 +100,10 @@ $(BENCH_STAMP): $(STAMP) requirements-bench.lock
 	@$(BENCH_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-chaos: setup ## Kill processes next to every commit, then break everything under load: SEED=1 STEPS=200 FAULTS=20
+chaos: setup ## Kill processes next to every commit, then break everything under load: SEED=1 SIZE=short|long STEPS=200 FAULTS=20
 	@CHAOS_POINTS=all $(BIN)/python -m pytest -n 0 tests/system/test_crash_points.py
-	@PYTHONPATH=tests $(BIN)/python -m chaos --seed $(SEED) --steps $(STEPS) --faults $(FAULTS)
+	@PYTHONPATH=tests $(BIN)/python -m chaos --seed $(SEED) --size $(SIZE) $(if $(STEPS),--steps $(STEPS)) \
+	  $(if $(FAULTS),--faults $(FAULTS)) $(if $(KILLS),--kills $(KILLS)) $(if $(MOST_SECONDS),--most-seconds $(MOST_SECONDS))
 
 simulate: setup ## Run the core in small worlds that go wrong in memory: SEEDS=1000 FROM=1
 	@PYTHONPATH=tests $(BIN)/python -m simulation --seeds $(SEEDS) --from $(FROM)

@@ -1,5 +1,6 @@
 """The evidence in order: whose stream a row is of, which call it speaks of, who held a step and until when; pure."""
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ RUN_ENDINGS = frozenset({"succeeded", "failed", "cancelled"})
 STEP_ENDINGS = frozenset({"succeeded", "failed", "cancelled", "skipped"})
 # After these rows nobody holds the step.
 LETS_GO = frozenset({"step.released", "step.waiting", "step.finished", "step.recovered"})
+# Of fewer steps nothing can be said of what is usual.
+LEAST_WAITS = 5
 ANSWERS = frozenset({"model.responded", "model.failed"})
 
 
@@ -126,6 +129,33 @@ class Case:
         for tenure in self.tenures:
             by_pid[tenure.holder_pid].append(tenure)
         return by_pid
+
+    def usual_wait(self, step: Step, *, since: float, until: float) -> float:
+        """Seconds that half of the steps of its pool waited at least that were claimed for the first time meanwhile.
+
+        From the end of the last step that they wait for. What else keeps a step from its turn (its run was paused, its
+        worker was killed) is that of single ones, and does not move the middle.
+        """
+        waits = self._first_waits[step.spec.get("pool")]
+        first = bisect_left(waits, (since, 0.0))
+        meanwhile = sorted(waited for at, waited in waits[first : bisect_left(waits, (until, 0.0))])
+        return meanwhile[len(meanwhile) // 2] if len(meanwhile) >= LEAST_WAITS else 0.0
+
+    @cached_property
+    def _first_waits(self) -> dict[Any, list[tuple[float, float]]]:
+        """pool → when each step was claimed for the first time, and how long it had been ready by then; by time."""
+        waits: dict[Any, list[tuple[float, float]]] = defaultdict(list)
+        for step in self.evidence.steps:
+            before = [self.of_step(self.steps[one]) for one in self.before[step.id] if one in self.steps]
+            ended = [seconds(rows[-1].at) for rows in before if rows and rows[-1].kind == "step.finished"]
+            claimed = self.tenures_of[step.id][:1]
+            # One that waits for nothing was ready when its run began, which is earlier than its turn in a long queue.
+            if claimed and before and len(ended) == len(before):
+                at = seconds(claimed[0].claimed.at)
+                waits[step.spec.get("pool")].append((at, max(0.0, at - max(ended))))
+        for found in waits.values():
+            found.sort()
+        return waits
 
     @cached_property
     def calls(self) -> dict[str, JournalCall]:

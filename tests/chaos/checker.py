@@ -23,21 +23,33 @@ RULES: Sequence[Rule] = (
     journal_rules.crashes,
     journal_rules.chains,
     journal_rules.anchors,
+    journal_rules.tenant_chains,
     journal_rules.money,
     journal_rules.late_answers,
     journal_rules.reducer,
     world_rules.effects,
     world_rules.attempts,
+    world_rules.tasks,
     world_rules.calls,
     world_rules.recoveries,
+    world_rules.strangers,
+    world_rules.nothing_left,
+)
+# Of some of the runs of a story: a part of a chain does not begin at its beginning.
+RULES_OF_RUNS: Sequence[Rule] = tuple(rule for rule in RULES if rule is not journal_rules.tenant_chains)
+# They look at nothing but what belongs to no run or to all of them.
+RULES_OF_THE_WHOLE: Sequence[Rule] = (
+    journal_rules.tenant_chains,
+    world_rules.calls,
+    world_rules.strangers,
     world_rules.nothing_left,
 )
 
 
-def judge(evidence: Evidence) -> list[str]:
+def judge(evidence: Evidence, rules: Sequence[Rule] = RULES) -> list[str]:
     """Everything that is wrong; empty when all is well. Pure, so that each rule is proved by wrong stories."""
     case = Case(evidence)
-    return [objection for rule in RULES for objection in rule(case)]
+    return [objection for rule in rules for objection in rule(case)]
 
 
 def objections(

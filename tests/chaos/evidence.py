@@ -23,6 +23,8 @@ from chaos.ledger import Call, Effect, Knock, Ledger
 # A supervisor that was just killed is back by then, and has closed what had ended.
 DRAIN_SECONDS = 30.0
 LOOK_SECONDS = 0.1
+# A call that does not say which run it is of.
+NAMELESS = ""
 # What works on files of a run; none of them lives on between two steps.
 HELPERS = frozenset({"bwrap", "git", "prlimit", "setpriv", "timeout"})
 
@@ -42,8 +44,16 @@ _ANCHORS = """
 SELECT tenant, seq, run, run_seq, run_hash, hash, seal FROM chargehand.run_anchors
 WHERE tenant IN (SELECT tenant FROM chargehand.runs WHERE id = ANY(%(runs)s)) ORDER BY tenant, seq
 """
+_ANCHORS_OF_RUNS = """
+SELECT tenant, seq, run, run_seq, run_hash, hash, seal FROM chargehand.run_anchors WHERE run = ANY(%(runs)s)
+"""
 _SETTLEMENTS = """
 SELECT run, step, call, cost_microusd, booked FROM chargehand.settlements WHERE run = ANY(%(runs)s)
+"""
+_SIZES = """
+SELECT known.id, count(s.id) AS steps FROM (
+    SELECT id FROM chargehand.runs UNION SELECT run FROM chargehand.submissions
+) known LEFT JOIN chargehand.steps s ON s.run = known.id GROUP BY known.id ORDER BY known.id
 """
 _SUBMITTED = "SELECT run FROM chargehand.submissions"
 _KNOWN = "SELECT id FROM chargehand.runs UNION SELECT run FROM chargehand.submissions"
@@ -177,6 +187,8 @@ class Evidence:
     knocks: Sequence[Knock] = ()
     effects: Sequence[Effect] = ()
     calls: Sequence[Call] = ()
+    reported: frozenset[str] = frozenset()
+    """Runs that anything was reported of to the ledger, where all of them are asked for."""
     strikes: Sequence[Strike] = ()
     leftovers: Sequence[str] = ()
     """Processes and clones that should not be there, as a person would name them."""
@@ -197,11 +209,13 @@ def gather(
     lease_seconds: float,
     max_crashes: int,
     patience_seconds: float = DRAIN_SECONDS,
+    in_parts: bool = False,
     **rest: Any,
 ) -> Evidence:
     """The evidence about these runs, or about every run of the database, once no supervisor has anything left to do.
 
     `rest`: what neither Postgres nor the ledger knows. What is under way after `patience_seconds` is taken as it is.
+    `in_parts`: these are some of the runs of a story; what belongs to none or to all of them is in `gather_whole`.
     """
     with psycopg.connect(database_url, autocommit=True, row_factory=dict_row) as connection:
         if accepted is None:
@@ -223,21 +237,42 @@ def gather(
                 "budgets": [Budget(**row) for row in rows(_BUDGETS)],
                 "settlements": [Settlement(**row) for row in rows(_SETTLEMENTS)],
                 "journal": [Row(**row) for row in rows(_JOURNAL)],
-                "anchors": [Anchor(**row) for row in rows(_ANCHORS)],
+                "anchors": [Anchor(**row) for row in rows(_ANCHORS_OF_RUNS if in_parts else _ANCHORS)],
             }
-    told = {str(run) for run in accepted}
+    # A call that does not say whose it is may be of any of them.
+    nameless = [] if in_parts else ledger.calls(NAMELESS)
     return Evidence(
         accepted=frozenset(accepted),
         **read,
-        knocks=[knock for knock in ledger.knocks() if knock.run in told],
-        effects=[effect for effect in ledger.effects() if effect.run in told],
-        # A call that does not say whose it is may be of any of them.
-        calls=[call for call in ledger.calls() if call.run in told or not call.run],
+        knocks=[knock for run in accepted for knock in ledger.knocks(run)],
+        effects=[effect for run in accepted for effect in ledger.effects(run)],
+        calls=[*(call for run in accepted for call in ledger.calls(run)), *nameless],
         audit_key=audit_key,
         lease_seconds=lease_seconds,
         max_crashes=max_crashes,
         **rest,
     )
+
+
+def gather_whole(database_url: str, ledger: Ledger, *, audit_key: bytes, **rest: Any) -> Evidence:
+    """What belongs to no run or to all of them: the tenants' chains, nameless calls, and `rest`."""
+    with psycopg.connect(database_url, autocommit=True, row_factory=dict_row) as connection:
+        every: dict[str, Any] = {"runs": [row["id"] for row in connection.execute(_KNOWN)]}
+        anchors = [Anchor(**row) for row in connection.execute(_ANCHORS, every)]
+    return Evidence(
+        accepted=frozenset(every["runs"]),
+        anchors=anchors,
+        calls=ledger.calls(NAMELESS),
+        reported=ledger.runs() - {NAMELESS},
+        audit_key=audit_key,
+        **rest,
+    )
+
+
+def sizes_of_runs(database_url: str) -> dict[UUID, int]:
+    """Every run and request there is, oldest first, with the number of its steps."""
+    with psycopg.connect(database_url, autocommit=True, row_factory=dict_row) as connection:
+        return {row["id"]: int(row["steps"]) for row in connection.execute(_SIZES)}
 
 
 def leftovers(home: Path, *, expected: Collection[int], patience_seconds: float = DRAIN_SECONDS) -> list[str]:

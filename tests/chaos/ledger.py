@@ -60,6 +60,13 @@ _STATEMENTS = {
     "open": "INSERT OR IGNORE INTO doors VALUES (:name)",
     "ping": "SELECT 1",
 }
+# Of the newest only: it is asked a hundred times a second, and the knocks become hundreds of thousands.
+_BEGUN = """
+SELECT run, step, key, name, pid, at FROM knocks
+WHERE rowid > (SELECT max(rowid) - 500 FROM knocks) AND at > ?
+  AND NOT EXISTS (SELECT 1 FROM effects e WHERE e.run = knocks.run AND e.key = knocks.key AND e.pid = knocks.pid)
+ORDER BY rowid DESC
+"""
 
 TOKENS = ("input_tokens", "output_tokens", "cache_write_tokens", "cache_read_tokens")
 EffectKind = Literal["idempotent", "effectful"]
@@ -181,14 +188,17 @@ class Ledger:
 
     def knocks(self, run: object = None, step: str | None = None) -> list[Knock]:
         """Beginnings, oldest first: of all runs, of one, or of one step."""
-        rows = self._rows("SELECT run, step, key, name, pid, at FROM knocks WHERE ? IN ('', run) ORDER BY rowid", run)
+        rows = self._rows(f"SELECT run, step, key, name, pid, at FROM knocks {_of(run)} ORDER BY rowid", run)
         return [Knock(**row) for row in rows if step in (None, row["step"])]
+
+    def begun(self, *, within_seconds: float) -> list[Knock]:
+        """What somebody began in the last seconds and has not taken effect under his hands, oldest first."""
+        rows = self._rows(_BEGUN, time.time() - within_seconds)
+        return [Knock(**row) for row in reversed(rows)]
 
     def effects(self, run: object = None) -> list[Effect]:
         """Every effect as it arrived, oldest first."""
-        rows = self._rows(
-            "SELECT run, step, key, name, kind, pid, at FROM effects WHERE ? IN ('', run) ORDER BY rowid", run
-        )
+        rows = self._rows(f"SELECT run, step, key, name, kind, pid, at FROM effects {_of(run)} ORDER BY rowid", run)
         seen: set[str] = set()
         effects = []
         for row in rows:
@@ -198,8 +208,13 @@ class Ledger:
 
     def calls(self, run: object = None) -> list[Call]:
         """Every model call, in the order of arrival."""
-        rows = self._rows("SELECT * FROM calls WHERE ? IN ('', run) ORDER BY rowid", run)
+        rows = self._rows(f"SELECT * FROM calls {_of(run)} ORDER BY rowid", run)
         return [_call(row) for row in rows]
+
+    def runs(self) -> frozenset[str]:
+        """Every run that anything was reported of; an empty name: of none."""
+        union = " UNION ".join(f"SELECT run FROM {table}" for table in ("knocks", "effects", "calls"))
+        return frozenset(row["run"] for row in self._rows(union, None))
 
     def is_open(self, door: str) -> bool:
         """Whether the door was opened."""
@@ -236,7 +251,13 @@ class Ledger:
         uri = f"file:{_file_of(self.folder)}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, timeout=PATIENCE_SECONDS)) as connection:
             connection.row_factory = sqlite3.Row
-            return [dict(row) for row in connection.execute(statement, ("" if parameter is None else str(parameter),))]
+            parameters = () if parameter is None else (parameter if isinstance(parameter, float) else str(parameter),)
+            return [dict(row) for row in connection.execute(statement, parameters)]
+
+
+def _of(run: object) -> str:
+    # By its index: a story of hours is asked about one run at a time.
+    return "" if run is None else "WHERE run = ?"
 
 
 def _call(row: Mapping[str, Any]) -> Call:

@@ -17,6 +17,7 @@ from sqlalchemy import text
 from chaos.checker import objections
 from chaos.disk import SmallDisk, small_disk
 from chaos.errands import LEDGER_VARIABLE
+from chaos.forge import Forge, running_forge
 from chaos.ledger import Call, Ledger, running_ledger
 from chaos.proxy import Network
 from chaos.wires import Wires
@@ -61,6 +62,8 @@ class Fleet:
     """Every process has links of its own to Postgres and Valkey, which can break."""
     small_disk: bool = False
     """The workspaces lie on a small disk, if we may mount one."""
+    forged: bool = False
+    """Workers and supervisors are forked by a process that has imported everything."""
     flower: bool = False
 
     def specs(self, settings: Settings, endpoints: Any, **rest: Any) -> tuple[ProcessSpec, ...]:
@@ -129,12 +132,18 @@ class Machine:
     """What was started."""
     wires: Wires | None = None
     """The links of a fleet that is wired."""
+    forge: Forge | None = None
     disk: SmallDisk | None = None
     """The disk of the workspaces, if it is a small one."""
 
     def pid(self, name: str) -> int:
         """The process of that name; raises `KeyError` while it is dead."""
         return self.laptop.processes.pids()[name]
+
+    def expected_pids(self) -> set[int]:
+        """Processes that should be there."""
+        forge = set() if self.forge is None else {self.forge.process.pid}
+        return {*self.laptop.processes.pids().values(), *forge}
 
     def signal(self, name: str, number: signal.Signals = signal.SIGKILL) -> int:
         """Send a signal to a process; gives its pid."""
@@ -256,6 +265,9 @@ def machine(home: Path, fleet: Fleet | None = None, **changes: Any) -> Iterator[
         disk = stack.enter_context(small_disk(home / "workspaces")) if fleet.small_disk else None
         # A machine that is killed every two seconds is not broken: it starts again at once.
         stack.enter_context(mock.patch.object(processes, "BACKOFF_LAST_SECONDS", processes.BACKOFF_FIRST_SECONDS))
+        forge = stack.enter_context(running_forge(home)) if fleet.forged else None
+        if forge is not None:
+            stack.enter_context(mock.patch.object(processes, "spawn", forge.spawn))
         laptop = stack.enter_context(
             up(
                 settings,
@@ -275,6 +287,7 @@ def machine(home: Path, fleet: Fleet | None = None, **changes: Any) -> Iterator[
             said=said,
             specs=started,
             wires=wires[0] if wires else None,
+            forge=forge,
             disk=disk,
         )
         try:

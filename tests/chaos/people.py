@@ -34,6 +34,7 @@ class People:
     ledger: Ledger
     open_runs: Callable[[], Sequence[RunHandle]]
     chance: random.Random
+    look_seconds: float = LOOK_SECONDS
     caprices: bool = True
     deeds: Tally[str] = field(default_factory=Tally)
     failure: BaseException | None = None
@@ -60,7 +61,7 @@ class People:
 
     def _live(self) -> None:
         try:
-            while not self._over.wait(LOOK_SECONDS):
+            while not self._over.wait(self.look_seconds):
                 try:
                     self._answer_all()
                     self._resume()

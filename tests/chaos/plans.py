@@ -7,12 +7,21 @@ from pydantic import JsonValue
 
 from chaos.scripts import SCRIBBLE_RETRIES
 from chargehand.memory.procedural import parse_role
-from chargehand.orchestrator.plan import POOLS, Plan, Pool, Step
+from chargehand.orchestrator.plan import POOLS, CeleryTask, Plan, Pool, Step
 
 # Three predecessors make lines, joins and fans in about equal parts.
 MOST_PREDECESSORS = 3
 # A step depends on one of those just before it: the graph is long as well as wide.
 REACH = 12
+# What follows a fan-out.
+MOST_AFTER_THE_FAN = 20
+# Of one of the scripts that share a message: a pack runs them one after the other.
+MOST_SECONDS_IN_THE_FAN = 0.04
+
+THEIR_QUEUE = "theirs"
+THEIR_TASK = "theirs.deliver"
+# A worker that dies takes its task along, which Celery has acknowledged when it began: the step sends it again.
+RESEND_SECONDS = 3.0
 
 READER = parse_role(
     """---
@@ -51,6 +60,14 @@ def runner(key: str, *after: str, errands: Sequence[str], seconds: float, pool: 
     return Step(key=key, kind="agent", role="runner", pool=pool, after=after, arguments=arguments)
 
 
+def delivered(key: str, *after: str) -> Step:
+    """A step that is a task of `chaos.their_app`."""
+    task = CeleryTask(task=THEIR_TASK, queue=THEIR_QUEUE, effect="idempotent", resend_seconds=RESEND_SECONDS)
+    return Step(
+        key=key, kind="celery_task", celery_task=task, after=after, arguments={"step": key}, deadline_seconds=120
+    )
+
+
 def scribbler(key: str, *after: str, pool: Pool = "audit") -> Step:
     """A step that commits to the workspace."""
     return Step(key=key, kind="script", script="scribble", pool=pool, after=after, retries=SCRIBBLE_RETRIES)
@@ -67,6 +84,19 @@ def random_plan(chance: random.Random, steps: int, *, seconds: float = 0.2) -> P
 def random_work(chance: random.Random, steps: int, *, seconds: float = 0.2) -> Plan:
     """The same with everything that a plan may hold: agents, effects of both kinds, commits, gates."""
     return Plan.of(_random_step(chance, key, after, seconds) for key, after in _random_graph(chance, steps))
+
+
+def wide_work(chance: random.Random, steps: int, *, seconds: float = 0.2) -> Plan:
+    """A fan-out of short scripts in one pool, which are packed; they meet in a join, and random work follows."""
+    tail = min(MOST_AFTER_THE_FAN, steps // 5)
+    pool, fan = chance.choice(POOLS), steps - tail - 2
+    wide = [counted(f"w{number:04}", "start", pool=pool, seconds=_short(chance)) for number in range(fan)]
+    after = [_random_step(chance, key, before or ["join"], seconds) for key, before in _random_graph(chance, tail)]
+    return Plan.of([counted("start"), *wide, counted("join", *(step.key for step in wide)), *after])
+
+
+def _short(chance: random.Random) -> float:
+    return round(chance.uniform(0, MOST_SECONDS_IN_THE_FAN), 3)
 
 
 def _random_graph(chance: random.Random, steps: int) -> Iterator[tuple[str, list[str]]]:

@@ -15,6 +15,8 @@ from chargehand.orchestrator.plan import POOLS
 FROZEN_LEASES = 1.7
 # A supervisor that stands still inside a transaction is thrown out after 5 s.
 FROZEN_SUPERVISOR_SECONDS = 7.0
+# What began longer ago has taken effect, or never will.
+BEGUN_SECONDS = 30.0
 # What the world does again when it is done again.
 EFFECTFUL = frozenset({"pay", "deliver"})
 
@@ -66,8 +68,7 @@ def freeze_before_effect(scene: Scene) -> list[Strike]:
     ledger, names = scene.machine.ledger, {pid: name for name, pid in scene.diary.ready(POOLS).items()}
     deadline = time.monotonic() + SEARCH_SECONDS
     while time.monotonic() < deadline:
-        effects = {(effect.key, effect.pid) for effect in ledger.effects()}
-        begun = [knock for knock in ledger.knocks() if (knock.key, knock.pid) not in effects and knock.pid in names]
+        begun = [knock for knock in ledger.begun(within_seconds=BEGUN_SECONDS) if knock.pid in names]
         if begun:
             # Rather one that cannot be told from its repetition.
             chosen = max(begun, key=lambda knock: knock.name in EFFECTFUL)

@@ -23,6 +23,8 @@ class Gap:
     """From the SIGKILL to the next claim."""
     undisturbed_seconds: float
     """The same from the end of the last strike that was in its way; 0 when that was after the claim."""
+    turn_seconds: float
+    """How long the steps of its pool usually waited meanwhile: more was ready there than there are places."""
 
 
 def gaps(case: Case) -> Iterator[Gap]:
@@ -34,9 +36,9 @@ def gaps(case: Case) -> Iterator[Gap]:
     for strike in case.evidence.strikes:
         if strike.pid is None:
             continue
-        for tenure in case.tenures:
+        for tenure in case.tenures_by_pid.get(strike.pid, []):
             again = claims.get((str(tenure.step.id), tenure.claimed.epoch + 1))
-            if again is None or tenure.holder_pid != strike.pid or not tenure.held_at(strike.at):
+            if again is None or not tenure.held_at(strike.at):
                 continue
             if any(strike.at <= moment <= again for moment in paused[tenure.step.run]):
                 continue
@@ -49,6 +51,7 @@ def gaps(case: Case) -> Iterator[Gap]:
                 killed_at=strike.at,
                 seconds=again - strike.at,
                 undisturbed_seconds=max(0.0, again - mended),
+                turn_seconds=case.usual_wait(tenure.step, since=strike.at, until=again),
             )
 
 

@@ -4,12 +4,14 @@ from collections import Counter as Tally
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from chaos.case import RUN_ENDINGS, Case, JournalCall, Tenure, ToolUse, seconds
+from chaos.case import RUN_ENDINGS, Case, JournalCall, Tenure, ToolUse, seconds, short
 from chaos.evidence import Run, Step, Strike
-from chaos.ledger import Call, Effect
+from chaos.ledger import Call, Effect, Knock
 
 # Scripts of the harness that take effect exactly once when they succeed.
 COUNTED_SCRIPTS = frozenset({"count", "deliver", "hold", "scribble", "stumble"})
+# Run by workers of a user's own app.
+OUTSIDE = "celery_task"
 # The journal's clock and the ledger's are one machine's; each is read a moment after the fact.
 CLOCK_SLACK_SECONDS = 0.05
 # Who writes one of these has brought its last call to an end.
@@ -28,6 +30,9 @@ def effects(case: Case) -> Iterator[str]:
     for step in case.evidence.steps:
         taken = by_step[str(step.id)]
         yield from _repeated(case, step, taken)
+        if step.spec["kind"] == OUTSIDE:
+            # Nobody of ours claims it.
+            continue
         yield from _by_their_holders(case, step, taken)
         if taken and step.epoch == 0:
             yield f"step {step.key!r} took effect and was never claimed"
@@ -119,7 +124,7 @@ def attempts(case: Case) -> Iterator[str]:
     for step in case.evidence.steps:
         place = (str(step.run), step.key)
         for key, times in keys[place].items():
-            if times > step.epoch:
+            if times > step.epoch and step.spec["kind"] != OUTSIDE:
                 yield f"step {step.key!r} began {times} times under key {key} in {step.epoch} claims"
         if step.spec["kind"] == "script" and len(keys[place]) > 1:
             yield f"step {step.key!r} knocked with {len(keys[place])} keys"
@@ -129,6 +134,37 @@ def attempts(case: Case) -> Iterator[str]:
             before = case.steps[predecessor]
             if min(begun[place]) < happened.get((str(before.run), before.key), 0.0):
                 yield f"step {step.key!r} began before {before.key!r} had taken effect"
+
+
+def tasks(case: Case) -> Iterator[str]:
+    """A task of a user's own app began under its step's key, after it was asked for, and answered once."""
+    begun: dict[tuple[str, str], list[Knock]] = defaultdict(list)
+    for knock in case.evidence.knocks:
+        begun[knock.run, knock.step].append(knock)
+    happened = {(effect.run, effect.step, effect.key) for effect in case.evidence.effects}
+    for step in case.evidence.steps:
+        if step.spec["kind"] != OUTSIDE:
+            continue
+        name, place = f"task {step.key!r}", (str(step.run), step.key)
+        rows = case.of_step(step)
+        asked = [row for row in rows if row.kind == "task.requested"]
+        for key in sorted({knock.key for knock in begun[place]} - {str(step.id)}):
+            yield f"{name} was sent under key {key}, which is not its step's"
+        if begun[place] and not asked:
+            yield f"{name} began and was never asked for"
+        elif begun[place] and seconds(asked[0].at) > begun[place][0].at + CLOCK_SLACK_SECONDS:
+            yield f"{name} began before it was asked for"
+        sendings = [row.fact["sending"] for row in rows if row.kind == "task.sent"]
+        if sendings != [*range(1, len(sendings) + 1)]:
+            yield f"{name} was noted as sent for the times {sendings}"
+        answers = [row for row in rows if row.kind == "task.returned"]
+        if len(answers) > 1:
+            yield f"{name} was answered {len(answers)} times"
+        if step.status == "succeeded" and not case.was_answered(step):
+            if not answers:
+                yield f"{name} succeeded and nothing came back"
+            elif (*place, str(step.id)) not in happened:
+                yield f"{name} succeeded and took no effect"
 
 
 def calls(case: Case) -> Iterator[str]:
@@ -224,7 +260,10 @@ def _paid_again(case: Case, arrived: dict[str, list[Call]]) -> Iterator[str]:
 
 
 def recoveries(case: Case) -> Iterator[str]:
-    """What a killed process held ran again within a lease and a margin after the last strike in its way."""
+    """What a killed process held ran again within a lease and a margin after the last strike in its way.
+
+    Where more is ready than a pool has places for, it also waits its turn: as long as the others there did meanwhile.
+    """
     most = case.evidence.lease_seconds + case.evidence.recovery_margin_seconds
     for strike in case.evidence.strikes:
         if strike.pid is None:
@@ -235,10 +274,11 @@ def recoveries(case: Case) -> Iterator[str]:
             again = _taken_up(case, tenure, strike.at)
             if again is not None:
                 gap = again - _last_disturbance(case, strike, case.runs[tenure.step.run], again)
-                if gap > most:
+                turn = case.usual_wait(tenure.step, since=strike.at, until=again) if gap > most else 0.0
+                if gap > most + turn:
                     yield (
                         f"step {tenure.step.key!r} ran again {gap:.1f} s after its process was killed or the last "
-                        f"strike that was in its way, allowed: {most:g} s"
+                        f"strike that was in its way, allowed: {most:g} s, and {turn:.1f} s as the others waited there"
                     )
 
 
@@ -258,3 +298,9 @@ def _last_disturbance(case: Case, strike: Strike, run: Run, again: float) -> flo
 def nothing_left(case: Case) -> Iterator[str]:
     """No process, clone or sandbox outlived its attempt."""
     yield from case.evidence.leftovers
+
+
+def strangers(case: Case) -> Iterator[str]:
+    """Nothing was reported of a run that nobody made."""
+    for run in sorted(case.evidence.reported - {str(run) for run in case.evidence.accepted}):
+        yield f"run {short(run)} was reported of and does not exist"

@@ -1,8 +1,10 @@
 """The instruments of the chaos harness: the ledger, the model that fails, the wires that break, a clock, a disk."""
 
 import http.client
+import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -406,3 +408,31 @@ def test_every_strike_is_in_every_deck() -> None:
     drawn = deck(random.Random(1))
     size = sum(times for times, _ in STRIKES.values())
     assert {next(drawn) for _ in range(size)} == {*STRIKES}
+
+
+# --- the forge --------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_forged_runs_as_if_it_had_been_started_and_dies_as_such(tmp_path: Path, wait_until: WaitUntil) -> None:
+    script = f"""
+import json, sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from pathlib import Path
+from chaos.forge import running_forge
+home = Path({str(tmp_path)!r})
+with running_forge(home) as forge:
+    argv = (sys.executable, "-m", "celery", "--version")
+    shown = forge.spawn(argv, log=home / "shown.log", environment={{"CHARGEHAND_HOME": str(home), "WHOSE": "mine"}})
+    code = shown.wait(60)
+    argv = (sys.executable, "-m", "celery", "-b", "memory://", "worker", "-P", "solo", "--without-mingle")
+    killed = forge.spawn(argv, log=home / "killed.log", environment={{"CHARGEHAND_HOME": str(home)}})
+    runs, group = killed.poll() is None, __import__("os").getpgid(killed.pid) == killed.pid
+    killed.kill()
+    print(json.dumps([code, runs, group, killed.wait(60), forge.process.poll()]))
+"""
+    # A process of its own: from then on it adopts what its descendants leave behind.
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=170)
+
+    assert done.stdout, done.stderr
+    assert json.loads(done.stdout) == [0, True, True, -signal.SIGKILL, None]
+    assert re.search(r"\d+\.\d+", (tmp_path / "shown.log").read_text())

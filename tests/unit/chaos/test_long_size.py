@@ -1,0 +1,128 @@
+"""What lets a story be long: parts judged one by one, turns that a step had to wait for, plans, strikes, sizes."""
+
+import argparse
+import random
+from dataclasses import replace
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+from chaos.__main__ import SIZES, scale_of
+from chaos.case import Case
+from chaos.checker import RULES, RULES_OF_RUNS, RULES_OF_THE_WHOLE, judge
+from chaos.evidence import Evidence, Row, Step
+from chaos.nemesis import KILLS, OTHERS, STRIKES
+from chaos.recovery import gaps
+from chaos.submitter import STEPS_A_WIDE_RUN, plans_of
+from chaos.trial import parts
+from chaos.world_rules import recoveries
+
+from chargehand.orchestrator.facts import StepRecovered
+from tests.unit.chaos.stories import BEGAN, RUN, TENANT, claimed, clock, finished, story
+
+
+def test_a_story_is_divided_into_parts_that_keep_every_run_once_and_in_order() -> None:
+    sizes = {UUID(int=number): size for number, size in enumerate((30, 30, 30, 200, 1, 0))}
+
+    divided = list(parts(sizes, steps_a_part=60))
+
+    assert [[run.int for run in part] for part in divided] == [[0, 1], [2], [3], [4, 5]]
+    assert list(parts({}, steps_a_part=60)) == []
+
+
+def test_what_is_judged_in_parts_and_as_a_whole_is_all_that_is_judged() -> None:
+    assert {*RULES_OF_RUNS, *RULES_OF_THE_WHOLE} == {*RULES}
+
+
+def test_a_run_that_was_reported_of_and_does_not_exist_is_objected_to() -> None:
+    evidence = replace(story().evidence(), reported=frozenset({str(RUN), str(UUID(int=9))}))
+    [objection] = judge(evidence)
+    assert "was reported of and does not exist" in objection
+
+
+def others(waits: list[float], *, pool: str = "audit") -> Evidence:
+    """A story in which 'end' is taken away and runs again late; others of its pool were claimed after such waits."""
+    told = story()
+    told.remove("end", "step.finished")
+    told.write("end", 70, 1, StepRecovered(crashes=1))
+    told.write("end", 75, 2, claimed(14, crashes=1))
+    told.write("end", 76, 2, finished())
+    told.change(None, "steps.anchored", at=80)
+    told.change(None, "run.finished", at=81)
+    evidence = told.evidence()
+    killed = replace(evidence.strikes[0], what="kill audit", at=clock(52.5), until=clock(52.5), pid=13)
+    template = evidence.steps[0]
+    row = next(row for row in evidence.journal if row.kind == "step.finished")
+    steps: list[Step] = []
+    rows: list[Row] = []
+    edges: set[tuple[UUID, UUID]] = set()
+    for number, waited in enumerate(waits):
+        before, after = UUID(int=1_000 + number), UUID(int=2_000 + number)
+        steps += [
+            replace(template, id=one, key=str(one), spec={**template.spec, "pool": pool}) for one in (before, after)
+        ]
+        edges.add((before, after))
+        rows.append(replace(row, step=before, at=BEGAN + timedelta(seconds=60 - waited)))
+        claim = next(row for row in evidence.journal if row.kind == "step.claimed")
+        rows.append(replace(claim, tenant=TENANT, step=after, seq=1, at=BEGAN + timedelta(seconds=60)))
+    return replace(
+        evidence,
+        strikes=[killed],
+        steps=[*evidence.steps, *steps],
+        journal=[*evidence.journal, *rows],
+        edges=frozenset(evidence.edges) | edges,
+    )
+
+
+@pytest.mark.parametrize(
+    ("waits", "pool", "objects"),
+    [
+        ([], "audit", True),
+        ([30.0] * 4, "audit", True),
+        ([30.0] * 9, "audit", False),
+        ([30.0] * 9, "coding", True),
+        # A few that had to wait for reasons of their own excuse nobody.
+        ([30.0] * 4 + [0.5] * 9, "audit", True),
+    ],
+)
+def test_what_was_killed_waits_its_turn_as_long_as_the_others_of_its_pool_and_no_longer(
+    waits: list[float], pool: str, objects: bool
+) -> None:
+    case = Case(others(waits, pool=pool))
+
+    told = list(recoveries(case))
+
+    assert any("step 'end' ran again 22.5 s after" in line for line in told) == objects
+    [gap] = [gap for gap in gaps(case) if gap.step == "end"]
+    assert (gap.turn_seconds > 20) != objects
+
+
+def test_a_share_of_the_steps_is_in_wide_runs_whose_fan_is_one_pools_and_meets_again() -> None:
+    plans = plans_of(random.Random(1), 2_000, seconds=0.1, wide_share=0.5)
+
+    assert sum(len(plan.steps) for plan in plans) == 2_000
+    wide = [plan for plan in plans if len(plan.steps) == STEPS_A_WIDE_RUN]
+    assert len(wide) == 4
+    for plan in wide:
+        fan = [step for step in plan.steps if step.key.startswith("w")]
+        assert len({step.pool for step in fan}) == 1
+        join = next(step for step in plan.steps if step.key == "join")
+        assert set(join.after) == {step.key for step in fan}
+        # What waits for nothing else waits for the join: the fan is in nobody's way, nor anybody in its.
+        assert all(step.after for step in plan.steps if step.key != "start")
+
+
+def test_kills_and_other_strikes_are_all_the_strikes_there_are_and_none_is_both() -> None:
+    assert {*KILLS} | {*OTHERS} == {*STRIKES}
+    assert not {*KILLS} & {*OTHERS}
+
+
+def test_the_long_size_is_that_of_the_promise_and_an_option_changes_one_thing_of_it() -> None:
+    options = argparse.Namespace(
+        size="long", steps=None, faults=None, kills=None, pause_seconds=None, open_runs=None, most_seconds=60.0
+    )
+
+    scale = scale_of(options)
+
+    assert (scale.steps, scale.kills) == (100_000, 1_000)
+    assert scale == replace(SIZES["long"], most_seconds=60.0)
