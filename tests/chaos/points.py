@@ -28,9 +28,9 @@ from redis.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
-from chargehand.orchestrator import broker
+from chargehand.orchestrator import broker, callback, task_brokers
 from chargehand.orchestrator.prepared import PreparedStatements
-from chargehand.orchestrator.supervisor import admit, advance
+from chargehand.orchestrator.supervisor import admit, advance, dispatch
 
 # Where the trap is laid; without it `python -m chaos.points` refuses to start.
 TRAP_VARIABLE = "CHAOS_TRAP"
@@ -56,6 +56,18 @@ _TRANSACTIONS = {"advance": (advance, "advance"), "admit": (admit, "admit")}
 _PUBLISH = "publish"
 PLACES: tuple[str, ...] = (*_PLACES_BY_FACT.values(), *_PACKED.values(), *_TRANSACTIONS, _PUBLISH)
 
+# Of tasks of a user's own app. Two are the commits of an advance in which one of these did something,
+_TASK_MOVES = {"task requested": (dispatch, "_wait"), "task's answer taken": (dispatch, "_end")}
+# two are transactions of the supervisor that sends them, one is of the user's worker,
+_TASK_TRANSACTIONS = {
+    "task taken for sending": (dispatch, "take_due"),
+    "task noted as sent": (dispatch, "note_sent"),
+    "task answers": (callback._Line, "write"),
+}
+# and one is the message itself.
+_SEND_TASK = "task sent"
+TASK_PLACES: tuple[str, ...] = (*_TASK_MOVES, *_TASK_TRANSACTIONS, _SEND_TASK)
+
 
 @dataclass(frozen=True, slots=True)
 class Point:
@@ -70,6 +82,7 @@ class Point:
 
 
 POINTS: tuple[Point, ...] = tuple(Point(place, moment) for place in PLACES for moment in MOMENTS)
+TASK_POINTS: tuple[Point, ...] = tuple(Point(place, moment) for place in TASK_PLACES for moment in MOMENTS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,14 +209,17 @@ def _wrap_statements(trap: Trap) -> None:
 
 def _wrap_transactions(trap: Trap) -> None:
     inside = threading.local()
-    for place, (module, name) in _TRANSACTIONS.items():
-        setattr(module, name, _entered(getattr(module, name), inside, place))
+    for place, (owner, name) in {**_TRANSACTIONS, **_TASK_TRANSACTIONS}.items():
+        setattr(owner, name, _entered(getattr(owner, name), inside, place))
+    for place, (owner, name) in _TASK_MOVES.items():
+        setattr(owner, name, _moving(getattr(owner, name), inside, place))
     original = PGDialect_psycopg.do_commit
 
     @wraps(original)
     def do_commit(self: PGDialect_psycopg, dbapi_connection: Any) -> None:
-        place = getattr(inside, "place", None)
-        if place is None or not trap.concerns(place) or not _has_written(dbapi_connection):
+        places = (getattr(inside, "place", None), *getattr(inside, "moves", ()))
+        place = next((place for place in places if place is not None and trap.concerns(place)), None)
+        if place is None or not _has_written(dbapi_connection):
             original(self, dbapi_connection)
             return
         _die_if(trap.springs(place, "before"))
@@ -223,27 +239,44 @@ def _has_written(connection: "psycopg.Connection[Any]") -> bool:
 
 def _wrap_publishing(trap: Trap) -> None:
     inside = threading.local()
-    publish = _entered(getattr(broker, "publish"), inside, _PUBLISH)  # noqa: B009 - a missing one must stop the process
-    read = AbstractConnection.read_response
+    for place, (owner, name) in {
+        _PUBLISH: (broker, "publish"),
+        _SEND_TASK: (task_brokers.CeleryBrokers, "send"),
+    }.items():
+        setattr(owner, name, _published(getattr(owner, name), trap, inside, place))
+    read, send = AbstractConnection.read_response, AbstractConnection.send_packed_command
 
-    @wraps(publish)
-    def published(*arguments: Any, **named: Any) -> Any:
-        _die_if(trap.springs(_PUBLISH, "before"))
-        given = publish(*arguments, **named)
-        _die_if(trap.springs(_PUBLISH, "after"))
-        return given
+    @wraps(send)
+    def send_packed_command(self: Any, command: Any, *arguments: Any, **named: Any) -> Any:
+        # A connection that is made on the way has replies of its own.
+        inside.has_pushed = b"LPUSH" in b"".join([command] if isinstance(command, bytes) else command)
+        return send(self, command, *arguments, **named)
 
     @wraps(read)
     def read_response(self: Any, *arguments: Any, **named: Any) -> Any:
         # The broker has taken what was sent; whoever sent it cannot know and sends it again.
         response = read(self, *arguments, **named)
-        if getattr(inside, "place", None) is not None and trap.springs(_PUBLISH, "reply lost"):
+        place = getattr(inside, "place", None)
+        if place is not None and getattr(inside, "has_pushed", False) and trap.springs(place, "reply lost"):
             self.disconnect()
             raise RedisConnectionError("the reply was lost (chaos)")
         return response
 
-    broker.publish = published
     AbstractConnection.read_response = read_response
+    AbstractConnection.send_packed_command = send_packed_command
+
+
+def _published(function: Callable[..., Any], trap: Trap, inside: threading.local, place: str) -> Callable[..., Any]:
+    entered = _entered(function, inside, place)
+
+    @wraps(function)
+    def published(*arguments: Any, **named: Any) -> Any:
+        _die_if(trap.springs(place, "before"))
+        given = entered(*arguments, **named)
+        _die_if(trap.springs(place, "after"))
+        return given
+
+    return published
 
 
 def _entered(function: Callable[..., Any], inside: threading.local, place: str) -> Callable[..., Any]:
@@ -251,11 +284,11 @@ def _entered(function: Callable[..., Any], inside: threading.local, place: str) 
 
     @contextmanager
     def at_place() -> Iterator[None]:
-        inside.place = place
+        inside.place, inside.moves = place, []
         try:
             yield
         finally:
-            inside.place = None
+            inside.place, inside.moves = None, []
 
     @wraps(function)
     def entered(*arguments: Any, **named: Any) -> Any:
@@ -263,6 +296,19 @@ def _entered(function: Callable[..., Any], inside: threading.local, place: str) 
             return function(*arguments, **named)
 
     return entered
+
+
+def _moving(function: Callable[..., Any], inside: threading.local, place: str) -> Callable[..., Any]:
+    """The function; the transaction in which it is called, by its thread, has done what `place` names."""
+
+    @wraps(function)
+    def moved(*arguments: Any, **named: Any) -> Any:
+        given = function(*arguments, **named)
+        if getattr(inside, "place", None) is not None:
+            inside.moves = [*inside.moves, place]
+        return given
+
+    return moved
 
 
 def _die_if(springs: bool) -> None:

@@ -6,16 +6,18 @@ sets it, strikes all.
 
 import os
 import random
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 
 import pytest
 from chaos.checker import objections
 from chaos.errands import RUNNER
 from chaos.evidence import Strike
-from chaos.machine import Fleet, Machine, until
-from chaos.plans import counted
-from chaos.points import MOMENTS, PLACES, POINTS, TRAP_VARIABLE, Point, Trap
+from chaos.machine import Machine, until
+from chaos.plans import counted, delivered
+from chaos.points import MOMENTS, PLACES, POINTS, TASK_PLACES, TASK_POINTS, Point, Trap
+from chaos.trapped import TrappedFleet
 
+from chargehand.orchestrator.facts import StepFinished, TaskReturned
 from chargehand.orchestrator.plan import Plan, Step
 
 pytestmark = [pytest.mark.system, pytest.mark.long]
@@ -26,35 +28,19 @@ WAIT_SECONDS = 90.0
 FAN_OUT = 140
 
 
-def chosen() -> list[Point]:
+def chosen(places: Sequence[str], points: Sequence[Point]) -> list[Point]:
     """All points, or one moment for each commit."""
     if os.environ.get("CHAOS_POINTS") == "all":
-        return list(POINTS)
+        return list(points)
     chance = random.Random(os.environ.get("CHAOS_SEED", "1"))
-    return [Point(place, chance.choice(MOMENTS)) for place in PLACES]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrappedFleet(Fleet):
-    """A fleet whose supervisors and workers have the points in them."""
-
-    def specs(self, settings, endpoints, **rest):
-        folder = {TRAP_VARIABLE: str(settings.home / "trap")}
-        return tuple(
-            replace(
-                spec,
-                argv=(spec.argv[0], "-m", "chaos.points", *spec.argv[2:]),
-                environment={**spec.environment, **folder},
-            )
-            if spec.argv[1:3] == ("-m", "celery")
-            else spec
-            for spec in Fleet.specs(self, settings, endpoints, **rest)
-        )
+    return [Point(place, chance.choice(MOMENTS)) for place in places]
 
 
 @pytest.fixture(scope="module")
 def fleet():
-    return TrappedFleet(pools=("audit",), twins=("supervisor", "audit"), threads={"audit": 2}, call_seconds=0.02)
+    return TrappedFleet(
+        pools=("audit",), twins=("supervisor", "audit"), threads={"audit": 2}, call_seconds=0.02, theirs=True
+    )
 
 
 @pytest.fixture
@@ -96,7 +82,7 @@ def small_plan(point: Point) -> Plan:
     )
 
 
-@pytest.mark.parametrize("point", chosen(), ids=str)
+@pytest.mark.parametrize("point", chosen(PLACES, POINTS), ids=str)
 def test_a_run_ends_well_whatever_happens_next_to_its_commits(laptop: Machine, trap: Trap, point: Point) -> None:
     trap.arm(point)
     plan = small_plan(point)
@@ -110,3 +96,24 @@ def test_a_run_ends_well_whatever_happens_next_to_its_commits(laptop: Machine, t
     killed = None if point.moment == "reply lost" else sprung.pid
     strike = Strike(what=str(point), at=sprung.at, until=sprung.at, pid=killed)
     assert objections(run, plan, laptop.ledger, strikes=[strike]) == []
+
+
+@pytest.mark.parametrize("point", chosen(TASK_PLACES, TASK_POINTS), ids=str)
+def test_a_task_of_the_users_own_app_keeps_its_key_and_its_answer_is_taken_once(
+    laptop: Machine, trap: Trap, point: Point
+) -> None:
+    trap.arm(point)
+    plan = Plan.of([counted("before"), delivered("task", "before"), counted("after", "task")])
+    run = laptop.client.submit(str(point), plan=plan)
+    laptop.wait(run, WAIT_SECONDS)
+    sprung = trap.sprung()
+    assert sprung is not None, f"nobody passed {point}"
+    killed = None if point.moment == "reply lost" else sprung.pid
+    strike = Strike(what=str(point), at=sprung.at, until=sprung.at, pid=killed)
+    assert objections(run, plan, laptop.ledger, strikes=[strike]) == []
+    # The key is the step's, however often it was sent, and what it gave is what the first answer said.
+    key = str(next(step.step_id for step in run.steps() if step.key == "task"))
+    assert {effect.key for effect in laptop.ledger.effects(run.run_id) if effect.step == "task"} == {key}
+    events = list(run.events(follow=False))
+    assert [event.fact.outcome for event in events if isinstance(event.fact, TaskReturned)] == ["succeeded"]
+    assert key in [event.fact.result for event in events if isinstance(event.fact, StepFinished)]
