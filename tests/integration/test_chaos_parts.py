@@ -413,6 +413,7 @@ def test_every_strike_is_in_every_deck() -> None:
 # --- the forge --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_what_is_forged_runs_as_if_it_had_been_started_and_dies_as_such(tmp_path: Path, wait_until: WaitUntil) -> None:
     script = f"""
 import json, sys
