@@ -99,7 +99,7 @@ def test_a_half_open_circuit_lets_exactly_one_of_the_fleet_through(client: redis
     gate = threading.Barrier(30)
 
     def ask(number: int) -> Any:
-        gate.wait(timeout=20)
+        gate.wait(timeout=60)
         return fleet[number % 10].ask("model", "m")
 
     with ThreadPoolExecutor(max_workers=30) as threads:

@@ -91,11 +91,11 @@ def test_closing_ends_every_connection(database_url: str, connections: Connectio
     def hold() -> None:
         with connections._connection():
             held.set()
-            close.wait(10)
+            close.wait(60)
 
     with ThreadPoolExecutor(1) as pool:
         busy = pool.submit(hold)
-        assert held.wait(10)
+        assert held.wait(60)
         assert len({pid(connections)} & alive(database_url)) == 1
         connections.close()
         close.set()

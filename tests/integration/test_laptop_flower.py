@@ -90,10 +90,10 @@ def test_a_person_finds_what_runs_and_nobody_else_reads_or_forges_anything(
             return tasks_of(url, person, early)
 
         # Flower answers before it listens, and what it has missed it never learns.
-        wait_until(is_heard, 30, "Flower hears of tasks")
+        wait_until(is_heard, 60, "Flower hears of tasks")
         publish(run, waits, "audit/triager")
         publish(run, fails, "audit/scan")
-        wait_until(lambda: len(ended(tasks_of(url, person, run))) == 2, 20, "both tasks have ended in Flower")
+        wait_until(lambda: len(ended(tasks_of(url, person, run))) == 2, 60, "both tasks have ended in Flower")
         found = {task["name"]: task for task in tasks_of(url, person, run)}
 
     # The list: a name by pool and role, the ids of run and step, how it ended, the worker by its pool.

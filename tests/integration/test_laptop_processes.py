@@ -129,12 +129,12 @@ def test_no_process_of_an_up_outlives_it_whatever_ends_it(laptop_home, wait_unti
         assert len(pids) == 4
         assert running_laptop(laptop_home).pid == program.pid
         program.send_signal(number)
-        program.wait(timeout=20)
+        program.wait(timeout=60)
     finally:
         program.kill()
         program.wait()
         program.stdout.close()
-    wait_until(lambda: not any(alive(pid) for pid in pids), 15, "an orphan remains")
+    wait_until(lambda: not any(alive(pid) for pid in pids), 60, "an orphan remains")
     assert running_laptop(laptop_home) is None
 
 

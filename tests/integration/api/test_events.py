@@ -179,9 +179,9 @@ def test_a_stream_ends_soon_after_its_reader_was_shut_out(
         else:
             session.execute(delete(SignInRow).where(SignInRow.tenant == api.tenant))
     try:
-        watching.join(10)
+        watching.join(60)
         assert not watching.is_alive()
         assert "event: end" not in told.get_nowait()
     finally:
         api.http.post(f"/v1/runs/{run_id}/cancel")
-        watching.join(10)
+        watching.join(60)

@@ -102,7 +102,7 @@ def billing(house: "House", redis_url: str) -> Iterator[Billing]:
 
     @app.task(name="billing.wait", shared=False)
     def wait() -> str:
-        billing.may_end.wait(20)
+        billing.may_end.wait(60)
         return "done"
 
     app.conf.task_default_queue = "billing"

@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 
 from chargehand.orchestrator import steps
+from chargehand.orchestrator.connections import Connections
 from chargehand.orchestrator.errors import LeaseLost, NothingToClaim
 from chargehand.orchestrator.facts import ModelRequested, StepFinished, StepReleased, ToolStarted
 from chargehand.orchestrator.plan import Step, step_id
@@ -171,6 +172,9 @@ def test_lease_arithmetic_counts_from_the_end_of_a_wait_for_a_lock(house: "House
     # now() is from before the wait: a claim that waited longer than its lease would be born expired. (Postgres works
     # the row out again only if it was changed meanwhile; after a mere lock a lease is shorter by the wait, at most
     # the connections' `lock_timeout` of 2 s.)
+    house.connections.close()
+    # A loaded machine takes longer.
+    house.connections = Connections(house.database_url, lock_timeout_seconds=60)
     run_id = house.start(script("a"))
     with house.owner.connect() as blocker, ThreadPoolExecutor(1) as other:
         blocker.exec_driver_sql(f"UPDATE chargehand.steps SET halt = NULL WHERE id = '{step_id(run_id, 'a')}'")
@@ -185,7 +189,7 @@ def test_lease_arithmetic_counts_from_the_end_of_a_wait_for_a_lock(house: "House
         wait_until(lambda: house.execute("SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
         blocker.exec_driver_sql("SELECT pg_sleep(0.5)")
         blocker.commit()
-        claimed = waiting.result(timeout=5)
+        claimed = waiting.result(timeout=60)
     claimed_at = house.execute("SELECT at FROM journal WHERE run = :run AND kind = 'step.claimed'", {"run": run_id})
     assert house.row(run_id, "a").lease_until > claimed_at[0][0]
     HeldStep(house.connections, claimed).finish(DONE)

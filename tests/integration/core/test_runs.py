@@ -79,7 +79,7 @@ def test_a_client_frozen_in_the_middle_of_a_pause_is_cut_off(
         with open_session(house.app, house.tenant) as session:
             runs.pause(session, house.tenant, run_id)
             # Sooner than any other session would be cut off.
-            wait_until(lambda: house.execute(free), timeout_seconds=20)
+            wait_until(lambda: house.execute(free), timeout_seconds=60)
 
     with pytest.raises(Unavailable, match="idle-in-transaction"):
         freeze_in_a_pause()
@@ -233,7 +233,7 @@ def test_two_accepts_with_one_key_at_once_make_one_run(house: "House", threads: 
     together = threading.Barrier(4)
 
     def race(_: int) -> UUID:
-        together.wait(timeout=10)
+        together.wait(timeout=60)
         return accept(house, house.request(script("a"), idempotency_key="k"))
 
     assert len(set(threads.map(race, range(4)))) == 1

@@ -233,7 +233,7 @@ def test_concurrent_reservations_never_overspend(house: "House", threads: Thread
     together = threading.Barrier(len(keys))
 
     def spend(recorder: StepRecorder) -> int:
-        together.wait(timeout=10)
+        together.wait(timeout=60)
         for done in range(6):
             request = requested(5)
             try:
@@ -292,7 +292,7 @@ def test_drawing_while_the_heartbeat_renews_loses_no_money(house: "House", threa
         list(threads.map(turn, recorders))
     finally:
         stop.set()
-        beating.result(timeout=5)
+        beating.result(timeout=60)
 
     for held in helds:
         held.finish(DONE)
@@ -562,11 +562,11 @@ def test_pauses_and_turns_of_one_run_never_deadlock(house: "House", threads: Thr
     with ThreadPoolExecutor(3) as others:
         disturbing = [others.submit(pause_and_resume), others.submit(renew)]
         try:
-            turned = list(threads.map(work, helds, timeout=30))
+            turned = list(threads.map(work, helds, timeout=120))
         finally:
             stop.set()
-        pauses = disturbing[0].result(timeout=10)
-        disturbing[1].result(timeout=10)
+        pauses = disturbing[0].result(timeout=60)
+        disturbing[1].result(timeout=60)
 
     assert turned == [25] * len(keys)
     assert pauses > 3
@@ -592,7 +592,7 @@ def test_turns_that_never_touch_the_run_are_what_prevents_the_deadlock(
         raised = []
         for attempt in (
             lambda: turn.exec_driver_sql(f"SELECT FROM chargehand.runs WHERE id = {run} FOR NO KEY UPDATE"),
-            lambda: waiting.result(timeout=5),
+            lambda: waiting.result(timeout=60),
         ):
             try:
                 attempt()

@@ -133,7 +133,7 @@ def test_the_thread_goes_on_after_a_failure_and_ends_when_asked(engine: Engine, 
     flaky = Flaky("new-12", 12)
     working.start()
     working.want(tenant)
-    assert done.wait(10)
+    assert done.wait(60)
     working.stop()
-    working.join(10)
+    working.join(60)
     assert vectors(engine, tenant) == {"old-8": 3, "new-12": 3}

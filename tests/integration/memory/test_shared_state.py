@@ -33,6 +33,14 @@ OpenSession = Callable[[], AbstractContextManager[Session]]
 @pytest.fixture
 def redlock(redis_url: str) -> Iterator[Redlock]:
     client = connect(redis_url, connect_timeout_seconds=1, socket_timeout_seconds=1, retries=0)
+    yield Redlock([client], Keyspace("test"), ttl_seconds=60.0)
+    client.close()
+
+
+@pytest.fixture
+def short_redlock(redis_url: str) -> Iterator[Redlock]:
+    """Its locks end while a test looks on."""
+    client = connect(redis_url, connect_timeout_seconds=1, socket_timeout_seconds=1, retries=0)
     yield Redlock([client], Keyspace("test"), ttl_seconds=0.3)
     client.close()
 
@@ -153,11 +161,11 @@ def test_a_second_lease_waits_for_the_first(open_session: OpenSession, redlock: 
 
 
 def test_a_holder_that_was_stopped_too_long_is_refused_by_its_fence(
-    open_session: OpenSession, redlock: Redlock, tenant: UUID
+    open_session: OpenSession, redlock: Redlock, short_redlock: Redlock, tenant: UUID
 ) -> None:
     # The lock's time runs out while the first holder stands still, and another takes it without writing yet.
     with (
-        lease(open_session, redlock, tenant=tenant, scope="run", key="plan") as stopped,
+        lease(open_session, short_redlock, tenant=tenant, scope="run", key="plan") as stopped,
         lease(open_session, redlock, tenant=tenant, scope="run", key="plan", wait_seconds=30) as successor,
     ):
         assert stopped.lock.remaining_seconds() < 0
