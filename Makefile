@@ -8,9 +8,9 @@ STAMP := $(VENV)/.set-up
 BENCH_VENV := build/bench
 EMBEDDERS_VENV := build/embedders
 BENCH_STAMP := $(BENCH_VENV)/.set-up
-# Two cores are what a laptop or a CI runner surely has, and a third of the tests wait: for a lease to expire, for
-# processes to come back. A file's tests share services, so a file stays on one.
-TEST_WORKERS ?= 3
+# Two cores are what a laptop or a CI runner surely has, and about half of the time is waited: for a lease to expire, for
+# processes to come back, for the disk. A file's tests share services, so a file stays on one.
+TEST_WORKERS ?= 4
 SEED ?= 1
 # Of `make chaos`: short or long; STEPS, FAULTS, KILLS and MOST_SECONDS change single things of it.
 SIZE ?= short
@@ -51,7 +51,7 @@ demo: setup ## Run the main job on the demo workspace, or on yours: WORKSPACE=pa
 up: setup ## Start databases, supervisor, pools and Flower until Ctrl-C
 	@$(BIN)/chargehand up
 
-test: setup ## Run the tests (TEST_WORKERS=3 processes; ARGS="-k words" for some)
+test: setup ## Run the tests (TEST_WORKERS=4 processes; ARGS="-k words" for some)
 	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder -m "not long and not browser" $(ARGS)
 
 test-browser: setup ## Run the tests of the pages in Debian's chromium; screenshots go to build/screenshots

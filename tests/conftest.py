@@ -1,7 +1,9 @@
 """Real services for tests: one embedded Postgres and Valkey for each test process, a fresh database for each module."""
 
+import fcntl
 import os
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -96,6 +98,32 @@ def _session_home() -> Iterator[Path]:
     home = _make_home()
     yield home
     shutil.rmtree(home)
+
+
+@pytest.fixture(scope="session")
+def migrated_cluster(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a Postgres that has the current schema and is stopped, to be copied; one for all test processes."""
+    from chargehand.orchestrator.schema import migrate
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "migrated_cluster"
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            home = _make_home()
+            server = Postgres.start(home)
+            migrate(server.url)
+            server.stop()
+            copy_cluster(home / "postgres", folder)
+            shutil.rmtree(home)
+    return folder
+
+
+def copy_cluster(source: Path, target: Path) -> None:
+    """Copy the files of a Postgres with their owners, whole or not at all."""
+    building = target.with_name(f"{target.name}.building")
+    subprocess.run(["cp", "-a", source, building], check=True)
+    building.rename(target)
 
 
 @pytest.fixture(scope="session")

@@ -65,12 +65,16 @@ class Fleet:
     forged: bool = False
     """Workers and supervisors are forked by a process that has imported everything."""
     flower: bool = False
+    api: bool = False
+    """Its start costs as much as a pool's, and the tests of the API have one of their own."""
 
     def specs(self, settings: Settings, endpoints: Any, **rest: Any) -> tuple[ProcessSpec, ...]:
         """The processes as `chargehand up` would start them, less what is not needed, and with what is added."""
+        needed = {"flower": self.flower, "api": self.api, "offline": self.call_seconds is not None}
+        unneeded = {name for name, is_needed in needed.items() if not is_needed}
         chosen: list[ProcessSpec] = []
         for spec in process_specs(settings, endpoints, **rest):
-            if (spec.name == "flower" and not self.flower) or (spec.name == "offline" and self.call_seconds is None):
+            if spec.name in unneeded:
                 continue
             if spec.name == "offline":
                 chosen.append(self._model(spec))

@@ -14,12 +14,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from chaos.machine import Fleet, Machine, machine
 
+from tests.conftest import copy_cluster
+
 
 @pytest.fixture(scope="module")
-def home() -> Iterator[Path]:
-    """A home of this module, with a path short enough for a Unix socket."""
+def home(migrated_cluster: Path) -> Iterator[Path]:
+    """A home of this module, its path short enough for a Unix socket, its Postgres with the current schema already."""
     folder = Path(tempfile.mkdtemp(prefix="ch-", dir="/tmp"))
     folder.chmod(0o711)
+    copy_cluster(migrated_cluster, folder / "postgres")
     yield folder
     shutil.rmtree(folder)
 

@@ -20,7 +20,7 @@ from chargehand.orchestrator.facts import ModelResponded, RunSubmitted, StepClai
 from chargehand.orchestrator.plan import Plan
 from chargehand.orchestrator.views import Event
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.long]
 
 WAIT_SECONDS = 90.0
 # What is promised. A busy machine is given more, by what a new run's step takes from its submission to its claim on the
