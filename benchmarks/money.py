@@ -31,8 +31,9 @@ WORKERS = 64
 RESERVATIONS = 100_000
 RUNS = 8
 NEED_MICROUSD = 1_000
-# Together the runs may spend about as much as is reserved in all: money runs out while they race.
+# Every other run may spend a part of this only: its money runs out in the middle of the race, while the others go on.
 CAP_MICROUSD = 6_000_000
+SMALL_CAPS_PART = 4
 CRASH_CHANCE = 0.002
 LATE_CHANCE = 0.5
 # DESIGN: after so long nobody holds anything that nobody spends.
@@ -82,6 +83,7 @@ def measure(ground: Ground, *, reservations: int = RESERVATIONS) -> Iterator[Fig
     """The race, then the overhead."""
     found = race(ground, reservations=reservations)
     yield Figure(name="reservations_made", value=min(found.race.made, reservations), unit="reservations")
+    yield Figure(name="workers_out_of_money", value=found.race.refused, unit="workers")
     yield Figure(name="reservation_crashes", value=found.race.crashes, unit="crashes")
     yield Figure(name="budget_overspent_microusd", value=found.overspent_microusd, unit="microusd", target=0)
     yield Figure(name="budget_leaked_microusd", value=found.leaked_microusd, unit="microusd", target=0)
@@ -94,7 +96,8 @@ def measure(ground: Ground, *, reservations: int = RESERVATIONS) -> Iterator[Fig
 def race(ground: Ground, *, reservations: int, workers: int = WORKERS, cap_microusd: int = CAP_MICROUSD) -> Outcome:
     """Workers reserve, settle and crash until so many reservations are made or no money is left."""
     shared = Race(most=reservations)
-    run_ids = [_run(ground, workers // RUNS, cap_microusd) for _ in range(RUNS)]
+    caps = [cap_microusd // (SMALL_CAPS_PART if number % 2 else 1) for number in range(RUNS)]
+    run_ids = [_run(ground, workers // RUNS, cap) for cap in caps]
     places = [(run_id, f"work-{number}") for run_id in run_ids for number in range(workers // RUNS)]
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(lambda one: _work(ground, shared, *one), places))

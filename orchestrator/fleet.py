@@ -18,7 +18,7 @@ from chargehand.orchestrator.requests import microusd
 from chargehand.orchestrator.sessions import open_session
 from chargehand.orchestrator.settings import Settings, load_settings
 from chargehand.orchestrator.switches import Kind, Switch, SwitchChange
-from chargehand.orchestrator.tenant_caps import TenantCaps, caps_of, set_caps
+from chargehand.orchestrator.tenant_caps import TenantCaps, TenantCounts, caps_of, set_caps, set_counts
 
 
 class Fleet:
@@ -90,6 +90,13 @@ class Fleet:
         day = None if day_usd is None else microusd(day_usd)
         with self._session() as session:
             set_caps(session, chosen, cap_microusd=total, day_cap_microusd=day)
+            return caps_of(session, chosen)
+
+    def set_counts(self, tenant: UUID | None = None, *, counts: TenantCounts) -> TenantCaps:
+        """Cap the calls of models of all runs of a tenant, and the tokens that they take, in all and in a day."""
+        chosen = tenant or self.settings.tenant
+        with self._session() as session:
+            set_counts(session, chosen, counts)
             return caps_of(session, chosen)
 
     @contextmanager

@@ -286,6 +286,28 @@ class TenantBudgetRow(Base):
     """The last loan; written by the statement that makes it."""
 
 
+class TenantUsageRow(Base):
+    """How many calls and tokens all runs of a tenant together may take; only of tenants that have such caps."""
+
+    __tablename__ = "tenant_usage"
+    __table_args__ = (HOT,)
+
+    tenant: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True), primary_key=True)
+    max_calls: Mapped[int | None] = mapped_column(BigInteger)
+    """Since one of these caps was first set; NULL: none."""
+    max_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    day_max_calls: Mapped[int | None] = mapped_column(BigInteger)
+    """Of each day in UTC; NULL: none."""
+    day_max_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    calls: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """Those of answered calls, and the upper bounds of the others."""
+    day: Mapped[date | None] = mapped_column(Date)
+    """That the next two are of."""
+    day_calls: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    day_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
+
+
 class SettlementRow(Base):
     """What a call cost whose answer came after its step had let go of it; the first one wins, from whoever."""
 

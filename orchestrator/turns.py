@@ -14,7 +14,7 @@ from chargehand.memory.tables import RUN_STREAM
 from chargehand.orchestrator.allotments import draw
 from chargehand.orchestrator.breaker import Observed
 from chargehand.orchestrator.connections import Connections, Row
-from chargehand.orchestrator.counting import Counter
+from chargehand.orchestrator.counting import NOT_COUNTED, Counted, Counter
 from chargehand.orchestrator.errors import BudgetBusy, BudgetExceeded, Fenced, IllegalFact, LeaseLost, Unavailable
 from chargehand.orchestrator.facts import (
     BatchSubmitted,
@@ -158,10 +158,10 @@ class StepRecorder:
     """Records what an agent does, under the epoch of its claim; any write may raise `Fenced`."""
 
     def __init__(
-        self, connections: Connections, held: HeldStep, *, lease_seconds: float, is_counted: bool = False
+        self, connections: Connections, held: HeldStep, *, lease_seconds: float, counted: Counted = NOT_COUNTED
     ) -> None:
-        """Read the step's stream up to the claim; `is_counted`: the run's calls or tokens have a cap."""
-        self._counter = Counter(connections, held.claim) if is_counted else None
+        """Read the step's stream up to the claim; `counted`: whose calls or tokens have a cap."""
+        self._counter = Counter(connections, held.claim, counted) if counted != NOT_COUNTED else None
         self._connections = connections
         self._held = held
         self._lease_seconds = lease_seconds

@@ -19,6 +19,7 @@ from chargehand.memory.procedural import Role
 from chargehand.memory.state_changes import Author
 from chargehand.orchestrator.approval import APPROVE_OR_REJECT, REFUSALS, guarded, is_approved, not_approved
 from chargehand.orchestrator.control import rounds_before
+from chargehand.orchestrator.counting import NOT_COUNTED, Counted
 from chargehand.orchestrator.errors import ChargehandError, Fenced, LeaseLost, NewerVersion, StepPaused, Unavailable
 from chargehand.orchestrator.facts import (
     SCHEMA_VERSION,
@@ -247,7 +248,7 @@ class Attempt:
         unknown = [name for name in role.tools if name not in self.shop.tools]
         if unknown and self.shop.broken_packages:
             return Failed(error=f"Role {role.name!r} names unknown tool {unknown[0]!r}.{self.shop.not_loaded()}")
-        recorder = self._recorder(is_counted=gathered.is_counted)
+        recorder = self._recorder(counted=gathered.counted)
         gathered = _as_read_before(recorder.history, gathered)
         continued = gathered.continued
         task = AgentTask(
@@ -355,9 +356,9 @@ class Attempt:
         question = not_approved(shown, gathered.approvals)
         return Wait(reason="gate", question=question, options=APPROVE_OR_REJECT, guards=(shown,))
 
-    def _recorder(self, *, is_counted: bool = False) -> StepRecorder:
+    def _recorder(self, *, counted: Counted = NOT_COUNTED) -> StepRecorder:
         lease_seconds = self.shop.settings.lease_seconds
-        return StepRecorder(self.shop.connections, self.held, lease_seconds=lease_seconds, is_counted=is_counted)
+        return StepRecorder(self.shop.connections, self.held, lease_seconds=lease_seconds, counted=counted)
 
     def _decided_before(self) -> Outcome | None:
         """What a person decided when the attempt that had heard it died before it could obey.

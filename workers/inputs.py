@@ -14,12 +14,14 @@ from chargehand.memory.procedural import Role
 from chargehand.orchestrator import views
 from chargehand.orchestrator.approval import stand_together
 from chargehand.orchestrator.backtracking import newest_of
+from chargehand.orchestrator.counting import NOT_COUNTED, Counted
 from chargehand.orchestrator.episodes import Continued, Episode, continued_by, episodes
 from chargehand.orchestrator.errors import NotFound
 from chargehand.orchestrator.facts import OnBudget, StepFinished, WorkspaceRef
 from chargehand.orchestrator.plan import Plan, Step, Tier, step_id
 from chargehand.orchestrator.sessions import open_session
 from chargehand.orchestrator.tables import BudgetRow, RunRow, StepRow
+from chargehand.orchestrator.tenant_caps import has_counts
 from chargehand.orchestrator.views import Account
 from chargehand.workers.recollection import Recollection, newest
 
@@ -51,8 +53,8 @@ class Gathered:
     """agents: the conversation that the run goes on with."""
     on_budget: OnBudget = "fail"
     """agents: what they do when a call does not fit into the budget."""
-    is_counted: bool = False
-    """agents: calls or tokens of the run have a cap."""
+    counted: Counted = NOT_COUNTED
+    """agents: whose calls or tokens have a cap."""
     statuses: dict[str, str] = field(default_factory=dict)
     """Where the steps of the graph stand, for an agent that extends it."""
 
@@ -98,7 +100,10 @@ class RunReader:
                     wished=(_TIER.validate_python(run.tier), run.model),
                     continued=continued,
                     on_budget="ask" if budget is not None and budget.on_exceeded == "ask" else "fail",
-                    is_counted=budget is not None and (budget.max_calls, budget.max_tokens) != (None, None),
+                    counted=Counted(
+                        of_run=budget is not None and (budget.max_calls, budget.max_tokens) != (None, None),
+                        of_tenant=any(step.kind == "agent" for step in steps) and has_counts(session, self._tenant),
+                    ),
                     statuses=statuses if step.kind == "agent" else {},
                 )
                 for step in steps

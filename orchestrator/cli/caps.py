@@ -1,5 +1,6 @@
 """`chargehand caps`: what all runs of a tenant together may spend."""
 
+from dataclasses import replace
 from typing import Annotated
 from uuid import UUID
 
@@ -9,7 +10,7 @@ from rich.text import Text
 
 from chargehand.orchestrator.cli.terminal import AsJson, answers, money, print_json
 from chargehand.orchestrator.fleet import Fleet
-from chargehand.orchestrator.requests import microusd
+from chargehand.orchestrator.requests import check_count, microusd
 
 app = typer.Typer()
 
@@ -20,22 +21,35 @@ NO_CAP = "none"
 def caps(
     day: Annotated[str | None, typer.Option(metavar="USD", help="Of a day in UTC; none: no cap.")] = None,
     total: Annotated[str | None, typer.Option(metavar="USD", help="Of all days together; none: no cap.")] = None,
+    day_calls: Annotated[str | None, typer.Option(metavar="N", help="Calls of models of a day; none: no cap.")] = None,
+    total_calls: Annotated[str | None, typer.Option(metavar="N", help="Calls in all; none: no cap.")] = None,
+    day_tokens: Annotated[str | None, typer.Option(metavar="N", help="Tokens of a day; none: no cap.")] = None,
+    total_tokens: Annotated[str | None, typer.Option(metavar="N", help="Tokens in all; none: no cap.")] = None,
     tenant: Annotated[UUID | None, typer.Option(metavar="ID", help="Another tenant than this installation's.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show or set what all runs of a tenant together may spend.
+    """Show or set what all runs of a tenant together may spend, and how many calls and tokens they may take.
 
     A run is held by its own budget and by these. What is not named stays as it is.
     """
     for given in (day, total):
         if given is not None and given != NO_CAP:
             microusd(given)
+    wanted = {
+        "day_max_calls": day_calls,
+        "max_calls": total_calls,
+        "day_max_tokens": day_tokens,
+        "max_tokens": total_tokens,
+    }
+    counts = {name: _count(name, given) for name, given in wanted.items() if given is not None}
     with Fleet() as fleet:
         now = fleet.caps(tenant)
         if day is not None or total is not None:
             now = fleet.set_caps(
                 tenant, total_usd=_chosen(total, now.cap_microusd), day_usd=_chosen(day, now.day_cap_microusd)
             )
+        if counts:
+            now = fleet.set_counts(tenant, counts=replace(now.counts, **counts))
     if as_json:
         print_json(now)
         return
@@ -46,7 +60,23 @@ def caps(
         ("in all", now.cap_microusd, f"{money(now.drawn_microusd)} lent"),
     ):
         table.add_row(Text(name, style="bold"), "no cap" if cap is None else f"{money(cap)}, of which {drawn}")
+    counted = now.counts
+    on_day = f" on {counted.day}" if counted.day is not None else ""
+    for name, most, used in (
+        ("calls a day", counted.day_max_calls, f"{counted.day_calls:,} used{on_day}"),
+        ("calls in all", counted.max_calls, f"{counted.calls:,} used"),
+        ("tokens a day", counted.day_max_tokens, f"{counted.day_tokens:,} used{on_day}"),
+        ("tokens in all", counted.max_tokens, f"{counted.tokens:,} used"),
+    ):
+        table.add_row(Text(name, style="bold"), "no cap" if most is None else f"{most:,}, of which {used}")
     answers().print(table)
+
+
+def _count(name: str, given: str) -> int | None:
+    if given == NO_CAP:
+        return None
+    number = int(given) if given.isdecimal() else 0
+    return check_count(name, number)
 
 
 def _chosen(given: str | None, before: int | None) -> str | None:

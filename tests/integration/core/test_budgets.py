@@ -11,12 +11,13 @@ import pytest
 from sqlalchemy.orm import Session
 
 from chargehand.orchestrator import runs, views
+from chargehand.orchestrator.counting import Counted
 from chargehand.orchestrator.errors import BudgetBusy, BudgetExceeded, InvalidPlan
 from chargehand.orchestrator.facts import ModelFailed, ModelResponded, StepFinished, StepWaiting, Usage
 from chargehand.orchestrator.plan import Plan, PlanPatch, Step, step_id
 from chargehand.orchestrator.prices import cost_microusd
 from chargehand.orchestrator.steps import HeldStep, new_wait_id
-from chargehand.orchestrator.tenant_caps import caps_of, set_caps
+from chargehand.orchestrator.tenant_caps import TenantCounts, caps_of, set_caps, set_counts
 from chargehand.orchestrator.turns import StepRecorder
 from chargehand.workers.executor import execute
 from chargehand.workers.models.interface import ModelAnswer, ModelCall, Quote
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from tests.integration.core.conftest import House
 
 DOLLAR = 1_000_000
+OF_RUN, OF_TENANT = Counted(of_run=True), Counted(of_tenant=True)
 
 
 def cap(house: "House", **caps: int | None) -> None:
@@ -197,7 +199,7 @@ def grow(house: "House", run_id: UUID, *added: Step) -> None:
 def test_racing_agents_never_make_a_call_more_than_the_run_may(house: "House", threads: ThreadPoolExecutor) -> None:
     keys = [f"s{number}" for number in range(8)]
     run_id = house.start(*map(script, keys), budget_microusd=DOLLAR, max_calls=10)
-    recorders = [recorder(house, run_id, key, is_counted=True)[1] for key in keys]
+    recorders = [recorder(house, run_id, key, counted=OF_RUN)[1] for key in keys]
 
     def race(mine: StepRecorder) -> int:
         made = 0
@@ -215,7 +217,7 @@ def test_racing_agents_never_make_a_call_more_than_the_run_may(house: "House", t
 
 def test_tokens_are_counted_as_they_were_and_refused_calls_take_none(house: "House") -> None:
     run_id = house.start(script("a"), budget_microusd=1_000, max_tokens=100)
-    _, mine = recorder(house, run_id, "a", is_counted=True)
+    _, mine = recorder(house, run_id, "a", counted=OF_RUN)
 
     first = requested(10).model_copy(update={"max_tokens": 50})
     mine.request([], first)
@@ -232,6 +234,118 @@ def test_tokens_are_counted_as_they_were_and_refused_calls_take_none(house: "Hou
 
     with pytest.raises(BudgetExceeded, match="40 of 100 are used"):
         mine.request([], requested(10).model_copy(update={"max_tokens": 61}))
+
+
+def test_a_call_that_only_the_bounds_of_others_calls_leave_no_tokens_for_waits(house: "House") -> None:
+    run_id = house.start(script("a"), script("b"), budget_microusd=1_000, max_tokens=100)
+    house.execute("UPDATE steps SET spec = jsonb_set(spec, '{kind}', '\"agent\"') WHERE run = :run", {"run": run_id})
+    (_, one), (_, other) = (recorder(house, run_id, key, counted=OF_RUN) for key in "ab")
+    large = requested(10).model_copy(update={"max_tokens": 60})
+    one.request([], large)
+
+    with pytest.raises(BudgetBusy, match="others wait for"):
+        other.request([], requested(10).model_copy(update={"max_tokens": 60}))
+
+    one.respond(responded(large.call_id, 1))
+    take_turn(other, need=10, cost=1)
+
+
+def count_at_most(house: "House", **caps: int) -> None:
+    with Session(house.supervisor) as session, session.begin():
+        set_counts(session, house.tenant, TenantCounts(**caps))
+
+
+def counts(house: "House") -> TenantCounts:
+    with house.as_tenant() as session:
+        return caps_of(session, house.tenant).counts
+
+
+@pytest.mark.parametrize("which", ["max_calls", "day_max_calls"])
+def test_racing_runs_of_a_tenant_never_make_a_call_more_than_it_may(
+    house: "House", own_tenant: UUID, threads: ThreadPoolExecutor, which: str
+) -> None:
+    count_at_most(house, **{which: 10})
+    run_ids = [house.start(script("a"), script("b"), budget_microusd=DOLLAR) for _ in range(4)]
+    recorders = [recorder(house, run_id, key, counted=OF_TENANT)[1] for run_id in run_ids for key in "ab"]
+
+    def race(mine: StepRecorder) -> int:
+        made = 0
+        for _ in range(5):
+            try:
+                take_turn(mine, need=10, cost=1)
+            except BudgetExceeded:
+                return made
+            made += 1
+        return made
+
+    assert sum(threads.map(race, recorders)) == 10
+    assert (counts(house).calls, counts(house).day_calls) == (10, 10)
+
+
+def test_tokens_of_a_tenant_are_counted_as_they_were_in_all_and_today(house: "House", own_tenant: UUID) -> None:
+    count_at_most(house, day_max_tokens=100)
+    run_id = house.start(script("a"), budget_microusd=1_000)
+    _, mine = recorder(house, run_id, "a", counted=OF_TENANT)
+
+    first = requested(10).model_copy(update={"max_tokens": 50})
+    mine.request([], first)
+    assert (counts(house).tokens, counts(house).day_tokens) == (50, 50)
+    usage = Usage(input_tokens=20, cache_read_tokens=15, output_tokens=5)
+    mine.respond(ModelResponded(**{**responded(first.call_id, 1).model_dump(), "usage": usage}))
+    assert (counts(house).tokens, counts(house).day_tokens) == (40, 40)
+
+    with pytest.raises(BudgetExceeded, match=r"40 of 100 are used.*--day-tokens"):
+        mine.request([], requested(10).model_copy(update={"max_tokens": 61}))
+    # A refused reservation is not counted, either.
+    with pytest.raises(BudgetExceeded):
+        mine.request([], requested(5_000).model_copy(update={"max_tokens": 1}))
+    assert (counts(house).calls, counts(house).tokens) == (1, 40)
+
+
+def test_a_new_day_of_a_tenant_begins_with_no_calls(house: "House", own_tenant: UUID) -> None:
+    count_at_most(house, day_max_calls=1, max_calls=2)
+    run_id = house.start(script("a"), budget_microusd=1_000)
+    _, mine = recorder(house, run_id, "a", counted=OF_TENANT)
+    take_turn(mine, need=10, cost=1)
+    with pytest.raises(BudgetExceeded, match=r"day.*--day-calls"):
+        take_turn(mine, need=10, cost=1)
+
+    house.execute("UPDATE tenant_usage SET day = day - 1 WHERE tenant = :tenant", {"tenant": house.tenant})
+    take_turn(mine, need=10, cost=1)
+    assert (counts(house).calls, counts(house).day_calls) == (2, 1)
+
+    house.execute("UPDATE tenant_usage SET day = day - 1 WHERE tenant = :tenant", {"tenant": house.tenant})
+    with pytest.raises(BudgetExceeded, match="--total-calls"):
+        take_turn(mine, need=10, cost=1)
+
+
+def test_a_call_that_its_tenant_refuses_is_not_counted_of_its_run(house: "House", own_tenant: UUID) -> None:
+    count_at_most(house, max_calls=1)
+    run_id = house.start(script("a"), budget_microusd=1_000, max_calls=5)
+    _, mine = recorder(house, run_id, "a", counted=Counted(of_run=True, of_tenant=True))
+    take_turn(mine, need=10, cost=1)
+    with pytest.raises(BudgetExceeded, match="tenant"):
+        take_turn(mine, need=10, cost=1)
+    assert house.budget(run_id).calls == 1
+
+
+def test_caps_that_are_changed_keep_what_was_counted(house: "House", own_tenant: UUID) -> None:
+    count_at_most(house, max_calls=1)
+    run_id = house.start(script("a"), budget_microusd=1_000)
+    _, mine = recorder(house, run_id, "a", counted=OF_TENANT)
+    take_turn(mine, need=10, cost=1)
+    count_at_most(house, max_calls=2, day_max_tokens=10**9)
+    assert (counts(house).max_calls, counts(house).calls) == (2, 1)
+    take_turn(mine, need=10, cost=1)
+
+
+def test_an_agent_of_a_tenant_that_may_not_call_any_more_is_out_of_budget(house: "House", own_tenant: UUID) -> None:
+    count_at_most(house, day_max_calls=1)
+    run_id = start(house, agent("a"), agent("b", after=("a",)), tools={}, budget_microusd=DOLLAR)
+    deliver_all(house, shop(house, lambda call, turn: [use("submit_answer", turn, **ANSWER)], {}), run_id)
+    assert house.statuses(run_id) == {"a": "succeeded", "b": "failed"}
+    assert house.run_row(run_id).status == "failed"
+    assert counts(house).calls == 1
 
 
 # --- a tenant and its day ---------------------------------------------------------------------------------------------
