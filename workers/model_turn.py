@@ -138,6 +138,8 @@ class ModelTurn:
             messages=request.messages,
             tool_choice=request.tool_choice,
             max_tokens=request.max_tokens,
+            # It has no effects, and the same turns asked for again give the same summary.
+            cache_scope=self._task.cache_scope,
             routed_by="summary of the oldest turns",
             used_percent=self._used_percent(),
         )

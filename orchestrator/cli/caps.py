@@ -35,21 +35,21 @@ def caps(
     for given in (day, total):
         if given is not None and given != NO_CAP:
             microusd(given)
-    wanted = {
-        "day_max_calls": day_calls,
-        "max_calls": total_calls,
-        "day_max_tokens": day_tokens,
-        "max_tokens": total_tokens,
-    }
-    counts = {name: _count(name, given) for name, given in wanted.items() if given is not None}
     with Fleet() as fleet:
         now = fleet.caps(tenant)
         if day is not None or total is not None:
             now = fleet.set_caps(
                 tenant, total_usd=_chosen(total, now.cap_microusd), day_usd=_chosen(day, now.day_cap_microusd)
             )
-        if counts:
-            now = fleet.set_counts(tenant, counts=replace(now.counts, **counts))
+        counts = replace(
+            now.counts,
+            day_max_calls=_count("--day-calls", day_calls, now.counts.day_max_calls),
+            max_calls=_count("--total-calls", total_calls, now.counts.max_calls),
+            day_max_tokens=_count("--day-tokens", day_tokens, now.counts.day_max_tokens),
+            max_tokens=_count("--total-tokens", total_tokens, now.counts.max_tokens),
+        )
+        if counts != now.counts:
+            now = fleet.set_counts(tenant, counts=counts)
     if as_json:
         print_json(now)
         return
@@ -72,11 +72,12 @@ def caps(
     answers().print(table)
 
 
-def _count(name: str, given: str) -> int | None:
+def _count(name: str, given: str | None, before: int | None) -> int | None:
+    if given is None:
+        return before
     if given == NO_CAP:
         return None
-    number = int(given) if given.isdecimal() else 0
-    return check_count(name, number)
+    return check_count(name, int(given) if given.isdecimal() else 0)
 
 
 def _chosen(given: str | None, before: int | None) -> str | None:

@@ -127,6 +127,13 @@ def test_a_full_window_of_prose_makes_room_by_summaries_of_the_oldest_turns() ->
     assert_follows_from_the_facts(journal.facts, task)
 
 
+def test_the_same_turns_are_summarised_once_for_a_tenant_and_the_agents_own_turns_are_never_given_again() -> None:
+    journal, model, task = talk(cache_scope="tenant")
+    finish(journal, model, task)
+    assert {call.cache_scope for call in model.summaries} == {"tenant"}
+    assert {call.cache_scope for call in model.calls if not is_summary(call)} == {""}
+
+
 def test_after_a_summary_the_model_sees_it_instead_of_the_turns_and_may_fetch_what_they_gave() -> None:
     journal, model, task = talk()
     finish(journal, model, task)
