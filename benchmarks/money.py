@@ -1,11 +1,10 @@
-"""Reservations: 64 racing workers that crash, and what reserving and settling adds to the two commits of a turn.
+"""Reservations: 64 racing workers that crash.
 
 A crash is a worker that stops between its reservation and its answer; its lease runs out, and what the watch loop then
 does is what it does in production. At the end nothing may be overspent, and nothing may be held by anybody.
 """
 
 import random
-import statistics
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from uuid import UUID, uuid4
 from benchmarks.figures import Figure
 from benchmarks.ground import LEASE_SECONDS, Ground, execute, script_steps
 from chargehand.memory.database import tenant_session
-from chargehand.orchestrator import runs, turns
+from chargehand.orchestrator import runs
 from chargehand.orchestrator.errors import BudgetBusy, BudgetExceeded, Fenced, NothingToClaim
 from chargehand.orchestrator.facts import CallAbandoned, ModelRequested, ModelResponded, StepFinished, Usage
 from chargehand.orchestrator.plan import Plan
@@ -38,16 +37,7 @@ CRASH_CHANCE = 0.002
 LATE_CHANCE = 0.5
 # DESIGN: after so long nobody holds anything that nobody spends.
 SETTLED_WITHIN_SECONDS = 30.0
-TARGET_OVERHEAD = 1.05
-ROUNDS = 400
-PAIRS = 7
 SEED = 1
-
-_WITHOUT_MONEY = {
-    "reserved_microusd = reserved_microusd + %(need)s, ": "",
-    "AND allotment_microusd - spent_microusd - reserved_microusd >= %(need)s": "",
-    "reserved_microusd = reserved_microusd - %(reserved)s, spent_microusd = spent_microusd + %(cost)s, ": "",
-}
 
 
 @dataclass
@@ -80,7 +70,7 @@ class Outcome:
 
 
 def measure(ground: Ground, *, reservations: int = RESERVATIONS) -> Iterator[Figure]:
-    """The race, then the overhead."""
+    """What the race has come to."""
     found = race(ground, reservations=reservations)
     yield Figure(name="reservations_made", value=min(found.race.made, reservations), unit="reservations")
     yield Figure(name="workers_out_of_money", value=found.race.refused, unit="workers")
@@ -90,7 +80,6 @@ def measure(ground: Ground, *, reservations: int = RESERVATIONS) -> Iterator[Fig
     yield Figure(
         name="reservations_settled_after_s", value=found.settled_seconds, unit="s", target=SETTLED_WITHIN_SECONDS
     )
-    yield Figure(name="reserve_settle_overhead_ratio", value=overhead(ground), unit="ratio", target=TARGET_OVERHEAD)
 
 
 def race(ground: Ground, *, reservations: int, workers: int = WORKERS, cap_microusd: int = CAP_MICROUSD) -> Outcome:
@@ -237,46 +226,6 @@ def _leaked(ground: Ground, run_ids: list[UUID]) -> int:
 def _sum(ground: Ground, run_ids: list[UUID], statement: str) -> int:
     with ground.supervisor.connect() as connection:
         return int(connection.exec_driver_sql(statement, {"runs": run_ids}).scalar_one())
-
-
-def overhead(ground: Ground, *, rounds: int = ROUNDS) -> float:
-    """Turns that reserve and settle, against the same two statements without money; the median of paired blocks."""
-    run_id = ground.queued_run(*script_steps(1))
-    held = ground.claim(run_id, "work-0")
-    ratios = []
-    chance = random.Random(SEED)
-    for pair in range(PAIRS + 1):
-        with_money = _block(ground, held, chance, rounds, without_money=False)
-        without = _block(ground, held, chance, rounds, without_money=True)
-        # The first warms up.
-        if pair:
-            ratios.append(with_money / without)
-    return statistics.median(ratios)
-
-
-def _block(ground: Ground, held: HeldStep, chance: random.Random, rounds: int, *, without_money: bool) -> float:
-    request, settle = turns._REQUEST, turns._SETTLE
-    for clause, instead in _WITHOUT_MONEY.items() if without_money else ():
-        assert clause in request + settle
-        request, settle = request.replace(clause, instead), settle.replace(clause, instead)
-    request, settle = turns._for_facts(request, 1), turns._for_facts(settle, 1)
-    if not without_money:
-        # As a draw would, and as seldom: what is measured is the turn inside its allotment.
-        execute(
-            ground.supervisor,
-            "UPDATE steps SET allotment_microusd = allotment_microusd + 1000000000 WHERE id = :step",
-            step=held.claim.step_id,
-        )
-    seconds = []
-    for _ in range(rounds):
-        asked = _requested(chance)
-        answer = _responded(asked, chance)
-        money = {"need": 1, "reserved": 1, "cost": 1}
-        began = time.perf_counter()
-        held.commit(request, {"lease": LEASE_SECONDS, **money}, [asked])
-        held.commit(settle, {"lease": LEASE_SECONDS, **money}, [answer])
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds)
 
 
 def _requested(chance: random.Random) -> ModelRequested:

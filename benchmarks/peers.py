@@ -2,6 +2,10 @@
 
 The peers run their own loop. Where it would call the model (in LangGraph's node, between two steps of DBOS) a turn and
 a script step of ours are run and timed instead, so that whatever else the machine does meets all of them.
+
+That is done in two ways. *In blocks*: twenty steps of the peer, then twenty of ours, and so on, so that each works on
+its own caches and waits for what it has itself left to the disk; the promises are about these. *Step by step*: one of
+each, so that ours also pay for what the peer's step has left behind, and the peer for ours.
 """
 
 import base64
@@ -25,6 +29,8 @@ from chargehand.orchestrator.facts import StepFinished
 
 DISTRIBUTIONS = ("dbos", "langgraph", "langgraph-checkpoint-postgres")
 STEPS = 400
+# The first steps of a block meet what the other side has left; in a median of twenty they do not count.
+BLOCK_STEPS = 20
 SHORT_BYTES = 2_000
 LONG_BYTES = 5_000
 # In the first steps connections, plans and caches are cold, everybody's.
@@ -52,17 +58,21 @@ def measure(ground: Ground, *, steps: int = STEPS, warm_up: int = WARM_UP_STEPS)
     """All figures of this module; raises `NotMeasured` where the peers are not installed."""
     dbos, langgraph = load_peers()
     make_floor_table(ground)
-    with_dbos = compare(ground, "dbos", dbos.steps, count=steps, size=SHORT_BYTES)
-    yield from with_dbos.figures("dbos", since=warm_up, target=TARGET_DBOS)
-    short = compare(ground, "langgraph_short", langgraph.newest, count=steps, size=SHORT_BYTES)
-    yield from short.figures("langgraph_short", since=warm_up, target=TARGET_LANGGRAPH_SHORT)
-    delta = compare(ground, "langgraph_delta", langgraph.deltas, count=steps, size=LONG_BYTES)
-    yield from delta.figures("langgraph_delta", since=warm_up)
+    compared = (
+        ("dbos", dbos.steps, SHORT_BYTES, TARGET_DBOS),
+        ("langgraph_short", langgraph.newest, SHORT_BYTES, TARGET_LANGGRAPH_SHORT),
+        ("langgraph_delta", langgraph.deltas, LONG_BYTES, None),
+        # Last, because the disk works for a while on what it leaves behind.
+        ("langgraph_long", langgraph.appended, LONG_BYTES, TARGET_LANGGRAPH_LONG),
+    )
     yield stored("turns", bytes_of_turns(ground, count=steps), target=TARGET_STORED_MB)
-    # Last, because the disk works for a while on what it leaves behind.
-    long = compare(ground, "langgraph_long", langgraph.appended, count=steps, size=LONG_BYTES)
-    yield from long.figures("langgraph_long", since=warm_up, target=TARGET_LANGGRAPH_LONG)
-    yield from long.figures("langgraph_long_end", since=steps - min(steps, END_STEPS))
+    for name, of_peer, size, target in compared:
+        single = compare(ground, f"{name}_step_by_step", of_peer, count=steps, size=size, block=1)
+        blocks = compare(ground, name, of_peer, count=steps, size=size, block=BLOCK_STEPS)
+        yield from blocks.figures(name, since=warm_up, target=target)
+        yield from single.figures(f"{name}_step_by_step", since=warm_up)
+        if of_peer is langgraph.appended:
+            yield from blocks.figures(f"{name}_end", since=steps - min(steps, END_STEPS))
     for name in ("langgraph_delta", "langgraph_long"):
         # The checkpointer's tables are alone in the database of their comparison.
         yield stored(name, schema_bytes(peer_url(ground, name), "public"))
@@ -111,13 +121,13 @@ class Comparison:
         yield Figure(name=f"script_step_over_{name}", value=script_step_ms / peer_ms, unit="x", target=target)
 
 
-def compare(ground: Ground, name: str, steps: PeerSteps, *, count: int, size: int) -> Comparison:
-    """Run the peer in an empty database of the ground's server, and ours between its steps."""
+def compare(ground: Ground, name: str, steps: PeerSteps, *, count: int, size: int, block: int) -> Comparison:
+    """Run the peer in an empty database of the ground's server, and after each `block` of its steps as many of ours."""
     with psycopg.connect(ground.database_url, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(f"bench_{name}")))
         # What came before gets to the disk now, not at the expense of this.
         connection.execute("CHECKPOINT")
-    with Ours(ground, count=count, size=size) as ours:
+    with Ours(ground, count=count, size=size, block=block) as ours:
         seconds = steps(peer_url(ground, name), count=count, answer=texts(size), between=ours)
     return Comparison(peer_steps=seconds, turns=ours.turns, script_steps=ours.script_steps, commits=ours.commits)
 
@@ -125,9 +135,14 @@ def compare(ground: Ground, name: str, steps: PeerSteps, *, count: int, size: in
 class Ours:
     """What is run and timed between two steps of a peer: a turn, a script step and a bare commit."""
 
-    def __init__(self, ground: Ground, *, count: int, size: int) -> None:
-        """A claimed step for the turns, and a queued script for each of `count` calls."""
+    def __init__(self, ground: Ground, *, count: int, size: int, block: int) -> None:
+        """A claimed step for the turns, and a queued script for each of `count` calls; run a `block` of calls at once.
+
+        What does not fill a block is run with the last call.
+        """
         self._ground = ground
+        self._count, self._block = count, block
+        self._called = 0
         self._recorder = open_recorders(ground, 1)[0]
         self._scripts = ground.queued_run(*script_steps(count))
         self._answer = texts(size)
@@ -143,7 +158,13 @@ class Ours:
         self._connection.close()
 
     def __call__(self) -> None:
-        """One of each."""
+        """One of each for each call, when a block of calls has come together."""
+        self._called += 1
+        if self._called % self._block == 0 or self._called == self._count:
+            while len(self.turns) < self._called:
+                self._one_of_each()
+
+    def _one_of_each(self) -> None:
         answer, index = self._answer(), len(self.turns)
         request, response = facts_of_a_turn(index, answer)
         done = StepFinished(outcome="succeeded", result=answer)

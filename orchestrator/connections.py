@@ -15,6 +15,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from chargehand.memory.database import APP_ROLE, KEEPALIVE, session_options
 from chargehand.orchestrator.errors import ReplyLost, Unavailable
+from chargehand.orchestrator.joint_commits import Joint, JointCommits
 from chargehand.orchestrator.prepared import Parameters, PreparedStatements, Row
 
 __all__ = ["Connections", "Parameters", "Row"]
@@ -75,6 +76,7 @@ class Connections:
         # The pool's own books cost a fifth of a statement's CPU here: what works is passed on beside it.
         self._places = threading.Semaphore(max_size)
         self._idle: deque[TenantConnection] = deque()
+        self._joint = JointCommits(self._committed)
 
     def run(self, tenant: UUID, statement: str, parameters: Parameters) -> Row | None:
         """Run one statement as `tenant` in one round trip and one commit; give its first row.
@@ -82,13 +84,14 @@ class Connections:
         Raises `Unavailable` when Postgres does not answer, and `ReplyLost` when it breaks off: the statement may have
         been committed all the same, and the caller asks what became of it. A deadlock's victim is run again.
         """
-        rows = self._retried(lambda: self._run(tenant, statement, parameters))
+        rows = self.rows(tenant, statement, parameters)
         return rows[0] if rows else None
 
     def rows(self, tenant: UUID, statement: str, parameters: Parameters) -> list[Row]:
-        """All rows of one statement."""
-
-        return self._retried(lambda: self._run(tenant, statement, parameters))
+        """All rows of one statement; a `Joint` one may share its commit with those of other threads."""
+        if isinstance(statement, Joint):
+            return self._joint.run(tenant, statement, parameters)
+        return self._committed(tenant, statement, parameters)
 
     @contextmanager
     def _connection(self) -> Iterator[TenantConnection]:
@@ -151,6 +154,9 @@ class Connections:
             if not self._opened:
                 self._pool.open()
                 self._opened = True
+
+    def _committed(self, tenant: UUID, statement: str, parameters: Parameters) -> list[Row]:
+        return self._retried(lambda: self._run(tenant, statement, parameters))
 
     def _run(self, tenant: UUID, statement: str, parameters: Parameters) -> list[Row]:
         connection = self._take()

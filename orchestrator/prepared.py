@@ -119,7 +119,9 @@ def _element(value: object) -> bytes:
     text = as_text(value)
     if text is None:
         return b"NULL"
-    return b'"%s"' % text.replace(b"\\", b"\\\\").replace(b'"', b'\\"') if isinstance(value, str) else text
+    if isinstance(value, str | bytes):
+        return b'"%s"' % text.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+    return text
 
 
 _TEXT: dict[type, Callable[[Any], bytes]] = {

@@ -373,6 +373,7 @@ class HeldStep:
             "seq": self.seq,
             "version": SCHEMA_VERSION,
             "body": bodies[0] if bodies else None,
+            "facts": len(facts),
         }
         for position, (fact, body) in enumerate(zip(facts, bodies, strict=True), start=1):
             salt, digest = journal.salted_hash(body)

@@ -11,6 +11,7 @@ from functools import cache
 from uuid import UUID
 
 from chargehand.memory.tables import RUN_STREAM
+from chargehand.orchestrator import joint_turns
 from chargehand.orchestrator.allotments import draw
 from chargehand.orchestrator.breaker import Observed
 from chargehand.orchestrator.connections import Connections, Row
@@ -35,6 +36,7 @@ from chargehand.orchestrator.facts import (
     parse_fact,
 )
 from chargehand.orchestrator.handoffs import handed_over
+from chargehand.orchestrator.joint_commits import Joint
 from chargehand.orchestrator.questions import COLLEAGUE
 from chargehand.orchestrator.shared_views import replaced
 from chargehand.orchestrator.spending import Peers
@@ -141,6 +143,10 @@ WHERE own.id = %(step)s
 """
 
 
+# Not `_SETTLE_MORE`: it goes on to the run's `budgets` row, and rows of steps come before that.
+_SHARED = {_REQUEST, _SETTLE, _CHARGE, _NOTE}
+
+
 @cache
 def _for_facts(statement: str, count: int) -> str:
     """The statement for this many facts.
@@ -151,7 +157,8 @@ def _for_facts(statement: str, count: int) -> str:
         f"({index}, %(kind_{index})s::text, %(body_{index})s::text, %(salt_{index})s::bytea, %(hash_{index})s::bytea)"
         for index in range(1, count + 1)
     )
-    return statement.format(count=count, rows=rows)
+    filled = statement.format(count=count, rows=rows)
+    return Joint(filled, joint_turns.FORM) if statement in _SHARED else filled
 
 
 class StepRecorder:
@@ -251,7 +258,8 @@ class StepRecorder:
                 extra={"call_id": str(fact.call_id), "cost_microusd": cost, "reserved_microusd": reserved},
             )
         try:
-            row = self._commit(_SETTLE if cost <= reserved else _SETTLE_MORE, [fact], reserved=reserved, cost=cost)
+            settle = _SETTLE if cost <= reserved else _SETTLE_MORE
+            row = self._commit(settle, [fact], reserved=reserved, cost=cost, settles=True)
             # A commit whose reply was lost does not say it.
             self._run_seq = row.get("run_seq")
         except Fenced:

@@ -106,16 +106,20 @@ def test_agents_of_one_run_and_of_many_work_in_processes_of_their_own(ground: Gr
 
 @pytest.mark.long
 def test_a_turn_and_a_script_step_are_run_between_the_steps_of_a_peer(ground: Ground) -> None:
+    so_far: list[int] = []
+
     def nobody(database_url: str, *, count: int, answer: Callable[[], str], between: Callable[[], None]) -> list[float]:
         with psycopg.connect(database_url) as connection:
             assert connection.execute("SELECT current_database()").fetchone() == ("bench_nobody",)
         for _ in range(count):
             assert len(answer()) == 500
             between()
+            so_far.append(len(between.turns))  # type: ignore[attr-defined]
         return [1.0] * (count - 1)
 
     make_floor_table(ground)
-    compared = peers.compare(ground, "nobody", nobody, count=4, size=500)
+    compared = peers.compare(ground, "nobody", nobody, count=4, size=500, block=3)
+    assert so_far == [0, 0, 3, 4]
     assert [len(compared.turns), len(compared.script_steps), len(compared.commits)] == [4, 4, 4]
     figures = {figure.name: figure for figure in compared.figures("nobody", since=1, target=0.4)}
     assert figures["nobody_step_p50_ms"].value == 1_000

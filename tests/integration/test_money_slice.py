@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import cost, fairness, limits, money
+from benchmarks import cost, fairness, limits, money, reserving
 from benchmarks.ground import Ground
 from chargehand.workers.models.limits import RateLimits
 from tests.integration.test_bench_slice import ground
@@ -22,6 +22,18 @@ def test_racing_workers_that_crash_overspend_nothing_and_leak_nothing(
     assert (found.overspent_microusd, found.leaked_microusd) == (0, 0)
     assert found.race.crashes > 0
     assert found.settled_seconds < money.SETTLED_WITHIN_SECONDS
+
+
+def test_a_turn_with_money_is_held_against_the_same_turn_without(ground: Ground) -> None:
+    figures = {figure.name: figure for figure in reserving.measure(ground, pairs=20, warm_up=2)}
+
+    assert figures["reserve_settle_overhead_ratio"].target == figures["reserve_settle_cpu_ratio"].target == 1.05
+    assert all(figure.value > 0 for name, figure in figures.items() if "backend" not in name)
+    (row,) = ground.connections.rows(
+        ground.tenant, "SELECT turns, spent_microusd, reserved_microusd FROM steps WHERE turns > 0", {}
+    )
+    # Both take a turn; only one of them spends.
+    assert row == {"turns": 44, "spent_microusd": 22, "reserved_microusd": 0}
 
 
 def test_a_provider_with_published_limits_refuses_next_to_nothing(redis_url: str) -> None:
