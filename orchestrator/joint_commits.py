@@ -18,7 +18,7 @@ from uuid import UUID
 
 import psycopg
 
-from chargehand.orchestrator.errors import Unavailable
+from chargehand.orchestrator.errors import ReplyLost, Unavailable
 from chargehand.orchestrator.prepared import Parameters, Row
 
 # Fewer share more, and get less of a machine whose cores others want, too; with more hardly anything is shared.
@@ -30,7 +30,7 @@ LONGEST_TEXT = 100_000
 # A commit takes this long on a bad disk. Longer is a lock that somebody holds, or a server that keeps silent.
 PATIENCE_SECONDS = 0.1
 
-# Runs one statement and commits it; raises `Unavailable` when nobody knows whether it was committed.
+# Runs one statement and commits it; raises `ReplyLost` when nobody knows whether it was committed.
 Run = Callable[[UUID, str, Parameters], list[Row]]
 
 
@@ -68,7 +68,7 @@ class _Wish:
     """Its thread is the next carrier."""
     rows: list[Row] | None = None
     """None: it was passed over, and runs alone."""
-    outage: str | None = None
+    outage: Unavailable | None = None
 
     def may_join(self, other: "_Wish") -> bool:
         """Whether both fit into one statement: a session acts for one tenant."""
@@ -105,7 +105,8 @@ class JointCommits:
             if wish.carries:
                 self._carry(wish)
             if wish.outage is not None:
-                raise Unavailable(wish.outage)
+                # Each raises one of its own: an error collects the frames that it passes through.
+                raise type(wish.outage)(str(wish.outage))
             if wish.rows is not None:
                 return wish.rows
         return self._run(tenant, statement, parameters)
@@ -162,7 +163,7 @@ class JointCommits:
     def _write(self, first: _Wish, together: Sequence[_Wish]) -> None:
         form = first.statement.form
         # Unless it is said otherwise below: the thread of a process that ends.
-        outage: str | None = "Postgres broke off: whoever carried this commit did not come back."
+        outage: Unavailable | None = ReplyLost("Postgres broke off: whoever carried this commit did not come back.")
         try:
             parameters = form.gather([wish.parameters for wish in together])
             written = {row["id"]: row for row in self._run(first.tenant, form.statement, parameters)}
@@ -171,7 +172,7 @@ class JointCommits:
                 wish.rows = None if row is None else [row]
             outage = None
         except Unavailable as error:
-            outage = str(error)
+            outage = error
         except (psycopg.Error, TypeError, ValueError):
             # One of them cannot be sent or is refused: which one, each finds out alone.
             outage = None

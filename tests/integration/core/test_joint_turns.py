@@ -11,7 +11,7 @@ import pytest
 
 from chargehand.orchestrator import joint_turns, runs
 from chargehand.orchestrator.connections import Connections, Parameters, Row
-from chargehand.orchestrator.errors import BudgetExceeded, LeaseLost, StepCancelled, StepPaused, Unavailable
+from chargehand.orchestrator.errors import BudgetExceeded, LeaseLost, ReplyLost, StepCancelled, StepPaused
 from chargehand.orchestrator.facts import ModelRequested, ToolStarted
 from chargehand.orchestrator.joint_commits import Joint, JointCommits
 from chargehand.orchestrator.plan import step_id
@@ -47,7 +47,7 @@ class Together(Connections):
         if statement == joint_turns.FORM.statement:
             self.carried.append(len(rows))
             if self.loses_replies:
-                raise Unavailable("the reply was lost")
+                raise ReplyLost("the reply was lost")
         return rows
 
 

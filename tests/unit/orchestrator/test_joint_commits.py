@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from chargehand.orchestrator.errors import Unavailable
+from chargehand.orchestrator.errors import ReplyLost
 from chargehand.orchestrator.joint_commits import LONGEST_TEXT, Form, Joint, JointCommits
 from chargehand.orchestrator.prepared import Parameters, Row
 
@@ -120,7 +120,7 @@ def test_what_is_refused_as_a_whole_is_run_by_each_alone(
     assert [len(steps) for steps in server.commits] == [1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("error", [Unavailable("Postgres broke off: gone"), AssertionError("a mistake of ours")])
+@pytest.mark.parametrize("error", [ReplyLost("Postgres broke off: gone"), AssertionError("a mistake of ours")])
 def test_each_is_told_when_nobody_knows_whether_it_was_committed(
     commits: JointCommits, server: Server, wait_until: "WaitUntil", error: Exception
 ) -> None:
@@ -132,7 +132,7 @@ def test_each_is_told_when_nobody_knows_whether_it_was_committed(
         pass
     carrier, *others = [future.exception(LONG_SECONDS) for future in given]
     assert type(carrier) is type(error)
-    assert all(isinstance(told, Unavailable) and "Postgres broke off" in str(told) for told in others)
+    assert all(isinstance(told, ReplyLost) and "Postgres broke off" in str(told) for told in others)
     assert len(server.commits) == 1
     # The lane is free again.
     assert commits.run(TENANT, ONE, {"step": uuid4(), "value": "a"})
