@@ -1,8 +1,8 @@
-"""What a recorded run of many agents costs, priced four ways: all by the large model or routed, uncached or cached.
+"""What recorded runs of many agents cost, priced four ways: all by the large model or routed, uncached or cached.
 
-The trace is a journal's: `tests/data/cost_trace.json` holds step, role, tier and tokens of every call of a real run, as
-the offline server counted them by the provider's rules of caching. No dollar in it was ever paid: the tokens are priced
-with Claude's list prices. `python -m benchmarks.cost RUN` records another one.
+A trace is a journal's: `tests/data/cost_trace*.json` hold step, role, tier and tokens of every call of real runs, as
+the offline server counted them by the provider's rules of caching. No dollar in them was ever paid: the tokens are
+priced with Claude's list prices. `python -m benchmarks.cost RUN FILE` records another one.
 """
 
 import json
@@ -18,39 +18,51 @@ from chargehand.orchestrator.costing import Charge, Compared, compare, served_by
 from chargehand.orchestrator.facts import Usage
 from chargehand.orchestrator.prices import PRICES, PRICES_AS_OF
 
-TRACE = Path(__file__).parents[1] / "tests" / "data" / "cost_trace.json"
+DATA = Path(__file__).parents[1] / "tests" / "data"
+# The main job with its planner: 19 steps, eight agents side by side.
+TRACE = DATA / "cost_trace.json"
+# A plan of twelve steps: eight triagers side by side, of six turns each.
+TRACE_OF_TWELVE = DATA / "cost_trace_12_steps.json"
+# Twelve steps, too: eight researchers whose three turns leave little to read again. Nobody is promised a share of it.
+TRACE_OF_SHORT = DATA / "cost_trace_short.json"
 TARGET_BOTH = 0.20
 # Users are promised that caching alone saves between these shares.
 PROMISED_BY_CACHING = (0.5, 0.8)
 
 
 def measure() -> Iterator[Figure]:
-    """The four sums, and what each of the two saves; the arithmetic goes to standard error."""
-    trace = json.loads(TRACE.read_text())
+    """Of each trace the four sums, and what each of the two saves; the arithmetic goes to standard error."""
+    yield from _of_trace(TRACE, "", target=TARGET_BOTH)
+    yield from _of_trace(TRACE_OF_TWELVE, "_12_steps", target=TARGET_BOTH)
+    yield from _of_trace(TRACE_OF_SHORT, "_short", target=None)
+
+
+def _of_trace(path: Path, name_ending: str, *, target: float | None) -> Iterator[Figure]:
+    trace = json.loads(path.read_text())
     charges = charges_in(trace)
     found = compare(charges, large_model=CLAUDE["large"])
-    print(arithmetic(charges, found), file=sys.stderr)
+    print(f"{path.name}: {arithmetic(charges, found)}", file=sys.stderr)
     for name, microusd in (
         ("cost_all_large_uncached_usd", found.neither_microusd),
         ("cost_all_large_cached_usd", found.cached_microusd),
         ("cost_routed_uncached_usd", found.routed_microusd),
         ("cost_routed_cached_usd", found.routed_and_cached_microusd),
     ):
-        yield Figure(name=name, value=microusd / 1e6, unit="usd", durability="memory")
+        yield Figure(name=name + name_ending, value=microusd / 1e6, unit="usd", durability="memory")
     yield Figure(
-        name="cost_saved_by_caching_share",
+        name=f"cost_saved_by_caching_share{name_ending}",
         value=1 - found.cached_microusd / found.neither_microusd,
         unit="share",
         durability="memory",
-        target=PROMISED_BY_CACHING[0],
+        target=None if target is None else PROMISED_BY_CACHING[0],
         better="higher",
     )
     yield Figure(
-        name="cost_both_share",
+        name=f"cost_both_share{name_ending}",
         value=found.routed_and_cached_microusd / found.neither_microusd,
         unit="share",
         durability="memory",
-        target=TARGET_BOTH,
+        target=target,
     )
 
 
@@ -123,4 +135,4 @@ def record(run: str) -> str:
 
 
 if __name__ == "__main__":
-    TRACE.write_text(record(sys.argv[1]))
+    Path(sys.argv[2]).write_text(record(sys.argv[1]))

@@ -33,6 +33,7 @@ from chargehand.orchestrator.switches import Switch, Switches
 from chargehand.orchestrator.telemetry.exporter import measure_process
 from chargehand.orchestrator.telemetry.following import follow_process
 from chargehand.workers.holds import Holds
+from chargehand.workers.models.batches import GATHER_SECONDS
 from chargehand.workers.models.client import open_models
 from chargehand.workers.recollection import Recollection
 from chargehand.workers.reembedding import Reembedding
@@ -125,7 +126,7 @@ def compose(pool: str, slots: int) -> Shop:
         scripts=registered_scripts(),
         tools=registered_tools(),
         models=models,
-        batches=models.batches(),
+        batches=models.batches(gather_seconds=GATHER_SECONDS),
         holds=holds,
         embedder=load_embedder,
         recall=recall_from_run,

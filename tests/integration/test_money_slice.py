@@ -56,6 +56,10 @@ def test_the_recorded_run_has_eight_agents_side_by_side_and_adds_up() -> None:
     figures = {one.name: one for one in cost.measure()}
 
     assert len(trace["steps"]) >= 12
+    of_twelve = json.loads(cost.TRACE_OF_TWELVE.read_text())
+    assert len(of_twelve["steps"]) == 12
+    assert len({call["step"] for call in of_twelve["calls"] if call["role"] == "triager"}) == 8
+    assert figures["cost_both_share_12_steps"].ok
     assert figures["cost_both_share"].value == pytest.approx(
         figures["cost_routed_cached_usd"].value / figures["cost_all_large_uncached_usd"].value
     )

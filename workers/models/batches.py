@@ -1,11 +1,10 @@
-"""The batch API of Messages: one call a batch, under its id in the journal, at half price.
+"""The batch API of Messages: calls of a short window share a batch, each under its id in the journal, at half price.
 
-A batch of one costs what its call costs in a bigger one, and no call waits for others to be gathered. The list of
-batches does not name their custom ids; only the answers of those that have ended do.
+The list of batches does not name their custom ids; only the answers of those that have ended do.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -16,6 +15,7 @@ import anthropic
 import httpx2
 
 from chargehand.orchestrator.prices import batched_microusd
+from chargehand.workers.models.gathering import Gathering
 from chargehand.workers.models.interface import (
     BatchFailed,
     BatchUnknown,
@@ -27,6 +27,10 @@ from chargehand.workers.models.interface import (
 from chargehand.workers.models.structured import asked
 from chargehand.workers.models.wire import Wire, connection_failure, request_of, status_failure
 
+# A fan-out's calls come within this time; the thread of the first one waits for it.
+GATHER_SECONDS = 0.5
+# The API takes 100,000 and 256 MB; so many of a full window's size fit.
+MOST_IN_BATCH = 200
 # Batches that are searched for a lost call: the newest page.
 RECENT_BATCHES = 100
 # What is asked for here is small, or a file.
@@ -45,13 +49,19 @@ class MessageBatches:
         *,
         at: Callable[[str], tuple[Wire, str]],
         understood: Callable[[Mapping[str, Any], str], ModelAnswer],
+        gather_seconds: float = 0.0,
+        most_in_batch: int = MOST_IN_BATCH,
     ) -> None:
-        """`at`: the server of a model and the model's name there; `understood`: a server's message as an answer."""
+        """`at`: the server of a model and the model's name there; `understood`: a server's message as an answer.
+
+        `gather_seconds`: so long a call waits for others of the same server, to share their batch.
+        """
+        self._gathering = Gathering(self._make, window_seconds=gather_seconds, most=most_in_batch)
         self._at = at
         self._understood = understood
 
     def submit(self, call: ModelCall, call_id: UUID) -> str:
-        """Make a batch of this one call and give its id; see `Batches`."""
+        """Put the call into a batch and give that one's id; see `Batches`."""
         model = call.model or ""
         wire, bare = self._at(model)
         request = request_of(asked(call, wire.profile), bare, wire.profile)
@@ -59,8 +69,14 @@ class MessageBatches:
         parameters = {name: value for name, value in request.items() if name not in (*_NOT_IN_BATCH, "diagnostics")}
         parameters |= request.get("extra_body", {})
         entry: Any = {"custom_id": str(call_id), "params": parameters}
-        with _errors(model, making=True):
-            made = wire.batches.with_raw_response.create(requests=[entry], timeout=TIMEOUT_SECONDS)
+        # A request that the server refuses would spoil the batch of all.
+        return self._gathering.add(wire, (model, entry), alone_after=ModelUnavailable)
+
+    def _make(self, wire: Wire, entries: Sequence[tuple[str, Any]]) -> str:
+        """One batch of these requests, each with its model."""
+        with _errors(entries[0][0], making=True):
+            requests = [entry for _, entry in entries]
+            made = wire.batches.with_raw_response.create(requests=requests, timeout=TIMEOUT_SECONDS)
             return str(made.http_response.json()["id"])
 
     def find(self, model: str, call_id: UUID) -> str | None:

@@ -32,7 +32,7 @@ from chargehand.orchestrator.prices import (
 from chargehand.orchestrator.settings import Settings
 from chargehand.workers.held import Held
 from chargehand.workers.holds import NOTHING_HELD, Holds
-from chargehand.workers.models.batches import MessageBatches
+from chargehand.workers.models.batches import MOST_IN_BATCH, MessageBatches
 from chargehand.workers.models.interface import (
     ModelAnswer,
     ModelBusy,
@@ -126,9 +126,14 @@ class AnthropicModels:
         for wire in (self._wire, *self._endpoints.values()):
             wire.close()
 
-    def batches(self) -> MessageBatches:
-        """The batch APIs of the same servers."""
-        return MessageBatches(at=self._at, understood=lambda message, model: self._answer(message, model, 0.0))
+    def batches(self, *, gather_seconds: float = 0.0, most_in_batch: int = MOST_IN_BATCH) -> MessageBatches:
+        """The batch APIs of the same servers; so long a call waits for others to share its batch."""
+        return MessageBatches(
+            at=self._at,
+            understood=lambda message, model: self._answer(message, model, 0.0),
+            gather_seconds=gather_seconds,
+            most_in_batch=most_in_batch,
+        )
 
     def quote(self, call: ModelCall) -> Quote:
         """Choose the model and bound the cost; takes the call's share of the fleet's limits.

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
@@ -12,6 +13,7 @@ import pytest
 from chargehand.orchestrator import charges, runs
 from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.facts import (
+    BatchSubmitted,
     CallAbandoned,
     ModelFailed,
     ModelRequested,
@@ -356,3 +358,45 @@ def test_a_run_cancelled_while_its_batch_is_under_way_is_charged_the_reservation
     assert (row.status, row.spent_microusd, row.reserved_microusd) == ("cancelled", reserved, 0)
     assert house.budget(run_id).drawn_microusd == reserved
     assert house.drift(run_id) == []
+
+
+def test_calls_of_a_fan_out_share_a_batch_and_each_has_its_own_journal(
+    house: "House", server: OfflineServer, models: AnthropicModels
+) -> None:
+    run_ids = [agents.start(house, ASK, tools={}) for _ in range(3)]
+    shop = shop_of(house, models, models.batches(gather_seconds=300.0, most_in_batch=3))
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(lambda run_id: agents.deliver(house, shop, run_id, "ask"), run_ids))
+
+    submitted = [fact for run_id in run_ids for fact in facts(house, run_id) if isinstance(fact, BatchSubmitted)]
+    assert len(submitted) == 3
+    [batch_id] = {fact.batch_id for fact in submitted}
+    assert {one["custom_id"] for one in server.batches.results(batch_id) or ()} == {
+        str(fact.call_id) for fact in submitted
+    }
+    alone = shop_of(house, models)
+    for run_id in run_ids:
+        finish(house, alone, run_id)
+        assert house.row(run_id, "ask").reserved_microusd == 0
+        assert house.objections(run_id) == []
+
+
+def test_workers_that_die_after_a_shared_batch_was_made_find_their_calls_in_it(
+    house: "House", server: OfflineServer, models: AnthropicModels
+) -> None:
+    run_ids = [agents.start(house, ASK, tools={}) for _ in range(2)]
+    shared = models.batches(gather_seconds=300.0, most_in_batch=2)
+
+    def die(run_id: UUID) -> None:
+        with pytest.raises(Killed):
+            agents.deliver(house, shop_of(house, models, Mortal(shared, "submit", "after")), run_id, "ask")
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(die, run_ids))
+    for run_id in run_ids:
+        finish(house, shop_of(house, models), run_id)
+        said = facts(house, run_id)
+        assert not [fact for fact in said if isinstance(fact, CallAbandoned)]
+    billed = [call for call in server.ledger.calls() if call["billed"]]
+    answers = [fact for run_id in run_ids for fact in facts(house, run_id) if isinstance(fact, ModelResponded)]
+    assert len(billed) == len(answers)
