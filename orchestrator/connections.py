@@ -15,7 +15,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from chargehand.memory.database import APP_ROLE, KEEPALIVE, session_options
 from chargehand.orchestrator.errors import ReplyLost, Unavailable
-from chargehand.orchestrator.joint_commits import Joint, JointCommits
+from chargehand.orchestrator.joint_commits import LANES, Joint, JointCommits
 from chargehand.orchestrator.prepared import Parameters, PreparedStatements, Row
 
 __all__ = ["Connections", "Parameters", "Row"]
@@ -53,8 +53,9 @@ class Connections:
         max_size: int = POOL_SIZE,
         lock_timeout_seconds: float = 2.0,
         timeout_seconds: float = 5.0,
+        lanes: int = LANES,
     ) -> None:
-        """Nothing is connected before the first statement."""
+        """Nothing is connected before the first statement; at most `lanes` joint statements are under way."""
         options = session_options(role=role, generic_plans=True)
         self._pool: ConnectionPool[TenantConnection] = ConnectionPool(
             database_url,
@@ -76,7 +77,7 @@ class Connections:
         # The pool's own books cost a fifth of a statement's CPU here: what works is passed on beside it.
         self._places = threading.Semaphore(max_size)
         self._idle: deque[TenantConnection] = deque()
-        self._joint = JointCommits(self._committed)
+        self._joint = JointCommits(self._committed, lanes=lanes)
 
     def run(self, tenant: UUID, statement: str, parameters: Parameters) -> Row | None:
         """Run one statement as `tenant` in one round trip and one commit; give its first row.

@@ -21,8 +21,8 @@ import psycopg
 from chargehand.orchestrator.errors import ReplyLost, Unavailable
 from chargehand.orchestrator.prepared import Parameters, Row
 
-# Fewer share more, and get less of a machine whose cores others want, too; with more hardly anything is shared.
-LANES = 3
+# Fewer share more, and get less of a machine whose cores others want, too; with more, less is shared.
+LANES = 2
 # A statement of so many rows takes a few milliseconds, and all of them wait for it.
 MOST_TOGETHER = 32
 # What is longer would keep the others waiting.

@@ -92,14 +92,14 @@ def test_turns_of_a_long_step_are_all_found_when_it_is_opened_again(ground: Grou
 @pytest.mark.long
 def test_agents_of_one_run_and_of_many_work_in_processes_of_their_own(ground: Ground) -> None:
     figures = {figure.name: figure for figure in agents.measure(ground, threads=3, seconds=0.5, rounds=1)}
-    for crew in (agents.ONE_RUN, agents.MANY_RUNS):
+    for crew in (agents.ONE_RUN, agents.MANY_RUNS, agents.UNSHARED):
         assert 0 < figures[f"agents_{crew}_share_of_ideal"].value <= 1
         # A turn takes a twentieth of a second or more.
         assert 0 < figures[f"agents_{crew}_turns_per_second"].value < 2 * 3 / agents.CALL_SECONDS[0]
     with Session(ground.supervisor) as session:
-        runs = page_of_runs(session, RunFilter(), limit=7).runs
+        runs = page_of_runs(session, RunFilter(), limit=8).runs
         counts = [len(journal.read(session, run.run_id, step=step_id(run.run_id, "work-0"))) for run in runs]
-    assert len(counts) == 7
+    assert len(counts) == 8
     # Claimed, and two facts for each of several turns.
     assert all(count >= 5 and count % 2 for count in counts)
 
