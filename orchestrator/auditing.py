@@ -1,7 +1,8 @@
 """An audit of a tenant's journal: every run verified, the chain of ended runs, and a copy of a run's rows."""
 
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -28,11 +29,25 @@ LOOK_AGAIN_SECONDS = 0.2
 class OfTenant(Protocol):
     """Whoever opens transactions bound to a tenant: a client."""
 
-    settings: Settings
-    tenant: UUID
+    @property
+    def settings(self) -> Settings:
+        """Where the key of the seals is."""
+
+    @property
+    def tenant(self) -> UUID:
+        """Whose journal it is."""
 
     def session(self) -> AbstractContextManager[Session]:
         """A transaction."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TenantOf:
+    """A tenant whose transactions somebody else opens."""
+
+    settings: Settings
+    tenant: UUID
+    session: Callable[[], AbstractContextManager[Session]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +94,15 @@ def rows_of(client: OfTenant, run_id: UUID) -> Iterator[dict[str, object]]:
                 "hash": anchor.hash,
                 "seal": anchor.seal,
             }
+
+
+def as_line(row: Mapping[str, object]) -> str:
+    """A row as one line of JSON, hashes in hex."""
+    return json.dumps(row, default=_plain)
+
+
+def _plain(value: object) -> str:
+    return value.hex() if isinstance(value, bytes) else value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
 def known_key(settings: Settings) -> bytes | None:

@@ -1,6 +1,5 @@
 """`/v1/runs/{run_id}/fork`, `/replay` and `/journal`: a run done anew, done again, and taken along."""
 
-import json
 import threading
 from collections.abc import Iterator
 
@@ -12,8 +11,8 @@ from chargehand.memory.journal import Objection
 from chargehand.orchestrator.api.authentication import Reads, Submits
 from chargehand.orchestrator.api.problems import COMMON, Refused
 from chargehand.orchestrator.api.runs import Accepted, Budget, IdempotencyKey, RunId, accepted, brought, dollars
-from chargehand.orchestrator.auditing import Audit, rows_of, verify_all
-from chargehand.orchestrator.replay import Replay, ask_workers_to_replay
+from chargehand.orchestrator.auditing import Audit, as_line, rows_of
+from chargehand.orchestrator.replay import Replay
 from chargehand.orchestrator.verification import Verification
 
 router = APIRouter(tags=["again"], responses=COMMON)
@@ -71,15 +70,11 @@ def fork(
 @router.post("/v1/runs/{run_id}/replay")
 def replay(client: Reads, run_id: RunId) -> Replay:
     """Do a run again from its journal, without models or effects, and name what comes out otherwise."""
-    known = client.run(run_id).run_id
+    client.run(run_id)
     if not _replaying.acquire(blocking=False):
         raise Refused(503, "unavailable", "Other runs are being replayed; try again.", headers={"Retry-After": "5"})
     try:
-        return ask_workers_to_replay(
-            known,
-            tenant=client.tenant,
-            database_url=client.services.engine.url.set(drivername="postgresql").render_as_string(hide_password=False),
-        )
+        return client.run(run_id).replay()
     finally:
         _replaying.release()
 
@@ -100,7 +95,7 @@ def export(client: Reads, run_id: RunId) -> StreamingResponse:
 
     def lines() -> Iterator[str]:
         for row in rows_of(client, run_id):
-            yield json.dumps(row, default=_plain) + "\n"
+            yield as_line(row) + "\n"
 
     return StreamingResponse(lines(), media_type="application/jsonl")
 
@@ -108,14 +103,13 @@ def export(client: Reads, run_id: RunId) -> StreamingResponse:
 @router.post("/v1/runs/{run_id}/verify")
 def verify_run(client: Reads, run_id: RunId) -> AuditResult:
     """Check every hash of a run, and the chain of ended runs."""
-    client.run(run_id)
-    return _result(verify_all(client, run_id))
+    return _result(client.run(run_id).verify())
 
 
 @router.post("/v1/audit/verify")
 def verify(client: Reads) -> AuditResult:
     """Check every hash of every run of the tenant, and the chain of ended runs."""
-    return _result(verify_all(client))
+    return _result(client.verify())
 
 
 def _result(found: Audit) -> AuditResult:
@@ -125,7 +119,3 @@ def _result(found: Audit) -> AuditResult:
         anchors=list(found.anchors),
         seals_checked=found.seals_checked,
     )
-
-
-def _plain(value: object) -> str:
-    return value.hex() if isinstance(value, bytes) else value.isoformat() if hasattr(value, "isoformat") else str(value)

@@ -13,9 +13,11 @@ from fastapi.openapi.utils import get_openapi
 from chargehand.orchestrator.api import (
     again,
     costs,
+    erasing,
     escalations,
     events,
     health,
+    keys,
     memory,
     problems,
     runs,
@@ -50,6 +52,9 @@ ROUTERS = (
     memory.router,
     schedules.router,
     webhooks.router,
+    webhooks.delivered,
+    keys.router,
+    erasing.router,
     health.router,
     scraping.router,
 )

@@ -1,12 +1,13 @@
 """`/v1/runs`: ask for runs, list them, look at one."""
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Path, Query, Response, status
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from chargehand.memory.procedural import Role, parse_role
 from chargehand.memory.sources import is_remote
@@ -47,6 +48,16 @@ Name = Annotated[
 ]
 Goal = Annotated[str, Field(min_length=1, max_length=25_000, pattern=r"\S")]
 PRIORITIES = 1_000
+
+
+def _dated(value: object) -> object:
+    """A moment as text is written; a number would be taken for seconds since 1970."""
+    if isinstance(value, str) and not re.match(r"\d{4}-", value):
+        raise ValueError("write a moment as 2026-11-26T08:00:00Z")
+    return value
+
+
+Moment = Annotated[datetime, BeforeValidator(_dated)]
 
 
 class RunBody(BaseModel):
@@ -105,6 +116,17 @@ class Waiting(BaseModel):
 
     step: str
     why: str
+
+
+class WaitingInDepth(Waiting):
+    """Why a step does not go on, in depth."""
+
+    run_id: UUID
+    status: str
+    details: dict[str, str]
+    """Its pool, lease, message, money and attempts, as far as it has them."""
+    behind: list[Waiting]
+    """The steps at the bottom of what it waits for."""
 
 
 def accepted(run_id: UUID, response: Response) -> Accepted:
@@ -178,8 +200,8 @@ def list_runs(
     goal: Annotated[str | None, Query(min_length=1, max_length=200, description="Words of the goal.")] = None,
     conversation_id: Annotated[str | None, Query(min_length=1, max_length=MAX_KEY_CHARACTERS)] = None,
     forked_from: UUID | None = None,
-    created_after: datetime | None = None,
-    created_before: datetime | None = None,
+    created_after: Moment | None = None,
+    created_before: Moment | None = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(max_length=200, description="`next_cursor` of the page before.")] = None,
 ) -> RunPage:
@@ -226,6 +248,24 @@ def read_result(client: Reads, run_id: RunId) -> Result:
 def explain(client: Reads, run_id: RunId) -> list[Waiting]:
     """Why each step that has not ended does not go on."""
     return [Waiting(step=step, why=why) for step, why in client.run(run_id).explain()]
+
+
+@router.get("/{run_id}/steps/{step}/explain")
+def explain_step(
+    client: Reads,
+    run_id: RunId,
+    step: Annotated[str, Path(min_length=1, max_length=250, description="Key of the step.")],
+) -> WaitingInDepth:
+    """Why one step does not go on, in depth: its pool, lease, message and money, and what is at the bottom of it."""
+    found = client.run(run_id).explain_step(step)
+    return WaitingInDepth(
+        step=found.step,
+        why=found.why,
+        run_id=found.run_id,
+        status=found.status,
+        details=dict(found.details),
+        behind=[Waiting(step=behind, why=why) for behind, why in found.behind],
+    )
 
 
 @router.get("/{run_id}/progress")

@@ -1,4 +1,4 @@
-"""`/v1/webhooks`: whom to tell of what, and whether they have heard it."""
+"""`/v1/webhooks` and `/v1/deliveries`: whom to tell of what, and whether they have heard it."""
 
 from typing import Annotated
 
@@ -11,6 +11,8 @@ from chargehand.orchestrator.webhooks.outbox import Delivery, Webhook
 from chargehand.orchestrator.webhooks.payload import EVENTS
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], responses=COMMON)
+# Beside them, not below: the name of a webhook stands there.
+delivered = APIRouter(prefix="/v1/deliveries", tags=["webhooks"], responses=COMMON)
 
 
 class WebhookBody(BaseModel):
@@ -42,7 +44,7 @@ def list_webhooks(client: Administers) -> list[Webhook]:
     return client.webhooks()
 
 
-@router.get("/deliveries")
+@delivered.get("")
 def deliveries(
     client: Administers, failed: bool = False, limit: Annotated[int, Query(ge=1, le=200)] = 20
 ) -> list[Delivery]:
@@ -50,7 +52,7 @@ def deliveries(
     return client.deliveries(failed=failed, limit=limit)
 
 
-@router.post("/redeliver")
+@delivered.post("/again")
 def redeliver(client: Administers) -> Again:
     """Try everything again that was given up."""
     return Again(again=client.redeliver())

@@ -14,10 +14,17 @@ from chargehand.orchestrator.cli.lazy import Entry, LazyGroup
 
 _WORK, _RUNS, _PEOPLE, _PROOF = "Work", "Look at and steer runs", "Answer questions", "Check and prove"
 
+_RUN, _STEP = ("run",), ("run", "step")
+_TAKES = {
+    **dict.fromkeys(("status", "result", "cost", "logs", "cancel", "pause", "resume", "budget", "tell", "apply"), _RUN),
+    **dict.fromkeys(("escalations", "erase", "replay", "fork"), _RUN),
+    **dict.fromkeys(("explain", "resolve", "retry"), _STEP),
+}
+
 
 class _Chargehand(LazyGroup):
     entries = {  # noqa: RUF012 - set once, by the class itself
-        name: Entry(module=module, panel=panel, summary=summary)
+        name: Entry(module=module, panel=panel, summary=summary, takes=_TAKES.get(name, ()))
         for panel, module, name, summary in (
             (_WORK, "demo", "demo", "Run the main job on a demo repository, or on yours, with everything it needs."),
             (_WORK, "laptop", "up", "Start databases, supervisor, pools, API and Flower on this machine until Ctrl-C."),

@@ -8,6 +8,8 @@ from typing import Any
 import typer.core
 import typer.main
 
+from chargehand.orchestrator.cli import completing
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
@@ -18,6 +20,8 @@ class Entry:
     panel: str
     summary: str
     """The first line of the command's docstring."""
+    takes: tuple[str, ...] = ()
+    """Its first arguments, if they are a `run`, or a `run` and a `step`: a shell is offered those without it."""
 
 
 class LazyGroup(typer.core.TyperGroup):
@@ -41,6 +45,10 @@ class LazyGroup(typer.core.TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
         """The command that is called, imported."""
         name, placeholder, rest = super().resolve_command(ctx, args)
+        takes = self.entries[name].takes if name is not None and name in self.entries else ()
+        has_options = completing.is_of_an_option() or any(word.startswith("-") for word in rest)
+        if takes and completing.is_asked() and not has_options:
+            return name, completing.stand_in(takes), rest
         return name, load(self.entries, name) if name is not None else placeholder, rest
 
 

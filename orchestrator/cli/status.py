@@ -28,7 +28,7 @@ from chargehand.orchestrator.cli.terminal import (
 from chargehand.orchestrator.cli.tree import draw
 from chargehand.orchestrator.client import Client
 from chargehand.orchestrator.errors import WaitTimeout
-from chargehand.orchestrator.explaining import Explanation, explain_step
+from chargehand.orchestrator.explaining import Explanation
 from chargehand.orchestrator.transitions import RUN_ENDINGS
 
 OutFolder = Annotated[
@@ -127,8 +127,7 @@ def explain(
         handle = client.run(run)
         view = handle.status()
         if step is not None:
-            with client.session() as session:
-                found = explain_step(session, handle.run_id, step, unclaimed_seconds=client.settings.unclaimed_seconds)
+            found = handle.explain_step(step)
         reasons = [] if step is not None else handle.explain()
     if step is not None:
         if as_json:

@@ -14,9 +14,11 @@ from sqlalchemy.orm import Session
 from chargehand.memory.procedural import Role
 from chargehand.orchestrator import answering, charges, forks, runs, views
 from chargehand.orchestrator.answering import Answered
+from chargehand.orchestrator.auditing import Audit, verify_all
 from chargehand.orchestrator.charges import FleetCosts
 from chargehand.orchestrator.client.erasing import erase
 from chargehand.orchestrator.client.handle import RunHandle
+from chargehand.orchestrator.client.holding_keys import Keys
 from chargehand.orchestrator.client.interface import PAGE_RUNS, AnyClient
 from chargehand.orchestrator.client.memories import Memories
 from chargehand.orchestrator.client.scheduling import Schedules
@@ -161,6 +163,15 @@ class Client(AnyClient[RunHandle]):
                 run_ids = runs_of_conversation(session, self.tenant, conversation_id)
         also = Also(later=later, sources=tuple(sources), subjects=tuple(subjects))
         return erase(self.services, self.tenant, run_ids, also)
+
+    def verify(self) -> Audit:
+        """Check every hash of every run, and the chain of ended runs."""
+        return verify_all(self)
+
+    @property
+    def keys(self) -> Keys:
+        """Who may use the HTTP API: add, list, revoke."""
+        return Keys(self.session, self.tenant)
 
     @property
     def schedules(self) -> Schedules:

@@ -1,7 +1,8 @@
 """A run on the database."""
 
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
 from uuid import UUID
@@ -13,11 +14,13 @@ from sqlalchemy.orm import Session
 from chargehand.memory.artifacts import ArtifactMissing
 from chargehand.memory.tables import RUN_STREAM
 from chargehand.orchestrator import charges, runs, views
+from chargehand.orchestrator.auditing import Audit, TenantOf, as_line, rows_of, verify_all
 from chargehand.orchestrator.charges import RunCosts
 from chargehand.orchestrator.client.interface import AnyRun
 from chargehand.orchestrator.client.services import Services
 from chargehand.orchestrator.errors import NotFound
-from chargehand.orchestrator.explaining import explain
+from chargehand.orchestrator.explaining import Explanation, explain, explain_step
+from chargehand.orchestrator.replay import Replay, ask_workers_to_replay
 from chargehand.orchestrator.requests import check_goal, microusd
 from chargehand.orchestrator.transitions import RUN_ENDINGS
 from chargehand.orchestrator.views import Event, RunView, StepView
@@ -128,6 +131,32 @@ class RunHandle(AnyRun):
         """Why each live step does not go on: step key → reason in words."""
         with self._services.session(self._tenant) as session:
             return explain(session, self.run_id, unclaimed_seconds=self._services.settings.unclaimed_seconds)
+
+    def explain_step(self, step: str) -> Explanation:
+        """Why one step does not go on, in depth; raises `NotFound`."""
+        with self._services.session(self._tenant) as session:
+            return explain_step(session, self.run_id, step, unclaimed_seconds=self._services.settings.unclaimed_seconds)
+
+    def replay(self) -> Replay:
+        """Do it again from its journal, without models or effects, in a process that knows the workers' tools."""
+        self.status()
+        url = self._services.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        return ask_workers_to_replay(self.run_id, tenant=self._tenant, database_url=url)
+
+    def verify(self) -> Audit:
+        """Check every hash of its journal, and the chain of ended runs."""
+        self.status()
+        return verify_all(self._of_tenant(), self.run_id)
+
+    def journal(self) -> Iterator[Mapping[str, JsonValue]]:
+        """Every row of its journal with its hashes, as JSON has it, and its anchor last."""
+        for row in rows_of(self._of_tenant(), self.run_id):
+            yield json.loads(as_line(row))
+
+    def _of_tenant(self) -> TenantOf:
+        return TenantOf(
+            settings=self._services.settings, tenant=self._tenant, session=lambda: self._services.session(self._tenant)
+        )
 
     def partial(self) -> dict[str, JsonValue]:
         """What its succeeded steps gave, by key, where no later one has built on it."""

@@ -4,7 +4,7 @@ with HttpClient("https://chargehand.example", "chk_…") as client:
     report = client.submit("Audit this", workspace="https://example.org/shop.git").wait()
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -17,14 +17,17 @@ from pydantic import JsonValue, TypeAdapter
 from chargehand.memory.procedural import Role
 from chargehand.memory.sources import is_remote
 from chargehand.orchestrator.answering import Answered
+from chargehand.orchestrator.auditing import Audit
 from chargehand.orchestrator.building import Plan as WrittenPlan
 from chargehand.orchestrator.charges import FleetCosts
+from chargehand.orchestrator.client.holding_keys import HttpKeys
 from chargehand.orchestrator.client.http_memories import HttpMemories
-from chargehand.orchestrator.client.http_run import HttpRun
+from chargehand.orchestrator.client.http_run import HttpRun, audit_of
 from chargehand.orchestrator.client.interface import PAGE_RUNS, AnyClient, AnySchedules
 from chargehand.orchestrator.client.requesting import Requests
 from chargehand.orchestrator.client.services import user_name
 from chargehand.orchestrator.completion import as_result
+from chargehand.orchestrator.erasure import Erased
 from chargehand.orchestrator.errors import NotFound
 from chargehand.orchestrator.facts import OnBudget, OnConflict
 from chargehand.orchestrator.listing import RunFilter, RunPage
@@ -41,6 +44,7 @@ _ANSWERED = TypeAdapter(Answered)
 _COSTS = TypeAdapter(FleetCosts)
 _SCHEDULE, _SCHEDULES = TypeAdapter(Schedule), TypeAdapter(list[Schedule])
 _WEBHOOK, _WEBHOOKS = TypeAdapter(Webhook), TypeAdapter(list[Webhook])
+_ERASED = TypeAdapter(Erased)
 _DELIVERIES = TypeAdapter(list[Delivery])
 
 
@@ -187,13 +191,39 @@ class HttpClient(AnyClient[HttpRun]):
 
     def deliveries(self, *, failed: bool = False, limit: int = 20) -> list[Delivery]:
         """What webhooks were to hear, the newest first; `failed`: only what was given up."""
-        return _DELIVERIES.validate_python(
-            self._requests.get("/v1/webhooks/deliveries", {"failed": failed, "limit": limit})
-        )
+        return _DELIVERIES.validate_python(self._requests.get("/v1/deliveries", {"failed": failed, "limit": limit}))
 
     def redeliver(self) -> int:
         """Try again what was given up; gives how many."""
-        return int(self._requests.post("/v1/webhooks/redeliver")["again"])
+        return int(self._requests.post("/v1/deliveries/again")["again"])
+
+    def verify(self) -> Audit:
+        """Check every hash of every run, and the chain of ended runs; on the server, with its key of the seals."""
+        return audit_of(self._requests.post("/v1/audit/verify"))
+
+    def erase(
+        self,
+        *,
+        run: UUID | str | None = None,
+        conversation_id: str | None = None,
+        later: bool = False,
+        sources: Sequence[str] = (),
+        subjects: Sequence[str] = (),
+    ) -> Erased:
+        """Erase what a run, or every run of a conversation, has said, see `AnyClient.erase`."""
+        body = {
+            "run_id": None if run is None else str(self.run(run).run_id),
+            "conversation_id": conversation_id,
+            "later": later,
+            "sources": [*sources],
+            "subjects": [*subjects],
+        }
+        return _ERASED.validate_python(self._requests.post("/v1/erase", _given(body)))
+
+    @property
+    def keys(self) -> HttpKeys:
+        """Who may use the HTTP API: add, list, revoke."""
+        return HttpKeys(self._requests)
 
     @property
     def schedules(self) -> "HttpSchedules":

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
@@ -11,10 +11,13 @@ from uuid import UUID
 import httpx2
 from pydantic import JsonValue, TypeAdapter
 
+from chargehand.orchestrator.auditing import Audit
 from chargehand.orchestrator.charges import RunCosts
 from chargehand.orchestrator.client.interface import AnyRun
 from chargehand.orchestrator.client.requesting import Requests
 from chargehand.orchestrator.errors import Unavailable
+from chargehand.orchestrator.explaining import Explanation
+from chargehand.orchestrator.replay import Replay
 from chargehand.orchestrator.requests import check_goal, microusd
 from chargehand.orchestrator.transitions import RUN_ENDINGS
 from chargehand.orchestrator.views import Event, RunView, StepView
@@ -23,6 +26,10 @@ _RUN = TypeAdapter(RunView)
 _STEPS = TypeAdapter(list[StepView])
 _EVENT = TypeAdapter(Event)
 _COSTS = TypeAdapter(RunCosts)
+_EXPLANATION = TypeAdapter(Explanation)
+_AUDIT = TypeAdapter(Audit)
+# Folds a whole journal.
+REPLAY_SECONDS = 300.0
 # A server that is away longer than so many attempts in a row, a second apart, is the caller's to know.
 ATTEMPTS = 30
 AGAIN_SECONDS = 1.0
@@ -126,6 +133,28 @@ class HttpRun(AnyRun):
         """Where its money went, and what caching and routing saved; `as_claude`: at Claude's prices, by tier."""
         return _COSTS.validate_python(self._get("/costs", {"as_claude": as_claude}))
 
+    def explain_step(self, step: str) -> Explanation:
+        """Why one step does not go on, in depth; raises `NotFound`."""
+        found = self._get(f"/steps/{quote(step, safe='')}/explain")
+        behind = [(one["step"], one["why"]) for one in found["behind"]]
+        return _EXPLANATION.validate_python({**found, "behind": behind})
+
+    def replay(self) -> Replay:
+        """Do it again from its journal, without models or effects; on the server."""
+        return Replay.model_validate(
+            self._requests.post(f"/v1/runs/{self.run_id}/replay", timeout_seconds=REPLAY_SECONDS)
+        )
+
+    def verify(self) -> Audit:
+        """Check every hash of its journal, and the chain of ended runs; on the server."""
+        return audit_of(self._requests.post(f"/v1/runs/{self.run_id}/verify"))
+
+    def journal(self) -> Iterator[Mapping[str, JsonValue]]:
+        """Every row of its journal with its hashes, as JSON has it, and its anchor last."""
+        with self._requests.stream(f"/v1/runs/{self.run_id}/journal", {}, {}) as answer:
+            for line in answer.iter_lines():
+                yield json.loads(line)
+
     def partial(self) -> dict[str, JsonValue]:
         """What its succeeded steps gave, by key, where no later one has built on it."""
         return dict(self._get("/result")["partial"])
@@ -135,6 +164,11 @@ class HttpRun(AnyRun):
 
     def _changed(self, word: str, body: object = None) -> bool:
         return bool(self._requests.post(f"/v1/runs/{self.run_id}/{word}", body)["changed"])
+
+
+def audit_of(found: Mapping[str, Any]) -> Audit:
+    """An audit from the API's answer."""
+    return _AUDIT.validate_python({name: found[name] for name in Audit.__slots__})
 
 
 def _messages(answer: httpx2.Response, deadline: float | None) -> Iterator[tuple[str, str, dict[str, Any]]]:

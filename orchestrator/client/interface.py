@@ -4,7 +4,7 @@ What follows from other methods is written here, once.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -15,12 +15,17 @@ from pydantic import JsonValue
 
 from chargehand.memory.procedural import Role
 from chargehand.orchestrator.answering import Answered
+from chargehand.orchestrator.auditing import Audit
 from chargehand.orchestrator.charges import FleetCosts, RunCosts
+from chargehand.orchestrator.client.holding_keys import AnyKeys
+from chargehand.orchestrator.erasure import Erased
 from chargehand.orchestrator.errors import NotFound, RunCancelled, RunFailed, UserError, WaitTimeout
+from chargehand.orchestrator.explaining import Explanation
 from chargehand.orchestrator.facts import OnBudget, OnConflict
 from chargehand.orchestrator.line_fixes import parse_fix
 from chargehand.orchestrator.listing import RunFilter, RunPage
 from chargehand.orchestrator.plan import Plan
+from chargehand.orchestrator.replay import Replay
 from chargehand.orchestrator.schedules import Schedule
 from chargehand.orchestrator.transitions import RUN_ENDINGS
 from chargehand.orchestrator.views import Escalation, Event, RunView, StepView
@@ -113,6 +118,22 @@ class AnyRun(ABC):
     @abstractmethod
     def costs(self, *, as_claude: bool = False) -> RunCosts:
         """Where its money went, and what caching and routing saved; `as_claude`: at Claude's prices, by tier."""
+
+    @abstractmethod
+    def explain_step(self, step: str) -> Explanation:
+        """Why one step does not go on, in depth, by its key; raises `NotFound`."""
+
+    @abstractmethod
+    def replay(self) -> Replay:
+        """Do it again from its journal, without models or effects, and name what comes out otherwise."""
+
+    @abstractmethod
+    def verify(self) -> Audit:
+        """Check every hash of its journal, and the chain of ended runs."""
+
+    @abstractmethod
+    def journal(self) -> Iterator[Mapping[str, JsonValue]]:
+        """Every row of its journal with its hashes, as JSON has it, and its anchor last."""
 
     def wait(self, timeout_seconds: float | None = None) -> JsonValue:
         """Wait for the end and give the result.
@@ -319,6 +340,32 @@ class AnyClient(ABC, Generic[R]):
         `step`: its key or its id. With `error` the task has failed. Raises `UserError` for a result that JSON cannot
         hold or that is too large, and for a step that waits for no task.
         """
+
+    @abstractmethod
+    def verify(self) -> Audit:
+        """Check every hash of every run, and the chain of ended runs."""
+
+    @abstractmethod
+    def erase(
+        self,
+        *,
+        run: UUID | str | None = None,
+        conversation_id: str | None = None,
+        later: bool = False,
+        sources: Sequence[str] = (),
+        subjects: Sequence[str] = (),
+    ) -> Erased:
+        """Erase what a run, or every run of a conversation, has said, and what was copied from it.
+
+        `later`: also later runs of its conversation that were shown it. `sources`: also what is remembered of these,
+        notes added by hand among it; `subjects`: also memories with these words in them. Both may stand alone.
+        Every chain of the journal still verifies. Raises `NotFound`, and `UserError` for what has not ended.
+        """
+
+    @property
+    @abstractmethod
+    def keys(self) -> AnyKeys:
+        """Who may use the HTTP API: add, list, revoke."""
 
     @abstractmethod
     def add_webhook(self, url: str, *, events: Collection[str] = EVENTS, secret: str | None = None) -> Webhook:

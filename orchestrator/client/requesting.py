@@ -67,9 +67,9 @@ class Requests:
         """The bytes that are there."""
         return self._sent("GET", path).content
 
-    def post(self, path: str, body: object = None) -> Any:
+    def post(self, path: str, body: object = None, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Any:
         """What came of it. Sent once: nobody knows whether a lost request was carried out."""
-        answer = self._sent("POST", path, json=body)
+        answer = self._sent("POST", path, json=body, timeout=timeout_seconds)
         return answer.json() if answer.content else None
 
     def delete(self, path: str) -> Any:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from urllib.parse import parse_qsl, quote
 
 from fastapi import Depends, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 from sqlalchemy.exc import DataError
@@ -160,6 +161,8 @@ class PageRoute(APIRoute):
                 answer = _problem(request, 429, "Too many requests", str(error))
                 answer.headers["Retry-After"] = str(math.ceil(error.wait_seconds))
                 return answer
+            except RequestValidationError as error:
+                return _problem(request, 422, "The address is wrong", _mistakes(error))
             except DataError:
                 return _problem(request, 400, "This cannot be done", UNSTORABLE)
             except NotFound as error:
@@ -175,6 +178,12 @@ class PageRoute(APIRoute):
 def _here(request: Request) -> str:
     """Where somebody who signs in wants to go on."""
     return request.url.path if request.method == "GET" else "/runs"
+
+
+def _mistakes(error: RequestValidationError) -> str:
+    """Which parts of the address are wrong, in words."""
+    told = [f"{one['loc'][-1]}: {one['msg']}" for one in error.errors()[:5]]
+    return f"{'; '.join(told)}. Correct it, or go on from one of the pages above."
 
 
 def _problem(request: Request, status_code: int, title: str, detail: str) -> Response:

@@ -3,6 +3,7 @@
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from inspect import isabstract, signature
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import text
 
 from chargehand.memory.database import SUPERVISOR_ROLE, open_engine
-from chargehand.orchestrator import keys
+from chargehand.orchestrator import keys, steps
 from chargehand.orchestrator.api.runs import RunBody
 from chargehand.orchestrator.api.schedules import ScheduleBody
 from chargehand.orchestrator.client import AnyClient, AnyRun, Client, RunHandle
@@ -31,12 +33,14 @@ from chargehand.orchestrator.errors import (
     NotFound,
     RunCancelled,
     RunEnded,
+    RunFailed,
     Unavailable,
     UserError,
     WaitTimeout,
 )
+from chargehand.orchestrator.facts import StepFinished
 from chargehand.orchestrator.listing import RunFilter
-from chargehand.orchestrator.plan import Plan, Step
+from chargehand.orchestrator.plan import Plan, Step, step_id
 from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.supervisor import advance
 from chargehand.orchestrator.supervisor.graphs import Graphs
@@ -57,7 +61,7 @@ GATE = Plan.of([Step(key="sure", kind="gate", instruction="Sure?")])
 @pytest.fixture(scope="module")
 def shared(database_url: str, valkey: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     settings = Settings(home=tmp_path_factory.mktemp("home"))
-    services = Services(settings, database_url=database_url, redis_url=valkey.url)
+    services = Services(settings, database_url=database_url, redis_url=valkey.url, is_busy=True)
     yield services
     services.close()
 
@@ -99,6 +103,23 @@ def advanced(local: Client, run_id: UUID) -> None:
         keeps_connections=False,
     )
     advance.advance(engine, Graphs(), run_id, audit_key=b"k")
+
+
+def queued(local: Client, run_id: UUID) -> None:
+    advanced(local, run_id)
+    with local.session() as session:
+        session.execute(
+            text("UPDATE steps SET status = 'queued' WHERE run = :run AND status = 'ready'"), {"run": run_id}
+        )
+
+
+def ended(shared: Services, local: Client, run_id: UUID, key: str, fact: StepFinished) -> None:
+    """What a worker does at last."""
+    assert shared.connections is not None
+    claimed = steps.claim(
+        shared.connections, tenant=local.tenant, step_id=step_id(run_id, key), holder="test", lease_seconds=600.0
+    )
+    steps.HeldStep(shared.connections, claimed).finish(fact)
 
 
 def test_both_clients_have_every_method_of_the_interface_with_its_arguments() -> None:
@@ -165,6 +186,80 @@ def test_a_run_is_asked_for_once_and_found_by_its_id_and_parts_of_it(client: Any
     assert client.costs(timedelta(hours=1)).runs == 0
     assert run.artifacts() == {}
     assert run.progress() == {}
+
+
+def test_what_came_of_a_run_is_the_same_result_partial_artifacts_costs_and_audit(
+    client: AnyClient[Any], local: Client, shared: Services
+) -> None:
+    run = client.submit(plan=Plan.of([Step(key=key, kind="script", script="x", pool="research") for key in "ab"]))
+    queued(local, run.run_id)
+    assert run.explain_step("b").status == "queued"
+    assert run.explain_step("b").step == local.run(run.run_id).explain_step("b").step
+    with pytest.raises(NotFound):
+        run.explain_step("nothing")
+    report = bytes(range(256)) * 20
+    kept = {"report.bin": shared.artifacts.put(report)}
+    ended(shared, local, run.run_id, "a", StepFinished(outcome="succeeded", result={"n": 1}, artifacts=kept))
+    assert run.partial() == {"a": {"n": 1}}
+    ended(shared, local, run.run_id, "b", StepFinished(outcome="failed", error="no such file"))
+    advanced(local, run.run_id)
+    with pytest.raises(RunFailed) as failed:
+        run.wait(timeout_seconds=60)
+    assert failed.value.partial == {"a": {"n": 1}}
+    assert run.artifacts() == kept
+    assert run.artifact("report.bin") == report
+    with pytest.raises(NotFound):
+        run.blob(shared.artifacts.put(b"of another run"))
+    assert run.costs(as_claude=True) == local.run(run.run_id).costs(as_claude=True)
+    here, there = client.costs(timedelta(hours=1)), local.costs(timedelta(hours=1))
+    assert replace(here, since=there.since) == there
+
+    found = run.verify()
+    assert [one.run_id for one in found.runs] == [run.run_id]
+    assert found.runs[0].objections == ()
+    assert client.verify() == local.verify()
+    rows = list(run.journal())
+    assert rows == list(local.run(run.run_id).journal())
+    assert next(row["kind"] for row in rows if row["step"] is None) == "run.submitted"
+    assert rows[-1]["kind"] == "anchor"
+    replayed = run.replay()
+    assert (replayed.run_id, replayed.rows) == (run.run_id, found.runs[0].rows)
+
+
+def test_a_key_is_made_listed_and_revoked_and_its_secret_is_shown_once(client: AnyClient[Any], local: Client) -> None:
+    made = client.keys.add("ci", ["submit", "read"])
+    assert (made.name, made.scopes) == ("ci", ("read", "submit"))
+    assert keys.holder_of(local.services.engine, str(made.secret)) is not None
+    assert [(key.name, key.secret) for key in client.keys.list() if key.name == "ci"] == [("ci", None)]
+    gone = client.keys.revoke("ci")
+    assert (gone.key_id, gone.revoked_at is not None) == (made.key_id, True)
+    assert keys.holder_of(local.services.engine, str(made.secret)) is None
+    for nobody in ("nobody", "ci"):
+        with pytest.raises(NotFound):
+            client.keys.revoke(nobody)
+    wrong: list[tuple[str, list[str]]] = [("", ["read"]), ("x", ["root"]), ("x", [])]
+    for name, scopes in wrong:
+        with pytest.raises(UserError):
+            client.keys.add(name, scopes)
+
+
+def test_what_a_run_has_said_is_erased_when_it_has_ended(client: AnyClient[Any]) -> None:
+    run = client.submit("Call Ada Lovelace", plan=PLAN, conversation_id="talk")
+    with pytest.raises(UserError):
+        client.erase(run=run.run_id)
+    wrong: list[dict[str, Any]] = [{}, {"later": True}, {"run": run.run_id, "conversation_id": "talk"}]
+    for named in wrong:
+        with pytest.raises(UserError):
+            client.erase(**named)
+    run.cancel()
+    erased = client.erase(conversation_id="talk")
+    assert erased.runs == (run.run_id,)
+    assert erased.rows > 0
+    assert "Ada" not in str(run.status())
+    assert all("Ada" not in str(row) for row in run.journal())
+    assert run.verify().runs[0].objections == ()
+    with pytest.raises(NotFound):
+        client.erase(run=uuid4())
 
 
 def test_pages_go_on_where_they_ended(client: AnyClient[Any]) -> None:

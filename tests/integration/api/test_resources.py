@@ -81,7 +81,7 @@ def test_webhooks_are_told_their_secret_once(api: "Api") -> None:
     made = api.http.post("/v1/webhooks", json={"url": "https://example.org/hook"}).json()
     assert made["secret"].startswith("whsec_")
     assert [one["secret"] for one in api.http.get("/v1/webhooks").json()] == [None]
-    assert api.http.get("/v1/webhooks/deliveries").json() == []
+    assert api.http.get("/v1/deliveries").json() == []
     assert api.http.delete(f"/v1/webhooks/{made['webhook_id']}").status_code == 200
     assert api.http.post("/v1/webhooks", json={"url": "ftp://example.org"}).status_code == 422
 

@@ -358,3 +358,33 @@ def test_a_file_of_any_name_is_a_download(api: Api, browser: TestClient, monkeyp
         answer = browser.get(f"/runs/{run_id}/files/{quote(name, safe='')}")
         assert (answer.status_code, answer.content.decode()) == (200, name)
         assert answer.headers["content-disposition"] == f'attachment; filename="{called}"'
+
+
+def test_an_address_with_a_wrong_parameter_is_told_on_a_page_and_never_by_json(browser: TestClient) -> None:
+    for path, named in (
+        (f"/runs?goal={'x' * 201}", "goal"),
+        ("/inbox?run=nothing", "run"),
+        ("/runs/nothing", "run_id"),
+    ):
+        answer = browser.get(path)
+        assert answer.status_code == 422, path
+        assert answer.headers["content-type"].startswith("text/html")
+        assert f"{named}: " in answer.text
+    evil = browser.get("/inbox", params={"run": EVIL})
+    assert evil.status_code == 422
+    assert "<script>alert" not in evil.text
+    # Who has not signed in learns no more than before.
+    assert TestClient(browser.app).get("/inbox?run=nothing", follow_redirects=False).status_code in (303, 422)
+
+
+def test_a_proxy_that_ends_tls_makes_the_cookie_secure_and_forms_need_their_proof_without_it(api: Api) -> None:
+    for headers, secure in (
+        ({}, False),
+        ({"X-Forwarded-Proto": "https"}, True),
+        ({"X-Forwarded-Proto": "http"}, False),
+    ):
+        visitor = TestClient(api.http.app, headers=headers)
+        cookie = visitor.post("/sign-in", data={"key": api.key}, follow_redirects=False).headers["set-cookie"]
+        assert ("; secure" in cookie.lower(), "samesite=lax" in cookie.lower()) == (secure, True), headers
+    with_key = signed_in(api, api.key)
+    assert with_key.post("/runs", data={"goal": "x"}).status_code == 403

@@ -8,16 +8,16 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import pytest
 
-from chargehand.orchestrator import client
-from chargehand.orchestrator.cli import completing, invoke
-
-RUN = UUID(int=0x4F7E681C)
+from chargehand.orchestrator.cli import completing, invoke, offering
+from chargehand.orchestrator.cli.offering import Offer
+from chargehand.orchestrator.laptop.services import Endpoints
+from chargehand.orchestrator.laptop.state import LaptopState, write_state
+from chargehand.orchestrator.settings import Settings, default_home
 
 
 def complete(line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -38,24 +38,9 @@ def shell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
     return lambda line: complete(line, capsys, monkeypatch)
 
 
-class Served:
-    """A client with one run of two steps."""
-
-    def __enter__(self) -> "Served":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing is open."""
-
-    def runs(self, limit: int) -> list[Any]:
-        return [SimpleNamespace(run_id=RUN, status="running", goal="Audit: this\x1b[2J")][:limit]
-
-    def run(self, name: str) -> Any:
-        assert name == "4f7e681c"
-        keys = ("triage-1", "survey")
-        return SimpleNamespace(
-            steps=lambda: [SimpleNamespace(key=key, status="ready", title="", label="triager") for key in keys]
-        )
+def steps_of(run: str) -> list[Offer]:
+    assert run == "4f7e681c"
+    return [("triage-1", "ready", "triager"), ("survey", "ready", "researcher")]
 
 
 def test_commands_and_their_own_commands_and_options_are_offered_though_none_is_loaded_before(shell: Any) -> None:
@@ -66,11 +51,46 @@ def test_commands_and_their_own_commands_and_options_are_offered_though_none_is_
 
 
 def test_recent_runs_and_the_steps_of_one_are_offered(shell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "Client", Served)
+    monkeypatch.setattr(offering, "recent_runs", lambda: [("4f7e681c", "running", "Audit: this\x1b[2J")])
+    monkeypatch.setattr(offering, "steps_of", steps_of)
     assert shell("chargehand explain 4f") == ["4f7e681c"]
     assert shell("chargehand explain 4f7e681c tri") == ["triage-1"]
     assert shell("chargehand resolve 4f7e681c ") == ["triage-1", "survey"]
     assert completing.run_names("") == [("4f7e681c", "running: Audit: this[2J")]
+
+
+def test_runs_are_offered_without_the_modules_of_the_command_the_client_or_the_settings() -> None:
+    program = (
+        "import sys, os\n"
+        "from chargehand.orchestrator.cli import invoke, offering\n"
+        "offering.recent_runs = lambda: [('4f7e681c', 'running', 'Audit')]\n"
+        "try: invoke([])\n"
+        "except SystemExit: pass\n"
+        "heavy = 'sqlalchemy celery pydantic_settings chargehand.orchestrator.client'\n"
+        "print('heavy:', [name for name in heavy.split() if name in sys.modules])\n"
+    )
+    asked = {"_CHARGEHAND_COMPLETE": "complete_bash", "COMP_WORDS": "chargehand status ", "COMP_CWORD": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, **asked}, check=False
+    )
+    assert (done.stdout.split("\n")[:2], done.stderr) == (["4f7e681c", "heavy: []"], "")
+
+
+def test_where_the_database_is_and_whose_runs_they_are_is_what_the_settings_say(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("CHARGEHAND_DATABASE_URL", "CHARGEHAND_TENANT", "CHARGEHAND_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert offering.tenant() == str(Settings().tenant)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(LookupError, match=str(default_home())):
+        offering.database_url()
+    monkeypatch.setenv("CHARGEHAND_HOME", str(tmp_path))
+    endpoints = Endpoints(database_url="postgresql://here/x", redis_url="redis://here")
+    write_state(tmp_path, LaptopState(pid=1, started_at=0.0, endpoints=endpoints, flower_url="", api_url=""))
+    assert offering.database_url() == "postgresql://here/x"
+    monkeypatch.setenv("CHARGEHAND_DATABASE_URL", "postgresql://there/x")
+    assert offering.database_url() == Settings().database_url == "postgresql://there/x"
 
 
 @contextmanager
