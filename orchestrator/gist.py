@@ -90,7 +90,8 @@ def gist(fact: AnyFact) -> str:
         case SignalReceived():
             return f"{fact.choice} by {fact.by}" if fact.by else fact.choice
         case ModelRequested() if fact.summarises:
-            return f"summary of the first {fact.summarises} turns {fact.model} ({fact.routed_because})"
+            turns = "turn" if fact.summarises == 1 else f"{fact.summarises} turns"
+            return f"summary of the first {turns} {fact.model} ({fact.routed_because})"
         case ModelRequested():
             return f"turn {fact.turn} {fact.model} ({fact.routed_because})"
         case ModelResponded():
