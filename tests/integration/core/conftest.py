@@ -247,6 +247,15 @@ def house(_shared_house: House) -> Iterator[House]:
 
 
 @pytest.fixture
+def patient_house(house: House, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+    """The same, waiting for a lock for as long as a loaded machine takes: a worker gives up after two seconds."""
+    connections = Connections(house.database_url, lock_timeout_seconds=60)
+    monkeypatch.setattr(house, "connections", connections)
+    yield house
+    connections.close()
+
+
+@pytest.fixture
 def threads() -> Iterator[ThreadPoolExecutor]:
     """Threads for what happens at the same time."""
     with ThreadPoolExecutor(max_workers=8) as pool:

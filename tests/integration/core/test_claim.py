@@ -8,7 +8,6 @@ from uuid import uuid4
 import pytest
 
 from chargehand.orchestrator import steps
-from chargehand.orchestrator.connections import Connections
 from chargehand.orchestrator.errors import LeaseLost, NothingToClaim
 from chargehand.orchestrator.facts import ModelRequested, StepFinished, StepReleased, ToolStarted
 from chargehand.orchestrator.plan import Step, step_id
@@ -168,13 +167,13 @@ def test_a_step_that_crashed_too_often_is_claimed_by_the_solo_pool_only(house: "
     assert house.claim(run_id, "a", solo_pool=True).claim.solo
 
 
-def test_lease_arithmetic_counts_from_the_end_of_a_wait_for_a_lock(house: "House", wait_until: "WaitUntil") -> None:
+def test_lease_arithmetic_counts_from_the_end_of_a_wait_for_a_lock(
+    patient_house: "House", wait_until: "WaitUntil"
+) -> None:
     # now() is from before the wait: a claim that waited longer than its lease would be born expired. (Postgres works
     # the row out again only if it was changed meanwhile; after a mere lock a lease is shorter by the wait, at most
     # the connections' `lock_timeout` of 2 s.)
-    house.connections.close()
-    # A loaded machine takes longer.
-    house.connections = Connections(house.database_url, lock_timeout_seconds=60)
+    house = patient_house
     run_id = house.start(script("a"))
     with house.owner.connect() as blocker, ThreadPoolExecutor(1) as other:
         blocker.exec_driver_sql(f"UPDATE chargehand.steps SET halt = NULL WHERE id = '{step_id(run_id, 'a')}'")

@@ -12,7 +12,6 @@ import pytest
 
 from chargehand.memory.database import tenant_session
 from chargehand.orchestrator import runs
-from chargehand.orchestrator.connections import Connections
 from chargehand.orchestrator.facts import StepFinished
 from chargehand.orchestrator.heartbeat import Heartbeat, new_holder
 from chargehand.orchestrator.plan import Step, step_id
@@ -225,11 +224,9 @@ def test_a_process_that_starts_again_in_its_container_vouches_for_nothing_of_the
 
 
 def test_it_beats_while_every_other_connection_waits_for_a_locked_run(
-    house: "House", heartbeat: Heartbeat, wait_until: "WaitUntil"
+    patient_house: "House", heartbeat: Heartbeat, wait_until: "WaitUntil"
 ) -> None:
-    house.connections.close()
-    # A loaded machine takes longer than a turn would wait for a lock.
-    house.connections = Connections(house.database_url, lock_timeout_seconds=60)
+    house = patient_house
     run_id = house.start(script("a"), script("b"))
     held = house.claim(run_id, "a")
     lost: list[str] = []
