@@ -13,8 +13,8 @@ from tests.integration.memory.conftest import Node
 KEYS = Keyspace("test")
 # Longer than a busy machine lets a node wait.
 TIMEOUT_SECONDS = 0.5
-# An attempt asks once and takes its votes back; what is beyond is the machine's.
-MOST_SECONDS = 2 * TIMEOUT_SECONDS + 0.3
+# An attempt asks once and takes its votes back; as much again is the machine's. In turn, three nodes would take six.
+MOST_SECONDS = 4 * TIMEOUT_SECONDS
 
 
 @pytest.fixture
@@ -57,9 +57,9 @@ def test_two_of_five_nodes_may_be_away(nodes: list[Node], redlock: Redlock, loss
             redlock.release(redlock.acquire("plan"))
         took.append(time.monotonic() - started)
         # Nobody waits for those that are away: twenty time-outs would take 10 s. A busy machine has another try.
-        if took[-1] < 2.0:
+        if took[-1] < 5.0:
             break
-    assert min(took) < 2.0
+    assert min(took) < 5.0
 
 
 @pytest.mark.parametrize("loss", ["freeze", "kill"])
