@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from chargehand.orchestrator.cli.terminal import AsJson, answers, money, print_json
+from chargehand.orchestrator.errors import UserError
 from chargehand.orchestrator.fleet import Fleet
 from chargehand.orchestrator.requests import check_count, microusd
 
@@ -77,7 +78,9 @@ def _count(name: str, given: str | None, before: int | None) -> int | None:
         return before
     if given == NO_CAP:
         return None
-    return check_count(name, int(given) if given.isdecimal() else 0)
+    if not given.isdecimal():
+        raise UserError(f"{name} is {given!r}; give a number of at least 1, or {NO_CAP!r} for no cap.")
+    return check_count(name, int(given))
 
 
 def _chosen(given: str | None, before: int | None) -> str | None:
