@@ -17,6 +17,7 @@ from loops import (
     reported,
     services,
     shells,
+    staged,
     terse,
     tongues,
     tuned,
@@ -35,6 +36,7 @@ LARGE_SEEDS = 2
 LOT, WIDE_LOT = "2026-11-25", "2026-11-26"
 # Of the wide sets, which have many families.
 WIDE_SEEDS = 8
+STAGED_SEEDS = 3
 _Half = tuple[dict[str, list[Family]], list[Family]]
 LARGE = frozenset({tuned.fan_out_429, held_out.fan_out_timeouts})
 
@@ -60,6 +62,7 @@ def sets() -> dict[str, list[str]]:
         "sealed": list(_lines(*sealed, SEEDS)),
         "wide": list(_lines(*wide, WIDE_SEEDS)),
         "wide_sealed": list(_lines(*wide_sealed, WIDE_SEEDS)),
+        "staged": list(_lines(staged.FAMILIES.loops, staged.FAMILIES.work, STAGED_SEEDS)),
         "reported": list(_lines(reported.LOOPS, reported.WORK, 1)),
     }
 
