@@ -40,6 +40,8 @@ NEIGHBOURS = {
     "same_end": (4, 6),
     "unmoved": (4, 6),
 }
+# What is a word; letters among digits are a machine's name, and three words belong to the notation.
+_A_WORD = re.compile(r"(?<![^\W_])(?!(?:true|false|null)(?![^\W_]))[^\W\d_]{2,}(?![^\W_])")
 # A long step with large results.
 LOOKED_AT_TURNS, CALLS_A_TURN, WORDS_A_RESULT = 15, 6, 300
 
@@ -286,7 +288,7 @@ def time_looks() -> list[float]:
 
 
 def _foreign(text: str) -> str:
-    return re.sub(r"[^\W\d_]{2,}", lambda found: _foreign_word(found[0].lower()), text)
+    return _A_WORD.sub(lambda found: _foreign_word(found[0].lower()), text)
 
 
 @cache

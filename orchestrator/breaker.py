@@ -183,9 +183,9 @@ def _alternation(own: Sequence[Entry], limits: Limits) -> Trip | None:
         rounds = own[-length:]
         if not _is_ring(rounds, period):
             continue
-        # Each round is a commit of its own: something may come of it yet.
+        # Each round is a commit of its own, or one of the calls may be a wait by a name that nobody knows.
         commits = {entry.call.fact.commit for entry in rounds if entry.call.fact.commit is not None}
-        if len(commits) > period:
+        if len(commits) > period or (period == 2 and _may_wait(rounds)):
             rounds = own[-length - period :]
             if len(rounds) < length + period or not _is_ring(rounds, period):
                 continue
@@ -195,6 +195,12 @@ def _alternation(own: Sequence[Entry], limits: Limits) -> Trip | None:
         tools = " and ".join(dict.fromkeys(call.tool for call in calls))
         return _trip("alternation", f"{tools} take turns, {len(calls) // period} rounds with the same answers.", calls)
     return None
+
+
+def _may_wait(rounds: Sequence[Entry]) -> bool:
+    """Whether a call that says nothing goes between looks that say something."""
+    silent = [entry for entry in rounds if not entry.call.said.strip()]
+    return len(silent) == len(rounds) // 2 and len({entry.call.asked for entry in silent}) == 1
 
 
 def _is_ring(rounds: Sequence[Entry], period: int) -> bool:
@@ -244,6 +250,9 @@ def _no_change(own: Sequence[Entry], limits: Limits) -> Trip | None:
     if window and _comes_back_in_vain(window):
         calls = [entry.call for entry in window]
         return _trip("no_change", f"The last {len(calls)} calls failed, or gave what the step had seen before.", calls)
+    if len(own) >= limits.no_change and _moves_nothing(own[-limits.no_change :]):
+        calls = [entry.call for entry in own[-limits.no_change :]]
+        return _trip("no_change", f"{calls[-1].tool} shows the same after each of {len(calls) // 2} tries.", calls)
     # A busy service may come back, and the next object may be one that answers.
     more = 2 if all(entry.call.is_transient for entry in window) else _sweep(own, window) if window else 0
     if more:
@@ -267,17 +276,23 @@ def _window(own: Sequence[Entry], least: int, least_turns: int) -> list[Entry]:
 def _comes_back_in_vain(window: Sequence[Entry]) -> bool:
     """Whether things are only looked at again between tries that fail as they failed before."""
     tries = [entry.call for entry in window if entry.brought == TRIED]
-    tones = {call.tone for call in tries}
-    # Objects may well be alike; looks that are the same after each of them are no part of going through a list.
-    if tones == {"plain"} and len({call.gave for call in tries}) > 1:
-        return False
     return (
         bool(tries)
         and all(entry.brought <= TRIED for entry in window)
-        and (tones == {"failure"} or tones == {"plain"})
-        and not any(call.is_transient for call in tries)
+        and all(call.tone == "failure" and not call.is_transient for call in tries)
         and len(window) - len(tries) >= COMES_BACK
         and any(entry.brought == NOTHING and entry.call.tone == "plain" for entry in window)
+    )
+
+
+def _moves_nothing(window: Sequence[Entry]) -> bool:
+    """Whether one look shows the same after every try of one kind, and each of these is answered in the same way."""
+    tries = {(entry.call.tool, entry.gave) for entry in window[::2]}
+    looks = {(entry.call.asked, entry.gave) for entry in window[1::2]}
+    return (
+        len(tries) == len(looks) == 1
+        and all(entry.brought <= TRIED and entry.call.tone == "plain" for entry in window[::2])
+        and all(entry.brought == NOTHING and entry.call.tone == "plain" for entry in window[1::2])
     )
 
 

@@ -52,6 +52,9 @@ _NAMES = (
     r"|session|connection|conn|transaction|txn)(?:[ _-]?id)?[\"'\s:=#-]{1,4}"
     r"(?=[\w-]*\d)[\w-]+"
     r"|\b(?:pid|process|port|thread|worker|attempts?|try|retry|retries)[\"'\s:=#-]{1,4}\d+(?: ?(?:/|of) ?\d+)?"
+    # What counts the calls: a cell of a notebook, an action of a browser, a job of a shell.
+    r"|\b(?:(?:in|out) ?\[|(?:action|command|invocation|call|turn|execution_count)[\"'\s:=#-]{1,4})\d+\b(?! ?(?:/|of\b))"
+    r"|^\[\d+\]\s+\d+$"
 )
 _TIMINGS = rf"\b(?:in|after|within|time)[\"'\s:=]{{1,4}}{_SPAN}"
 _TIMINGS_OF_THE_ANSWER = (
@@ -70,18 +73,21 @@ _FAILURE_ONLY = (
 _MADE = re.compile(
     r"(?P<span>\b(?P<count>\d+(?:\.\d+)?)\s?(?:ns|us|µs|ms|s|sec|secs|seconds)\b)"
     r"|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"
+    # A number of a thing, by its form or by what it is called.
+    r"|(?P<called>(?:\b|_)(?:id|no|nr|number|key)[\"'\s:=]{1,4})(?=[\w-]*\d)[\w-]+|#\d+\b|\b(?-i:[A-Z]{2,10})-\d+\b"
     r"|(?<![^\W_])(?=[a-z]*\d)(?=\d*[a-z])[0-9a-z]{6,}(?![^\W_])",
     re.IGNORECASE,
 )
 _OPTION = re.compile(r"(?<!\S)-{1,2}[A-Za-z][\w-]*(?:=\S*)?")
 # What is left of a result must say something by itself.
-ESSENCE_WORDS = 5
+ESSENCE_WORDS = 4
 # In the place of what is set aside.
 NAME = "~"
 # Without one of these (or the dashes of a UUID) there is no such name, and the longer expression need not be tried.
 NAMED_BY = (
     "0x", "/tmp/", "/var/folders", "req", "ref", "incident", "trace", "span", "correlation", "session", "conn",
     "transaction", "txn", "pid", "process", "port", "thread", "worker", "attempt", "try", "retries",
+    "in [", "out[", "action", "command", "invocation", "call", "turn", "execution_count", "[1]", "[2]", "[3]",
 )  # fmt: skip
 DASHES_OF_A_UUID = 4
 _TIMES = f"(?P<time>{_CLOCK}|{_TIMINGS})|{_TIMINGS_OF_THE_ANSWER}"
@@ -244,9 +250,10 @@ def essence(text: str) -> tuple[str, frozenset[str], tuple[float, ...]]:
     def strip(found: re.Match[str]) -> str:
         if found["span"]:
             spans.append(float(found["count"]))
-        else:
-            names.append(found[0].casefold())
-        return NAME
+            return NAME
+        called = found["called"] or ""
+        names.append(found[0].removeprefix(called).casefold())
+        return called + NAME
 
     left = _MADE.sub(strip, text)
     return (left if len(words(left)) >= ESSENCE_WORDS else ""), frozenset(names), tuple(spans)
@@ -254,7 +261,9 @@ def essence(text: str) -> tuple[str, frozenset[str], tuple[float, ...]]:
 
 def names_in(text: str) -> list[str]:
     """The names in a text that a machine made."""
-    return [found[0].casefold() for found in _MADE.finditer(text) if not found["span"]]
+    return [
+        found[0].removeprefix(found["called"] or "").casefold() for found in _MADE.finditer(text) if not found["span"]
+    ]
 
 
 def tone(text: str) -> Tone:

@@ -10,6 +10,8 @@ from chargehand.orchestrator.observed import Observed
 MOST_OPTIONS = 2
 # Of a text that is no mere name or number, and may be said in other words.
 LETTER_WORDS = 8
+# Of texts in one form, so many have a name that no other has.
+OWN_NAMES_SHARE = 0.8
 
 
 def nearness_of(entry: Entry, last: Entry) -> str | None:
@@ -68,11 +70,13 @@ def _differs_by_options(call: Observed, newest: Observed) -> bool:
 
 
 def is_a_form(deeds: Sequence[Observed]) -> bool:
-    """Whether texts differ in one and the same place, as forms that are filled in with another name do."""
-    texts = [tuple(words(" ".join(str(value) for value in call.values))) for call in deeds]
-    if len({len(text) for text in texts}) > 1:
-        return False
-    return sum(len(set(column)) > 1 for column in zip(*texts, strict=True)) <= 1
+    """Whether texts differ first of all by a name of their own, as forms that are filled in do.
+
+    Who says the same in other words changes a word here and a word there.
+    """
+    texts = [words(" ".join(str(value) for value in call.values)) for call in deeds]
+    varied = next((column for column in zip(*texts, strict=False) if len(set(column)) > 1), ())
+    return len(set(varied)) >= OWN_NAMES_SHARE * len(texts)
 
 
 def says_the_same(call: Observed, newest: Observed) -> bool:

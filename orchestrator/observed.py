@@ -119,8 +119,9 @@ class Observed:
 
     @cached_property
     def asked_for(self) -> frozenset[str]:
-        """The names that a machine made, in the arguments."""
-        return frozenset(name for value in self.values if isinstance(value, str) for name in names_in(value))
+        """The values of its arguments, and the names in them that a machine made."""
+        texts = [str(value) for value in self.values]
+        return frozenset(text.casefold() for text in texts).union(*map(names_in, texts))
 
     @cached_property
     def figures(self) -> tuple[float, ...]:
