@@ -18,7 +18,7 @@ from chargehand.orchestrator.facts import ToolFinished
 
 TRACES = Path(__file__).parents[1] / "tests" / "data" / "loops"
 # Limits and words were chosen on the first; the others are other trades, other tools and other people's reports.
-SETS = ("tuned", "held_out", "unseen", "reported", "probed", "designed", "sealed", "wide", "staged")
+SETS = ("tuned", "held_out", "unseen", "reported", "probed", "designed", "sealed", "wide", "staged", "lists")
 # Made with the last of them, and not to be looked at before the detectors are done.
 NOT_LOOKED_AT = ("wide_sealed",)
 SMALLEST_SET = 200

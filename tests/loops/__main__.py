@@ -13,6 +13,7 @@ from loops import (
     engineers,
     held_out,
     ledgers,
+    lists,
     probed,
     reported,
     services,
@@ -63,6 +64,7 @@ def sets() -> dict[str, list[str]]:
         "wide": list(_lines(*wide, WIDE_SEEDS)),
         "wide_sealed": list(_lines(*wide_sealed, WIDE_SEEDS)),
         "staged": list(_lines(staged.FAMILIES.loops, staged.FAMILIES.work, STAGED_SEEDS)),
+        "lists": list(_lines(lists.FAMILIES.loops, lists.FAMILIES.work, STAGED_SEEDS)),
         "reported": list(_lines(reported.LOOPS, reported.WORK, 1)),
     }
 
