@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from chargehand.orchestrator.gains import DID, FOUND, NOTHING, TELLING_CHARACTERS, TRIED, Entry, falls, history
+from chargehand.orchestrator.gains import DID, FOUND, NOTHING, STATE_CHARACTERS, TRIED, Entry, falls, history
 from chargehand.orchestrator.handoffs import find_ring
 from chargehand.orchestrator.likeness import is_sibling, normalise, without_echo
 from chargehand.orchestrator.nearness import is_a_form, nearness_of, says_the_same
@@ -99,9 +99,9 @@ def _same_error(observed: Sequence[Observed], own: Sequence[Entry], limits: Limi
     total = _turns(same)
     others: list[Observed] = []
     # Many agents that hit one busy service at once are no loop of any of them.
-    if newest.refused and not newest.is_transient:
+    if newest.refused:
         others = list(_repetitions_of_others(observed))
-        others = others if len(others) < CROWD else []
+        others = [] if len(others) >= CROWD or (others and newest.is_transient) else others
     if total + len(others) < limits.same_error:
         return None
     positions = [index for index, entry in enumerate(own) if any(entry.call is call for call in same)]
@@ -253,13 +253,13 @@ def _no_change(own: Sequence[Entry], limits: Limits) -> Trip | None:
     if len(own) >= limits.no_change and _moves_nothing(own[-limits.no_change :]):
         calls = [entry.call for entry in own[-limits.no_change :]]
         return _trip("no_change", f"{calls[-1].tool} shows the same after each of {len(calls) // 2} tries.", calls)
-    # A busy service may come back, and the next object may be one that answers.
-    more = 2 if all(entry.call.is_transient for entry in window) else _sweep(own, window) if window else 0
-    if more:
-        window = _window(own, limits.same_end + more * limits.patience, LEAST_TURNS)
     if window and _is_stuck(window):
-        calls = [entry.call for entry in window]
-        return _trip("no_change", f"The last {len(calls)} calls, whatever they were, came to the same end.", calls)
+        # A busy service may come back, and the next object may be one that answers.
+        more = 2 if all(entry.call.is_transient for entry in window) else _sweep(own, window)
+        window = _window(own, limits.same_end + more * limits.patience, LEAST_TURNS) if more else window
+        if window and _is_stuck(window):
+            calls = [entry.call for entry in window]
+            return _trip("no_change", f"The last {len(calls)} calls, whatever they were, came to the same end.", calls)
     return _unmoved(own, limits)
 
 
@@ -318,7 +318,7 @@ def _is_stuck(window: Sequence[Entry]) -> bool:
     if any(call.gave != newest.gave for call in calls):
         return False
     # Objects looked at one after the other may well be alike; who comes back to them sees no change.
-    return len(newest.gave) >= TELLING_CHARACTERS or sum(entry.brought == NOTHING for entry in window) >= COMES_BACK
+    return len(newest.gave) >= STATE_CHARACTERS or sum(entry.brought == NOTHING for entry in window) >= COMES_BACK
 
 
 def _sweep(own: Sequence[Entry], window: Sequence[Entry]) -> int:

@@ -7,8 +7,9 @@ from typing import NamedTuple
 from chargehand.orchestrator.likeness import NAME
 from chargehand.orchestrator.observed import Observed
 
-# An answer this long, word for word the same to different questions, is how things stand and not an acknowledgement.
-TELLING_CHARACTERS = 40
+# An answer this long, word for word the same to different questions, is how things stand; a shorter one acknowledges,
+# or says the same of objects that are alike.
+STATE_CHARACTERS = 80
 # Two spans of time are a pair; with three it shows whether they grow.
 LEAST_SERIES = 3
 
@@ -54,7 +55,7 @@ def history(own: Sequence[Observed]) -> list[Entry]:
         elif call.tone == "success":
             brought = DID if commit is None else TRIED
         else:
-            brought = NOTHING if not call.failed and len(answer) >= TELLING_CHARACTERS else TRIED
+            brought = NOTHING if not call.failed and len(answer) >= STATE_CHARACTERS else TRIED
         entries.append(Entry(call, answer, brought, waited))
         gave.add(answer)
         commits.add(commit)

@@ -15,12 +15,8 @@ from chargehand.orchestrator.wrappings import MOST_JSON, without_notes_on_itself
 # between is compared as it stands, because expressions over a long text take longer than all the rest of a look.
 HEAD_CHARACTERS = 400
 TAIL_CHARACTERS = 200
-# Where it says how it went.
-END_CHARACTERS = 200
 # Enough of an argument to see whether two are alike; a file's whole text may be one.
 COMPARED_WORDS = 120
-# An acknowledgement is short; a text that merely contains "done" is none.
-SHORT_WORDS = 12
 # Two words with the same stem: repository and repos, users1 and users2.
 WORD_RATIO = 0.5
 STEM_LETTERS = 3
@@ -29,7 +25,6 @@ MOST_FORMS = 3
 # Of a sentence, so many words may be exchanged for others.
 EXCHANGED_SHARE = 0.2
 
-Tone = Literal["failure", "nothing", "success", "plain"]
 Change = Literal["same", "wording", "figures", "numbered"]
 
 _WORD = re.compile(r"[^\W_]+")
@@ -53,7 +48,8 @@ _NAMES = (
     r"(?=[\w-]*\d)[\w-]+"
     r"|\b(?:pid|process|port|thread|worker|attempts?|try|retry|retries)[\"'\s:=#-]{1,4}\d+(?: ?(?:/|of) ?\d+)?"
     # What counts the calls: a cell of a notebook, an action of a browser, a job of a shell.
-    r"|\b(?:(?:in|out) ?\[|(?:action|command|invocation|call|turn|execution_count)[\"'\s:=#-]{1,4})\d+\b(?! ?(?:/|of\b))"
+    r"|\b(?:(?:in|out) ?\[|(?:action|command|invocation|call|turn|execution_count)[\"'\s:=#-]{1,4})\d+\b"
+    r"(?! ?(?:/|of\b))"
     r"|^\[\d+\]\s+\d+$"
 )
 _TIMINGS = rf"\b(?:in|after|within|time)[\"'\s:=]{{1,4}}{_SPAN}"
@@ -92,11 +88,18 @@ NAMED_BY = (
 DASHES_OF_A_UUID = 4
 _TIMES = f"(?P<time>{_CLOCK}|{_TIMINGS})|{_TIMINGS_OF_THE_ANSWER}"
 _TIMES_IN_FAILURES = f"{_CLOCK}|{_TIMINGS_OF_THE_ANSWER}|{_TIMINGS}{_FAILURE_ONLY}"
+
+
+def _at_a_beginning(expression: str) -> re.Pattern[str]:
+    """The expression, which is tried only where a word or a bracket begins: all of it begins so."""
+    return re.compile(rf"(?:\b|(?=[/\[(]))(?:{expression})", re.IGNORECASE | re.MULTILINE)
+
+
 # Without names and with them.
-_VOLATILE = (re.compile(_TIMES, re.IGNORECASE), re.compile(f"{_TIMES}|{_NAMES}", re.IGNORECASE))
+_VOLATILE = (_at_a_beginning(_TIMES), _at_a_beginning(f"{_TIMES}|{_NAMES}"))
 _VOLATILE_IN_FAILURES = (
-    re.compile(_TIMES_IN_FAILURES, re.IGNORECASE),
-    re.compile(f"{_NAMES}|{_TIMES_IN_FAILURES}", re.IGNORECASE),
+    _at_a_beginning(_TIMES_IN_FAILURES),
+    _at_a_beginning(f"{_NAMES}|{_TIMES_IN_FAILURES}"),
 )
 # A number by itself, unlike a percentage or a part of a whole, which are always told as they are.
 _FIGURE = re.compile(rf"(?<![\w./%])(?<!of ){_NUMBER}(?!\s?%|\s?/\s?\d| of \d|\w)")
@@ -116,52 +119,6 @@ _AT_WORK = re.compile(
 )
 AT_WORK_WORDS = 30
 DIGITS = "0123456789"
-_TRANSIENT = re.compile(
-    r"\b(?:429|502|503|504)\b|too many requests|rate.?limit|unavailable|overload|time.?d?.?out|temporar|try again"
-    r"|retry(?:ing)? (?:after|in|later)|please retry|\blater\b|\bbusy\b|database is locked|locked by|throttl|slow down"
-    r"|quota|econnre|connection (?:reset|refused|aborted|error|failed|closed)|reset by peer|unreachable|network"
-    r"|not (?:yet )?(?:ready|finished|completed?|available|started)|\byet\b|in progress|still \w+ing|\bpending\b",
-    re.IGNORECASE,
-)
-_NO_FAILURE = re.compile(
-    r"\b(?:0|no|zero|without)\s+(?:\w+\s+)?(?:fail\w*|errors?|exceptions?)"
-    # Named, and not there: `"error": null`, `failed=0`.
-    r"|\b\w*(?:fail\w*|errors?|exceptions?)\w*[\"']?\s?[:=]\s?(?:null|none|false|0\b|\"\"|''|\[\]|\{\})",
-    re.IGNORECASE,
-)
-_FAILURE = re.compile(
-    r"\b(?:fail(?:ed|s|ures?)?|errors?|\w*exception|\w+error|traceback|fatal|denied|refused|cannot|could not|unable"
-    r"|forbidden|unauthori[sz]ed|aborted|panicked|segmentation fault|core dumped|timed out|\w+backoff|command not found"
-    r"|no such (?:file|table|column|host|key|user|command)|not permitted|undefined reference"
-    r"|exit(?:ed)? (?:code|status|with) [1-9])\b",
-    re.IGNORECASE,
-)
-_REFUSAL = re.compile(
-    r"\W{0,3}(?:(?:an )?error\b|fatal:|traceback \(|exception\b|\w+(?:error|exception)\b|permission denied"
-    r"|access denied|failed to\b|cannot\b|could not\b|unable to\b|invalid (?:arg|input|param))",
-    re.IGNORECASE,
-)
-_INNER_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])|_")
-_NOTHING = re.compile(
-    r"^(?:\[\]|\{\}|null|none|nil|0)$"
-    r"|\bno (?:\w+ )?(?:results?|match(?:es)?|rows?|records?|items?|entries|hits?|documents?|messages?|output|data)\b"
-    r"|\bno (?:changes?|effect|progress|difference)\b|\bunchanged\b|\balready\b"
-    r"|\bnothing\b|\bnot found\b|\b0 (?:results?|rows?|hits?|matches)\b"
-    r"|\"\w+\": ?\[\](?:, ?\"\w+\": ?0)?",
-    re.IGNORECASE,
-)
-_SUCCESS = re.compile(
-    r"\b(?:ok|okay|done|true|yes|success\w*|succeeded|completed?|finished|saved|wrote|written|created|updated|added"
-    r"|appended|inserted|deleted|removed|edited|replaced?|replacements?|changed|modified|applied|patched|moved|renamed"
-    r"|copied|sent|posted|published|closed|opened|set|stored|installed|uploaded|committed|merged|pushed|clicked|typed"
-    r"|pressed|selected|submitted|accepted|assigned|attached|scheduled|started|stopped|restarted|granted|registered"
-    r"|queued (?:as|for|with|under)|delivered|received|enqueued|logged"
-    r"|recorded|noted|acknowledged|pass(?:ed|ing)?|healthy|clean|up|green|valid|ready)\b",
-    re.IGNORECASE,
-)
-# An acknowledgement that goes on with good advice.
-_LONG_SUCCESS = re.compile(r"\b(?:has|have) been \w+|\bsuccessful(?:ly)?\b", re.IGNORECASE)
-_WAITS = re.compile(r"(?:^|[\W_])(?:sleep|wait|delay|pause|backoff)(?:$|[\W_])", re.IGNORECASE)
 
 
 def normalise(arguments: JsonValue) -> JsonValue:
@@ -214,7 +171,7 @@ def settle(text: str) -> str:
     """What an answer says, without names and times that are new in every answer; the order of its lines is none."""
     said = without_notes_on_itself(text)
     keeps_times = len(said.split(maxsplit=AT_WORK_WORDS)) <= AT_WORK_WORDS and _AT_WORK.search(said) is not None
-    head, middle, tail = _parts(said, HEAD_CHARACTERS, TAIL_CHARACTERS)
+    head, middle, tail = parts(said, HEAD_CHARACTERS, TAIL_CHARACTERS)
     volatile = _VOLATILE[_may_name(head, tail)]
     head = volatile.sub(lambda found: found[0] if keeps_times and found["time"] else "~", head)
     said = f"{head}{_VOLATILE_IN_THE_MIDDLE.sub('~', middle)}{volatile.sub('~', tail)}"
@@ -224,7 +181,7 @@ def settle(text: str) -> str:
 
 def settle_failure(text: str) -> tuple[str, tuple[float, ...]]:
     """What a failure says, and its figures apart: those that change by themselves tell nothing."""
-    head, middle, tail = _parts(without_notes_on_itself(text), HEAD_CHARACTERS, TAIL_CHARACTERS)
+    head, middle, tail = parts(without_notes_on_itself(text), HEAD_CHARACTERS, TAIL_CHARACTERS)
     volatile = _VOLATILE_IN_FAILURES[_may_name(head, tail)]
     head, tail = volatile.sub("~", head), volatile.sub("~", tail)
     figures = tuple(float(found) for found in (*_FIGURE.findall(head), *_FIGURE.findall(tail)))
@@ -266,40 +223,6 @@ def names_in(text: str) -> list[str]:
     ]
 
 
-def tone(text: str) -> Tone:
-    """Whether an answer tells of a failure, of nothing there, of success, or of something else."""
-    if _FAILURE.search(_NO_FAILURE.sub("", _ends(text))):
-        return "failure"
-    said = text.strip()
-    if not said:
-        return "success"
-    beginning = said.split(maxsplit=SHORT_WORDS)
-    if len(beginning) > SHORT_WORDS:
-        return "success" if _LONG_SUCCESS.search(" ".join(beginning[:SHORT_WORDS])) else "plain"
-    if _NOTHING.search(said):
-        return "nothing"
-    return "success" if _SUCCESS.search(_INNER_CAPITAL.sub(" ", said)) else "plain"
-
-
-def is_refusal(text: str) -> bool:
-    """Whether an answer that is called a success begins like an error."""
-    return _REFUSAL.match(text) is not None
-
-
-def is_transient(text: str) -> bool:
-    """Whether an error asks to come again."""
-    return _TRANSIENT.search(_ends(text)) is not None
-
-
-def lets_time_pass(asked: str, answer: str) -> bool:
-    """Whether a call did nothing but wait."""
-    return (
-        len(answer.split(maxsplit=SHORT_WORDS // 2)) <= SHORT_WORDS // 2
-        and _WAITS.search(asked[:HEAD_CHARACTERS]) is not None
-        and tone(answer) != "failure"
-    )
-
-
 def without_echo(said: Iterable[str], asked: frozenset[str]) -> list[str]:
     """The words of a message that do not come from the question."""
     return [word for word in said if word not in asked]
@@ -307,7 +230,7 @@ def without_echo(said: Iterable[str], asked: frozenset[str]) -> list[str]:
 
 def without_options(command: str) -> str:
     """What a command is about: its words without options, dots and quotes; the command itself, if that is nothing."""
-    return spelling(_OPTION.sub(" ", command)) or command
+    return " ".join(words(_OPTION.sub(" ", command))) or command
 
 
 def change(one: JsonValue, other: JsonValue) -> Change | None:
@@ -353,6 +276,9 @@ def _change_of_text(one: str, other: str) -> Change | None:
     gone, come = list((left - right).elements()), list((right - left).elements())
     if not gone and not come:
         return "wording"
+    # A question with a few words more is the same question; a path with a part more is another one.
+    if (not gone or not come) and len(gone) + len(come) <= MOST_FORMS and " " in max(one, other, key=len):
+        return "wording"
     if [word.strip(DIGITS) for word in gone] == [word.strip(DIGITS) for word in come]:
         return "figures" if is_sentence and len(mine) > 2 else "numbered"
     if max(len(gone), len(come)) > most:
@@ -376,19 +302,14 @@ def _may_name(*texts: str) -> bool:
     return said.count("-") >= DASHES_OF_A_UUID or any(word in said for word in NAMED_BY)
 
 
-def _parts(text: str, head: int, tail: int) -> tuple[str, str, str]:
+def parts(text: str, head: int, tail: int) -> tuple[str, str, str]:
+    """A text's beginning, middle and end; one that is not longer than both has no middle."""
     if len(text) <= head + tail:
         return text[:head], "", text[head:]
     # Where a word ends: half an address is no address.
     head = text.rfind(" ", 0, head) + 1 or head
     end = text.find(" ", len(text) - tail) if " " in text[-tail:] else len(text) - tail
     return text[:head], text[head:end], text[end:]
-
-
-def _ends(text: str) -> str:
-    # What stands in the middle of a long text is what the text is about.
-    head, _, tail = _parts(text, END_CHARACTERS, END_CHARACTERS)
-    return f"{head}{tail}" if len(text) <= 2 * END_CHARACTERS else f"{head}\n{tail}"
 
 
 @lru_cache(maxsize=1_024)

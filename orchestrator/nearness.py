@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 
-from chargehand.orchestrator.gains import TELLING_CHARACTERS, Entry
+from chargehand.orchestrator.gains import Entry
 from chargehand.orchestrator.likeness import change, without_echo, without_options, words
 from chargehand.orchestrator.observed import Observed
 
 # So many arguments may come or go between two calls that are nearly the same.
 MOST_OPTIONS = 2
+# An answer this long, word for word the same whatever the number asked for, does not hang on the number.
+TELLING_CHARACTERS = 40
 # Of a text that is no mere name or number, and may be said in other words.
 LETTER_WORDS = 8
 # Of texts in one form, so many have a name that no other has.

@@ -10,21 +10,17 @@ from pydantic import JsonValue
 
 from chargehand.orchestrator.facts import ToolFinished
 from chargehand.orchestrator.likeness import (
-    Tone,
     essence,
-    is_refusal,
-    is_transient,
     leaves,
-    lets_time_pass,
     names_in,
     normalise,
     settle,
     settle_failure,
     spelling,
-    tone,
     without_identity,
     words,
 )
+from chargehand.orchestrator.tones import Tone, is_refusal, is_transient, lets_time_pass, tone
 from chargehand.orchestrator.wrappings import unwrap, without_remarks
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")

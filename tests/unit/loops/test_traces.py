@@ -50,7 +50,9 @@ def test_there_are_enough_of_every_kind_and_about_half_of_them_are_work() -> Non
             assert trace.first < trace.at < len(trace.calls) - MOST_WASTED
 
 
-@pytest.mark.parametrize("name", ["tuned", "held_out", "unseen", "probed", "reported", "sealed", "wide"])
+@pytest.mark.parametrize(
+    "name", ["tuned", "held_out", "unseen", "probed", "reported", "sealed", "wide", "staged", "lists"]
+)
 def test_loops_are_found_in_time_and_work_is_left_alone(name: str) -> None:
     score = count([judge(trace) for trace in load(name)])
 

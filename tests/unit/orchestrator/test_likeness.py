@@ -8,14 +8,15 @@ from hypothesis import strategies as st
 
 from chargehand.orchestrator.likeness import (
     change,
-    is_transient,
-    lets_time_pass,
+    essence,
+    names_in,
     settle,
     settle_failure,
     spelling,
-    tone,
     without_identity,
+    without_options,
 )
+from chargehand.orchestrator.tones import tone
 
 
 @pytest.mark.parametrize(
@@ -60,42 +61,6 @@ def test_the_figures_of_a_failure_are_kept_and_its_noise_is_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("", "success"),
-        ("Edited.", "success"),
-        ("All 214 tests passed.", "success"),
-        ("Todos have been modified successfully. Go on with " + "the next one " * 9, "success"),
-        ("12 passed, 0 failed", "success"),
-        ("[]", "nothing"),
-        ("No matching results.", "nothing"),
-        ('{"items": []}', "nothing"),
-        ("2 failed, 3 passed", "failure"),
-        ("Traceback (most recent call last):\n" + "x\n" * 500 + "KeyError: 'id'", "failure"),
-        ("status: queued", "plain"),
-        ("word " * 100 + "the error is handled here " + "word " * 100, "plain"),
-    ],
-)
-def test_the_tone_of_an_answer(text: str, expected: str) -> None:
-    assert tone(text) == expected
-
-
-@pytest.mark.parametrize(
-    "text", ["HTTP 429", "Service Unavailable", "timed out", "database is locked", "not ready yet"]
-)
-def test_an_error_that_asks_to_come_again_is_known(text: str) -> None:
-    assert is_transient(text)
-    assert not is_transient("There is no such file.")
-
-
-def test_a_wait_is_a_short_answer_to_a_call_that_says_so() -> None:
-    assert lets_time_pass("bash sleep 30", "")
-    assert lets_time_pass("wait 5", "waited 5 s")
-    assert not lets_time_pass("wait_for_page x", "[page] a long text of what has appeared on the page by now")
-    assert not lets_time_pass("read_file sleeping.py", "")
-
-
-@pytest.mark.parametrize(
     ("one", "other", "expected"),
     [
         ("redis timeout", "timeout redis?", "wording"),
@@ -125,6 +90,23 @@ def test_an_acknowledgement_is_the_same_whatever_it_acknowledges() -> None:
     assert without_identity("Created ticket #101") == without_identity("Created ticket #102")
     assert without_identity("Created OPS-7, id: 9a") == without_identity("Created OPS-8, id: 4c")
     assert without_identity("copied 4 files") != without_identity("copied 9 files")
+
+
+def test_what_a_machine_made_up_is_set_aside_only_where_enough_is_left() -> None:
+    said, names, spans = essence(
+        '{"status": "declined", "reason": "limit", "id": 17, "ref": "x7kq2b9", "for": "3.5 s"}'
+    )
+
+    assert "x7kq2b9" not in said
+    assert names == {"17", "x7kq2b9"}
+    assert spans == (3.5,)
+    assert essence("x7kq2b9")[0] == ""
+    assert names_in("start x7kq2b9 in 30 s") == ["x7kq2b9"]
+
+
+def test_options_are_not_what_a_command_is_about() -> None:
+    assert without_options("rg -i --hidden 'digest' .") == without_options("rg digest")
+    assert without_options("-v") == "-v"
 
 
 @given(st.text(max_size=400))

@@ -1,0 +1,102 @@
+"""How a result sounds: a failure, nothing there, a success, or something else; pure."""
+
+import re
+from typing import Literal
+
+from chargehand.orchestrator.likeness import HEAD_CHARACTERS, parts
+
+# Where it says how it went.
+END_CHARACTERS = 200
+# An acknowledgement is short; a text that merely contains "done" is none.
+SHORT_WORDS = 12
+
+Tone = Literal["failure", "nothing", "success", "plain"]
+
+_TRANSIENT = re.compile(
+    r"\b(?:429|502|503|504)\b|too many requests|rate.?limit|unavailable|overload|time.?d?.?out|temporar|try again"
+    r"|retry(?:ing)? (?:after|in|later)|please retry|\blater\b|\bbusy\b|database is locked|locked by|throttl|slow down"
+    r"|quota|econnre|connection (?:reset|refused|aborted|error|failed|closed)|reset by peer|unreachable|network"
+    r"|not (?:yet )?(?:ready|finished|completed?|available|started)|\byet\b|in progress|still \w+ing|\bpending\b",
+    re.IGNORECASE,
+)
+_NO_FAILURE = re.compile(
+    r"\b(?:0|no|zero|without)\s+(?:\w+\s+)?(?:fail\w*|errors?|exceptions?)"
+    # Named, and not there: `"error": null`, `failed=0`.
+    r"|\b\w*(?:fail\w*|errors?|exceptions?)\w*[\"']?\s?[:=]\s?(?:null|none|false|0\b|\"\"|''|\[\]|\{\})",
+    re.IGNORECASE,
+)
+_FAILURE = re.compile(
+    r"\b(?:fail(?:ed|s|ures?)?|errors?|\w*exception|\w+error|traceback|fatal|denied|refused|cannot|could not|unable"
+    r"|forbidden|unauthori[sz]ed|aborted|panicked|segmentation fault|core dumped|timed out|\w+backoff|command not found"
+    r"|no such (?:file|table|column|host|key|user|command)|not permitted|undefined reference"
+    r"|exit(?:ed)? (?:code|status|with) [1-9])\b",
+    re.IGNORECASE,
+)
+_REFUSAL = re.compile(
+    r"\W{0,3}(?:(?:an )?error\b|fatal:|traceback \(|exception\b|\w+(?:error|exception)\b|permission denied"
+    r"|access denied|failed to\b|cannot\b|could not\b|unable to\b|invalid (?:arg|input|param))",
+    re.IGNORECASE,
+)
+_INNER_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])|_")
+_NOTHING = re.compile(
+    r"^(?:\[\]|\{\}|null|none|nil|0)$"
+    r"|\bno (?:\w+ )?(?:results?|match(?:es)?|rows?|records?|items?|entries|hits?|documents?|messages?|output|data)\b"
+    r"|\bno (?:changes?|effect|progress|difference)\b|\bunchanged\b|\balready\b"
+    r"|\bnothing\b|\bnot found\b|\b0 (?:results?|rows?|hits?|matches)\b"
+    r"|\"\w+\": ?\[\](?:, ?\"\w+\": ?0)?",
+    re.IGNORECASE,
+)
+_SUCCESS = re.compile(
+    r"\b(?:ok|okay|done|true|yes|success\w*|succeeded|completed?|finished|saved|wrote|written|created|updated|added"
+    r"|appended|inserted|deleted|removed|edited|replaced?|replacements?|changed|modified|applied|patched|moved|renamed"
+    r"|copied|sent|posted|published|closed|opened|set|stored|installed|uploaded|committed|merged|pushed|clicked|typed"
+    r"|pressed|selected|submitted|accepted|assigned|attached|scheduled|started|stopped|restarted|granted|registered"
+    r"|queued (?:as|for|with|under)|delivered|received|enqueued|logged"
+    r"|recorded|noted|acknowledged|pass(?:ed|ing)?|healthy|clean|up|green|valid|ready)\b",
+    re.IGNORECASE,
+)
+# Named, and not so: `"accepted": false`.
+_NO_SUCCESS = re.compile(r"\b\w+[\"']?\s?[:=]\s?[\"']?(?:false|no|none|null)\b", re.IGNORECASE)
+# An acknowledgement that goes on with good advice.
+_LONG_SUCCESS = re.compile(r"\b(?:has|have) been \w+|\bsuccessful(?:ly)?\b", re.IGNORECASE)
+_WAITS = re.compile(r"(?:^|[\W_])(?:sleep|wait|delay|pause|backoff)(?:$|[\W_])", re.IGNORECASE)
+
+
+def tone(text: str) -> Tone:
+    """Whether an answer tells of a failure, of nothing there, of success, or of something else."""
+    if _FAILURE.search(_NO_FAILURE.sub("", _ends(text))):
+        return "failure"
+    said = text.strip()
+    if not said:
+        return "success"
+    beginning = said.split(maxsplit=SHORT_WORDS)
+    if len(beginning) > SHORT_WORDS:
+        return "success" if _LONG_SUCCESS.search(" ".join(beginning[:SHORT_WORDS])) else "plain"
+    if _NOTHING.search(said):
+        return "nothing"
+    return "success" if _SUCCESS.search(_INNER_CAPITAL.sub(" ", _NO_SUCCESS.sub("", said))) else "plain"
+
+
+def is_refusal(text: str) -> bool:
+    """Whether an answer that is called a success begins like an error."""
+    return _REFUSAL.match(text) is not None
+
+
+def is_transient(text: str) -> bool:
+    """Whether an error asks to come again."""
+    return _TRANSIENT.search(_ends(text)) is not None
+
+
+def lets_time_pass(asked: str, answer: str) -> bool:
+    """Whether a call did nothing but wait."""
+    return (
+        len(answer.split(maxsplit=SHORT_WORDS // 2)) <= SHORT_WORDS // 2
+        and _WAITS.search(asked[:HEAD_CHARACTERS]) is not None
+        and tone(answer) != "failure"
+    )
+
+
+def _ends(text: str) -> str:
+    # What stands in the middle of a long text is what the text is about.
+    head, _, tail = parts(text, END_CHARACTERS, END_CHARACTERS)
+    return f"{head}{tail}" if len(text) <= 2 * END_CHARACTERS else f"{head}\n{tail}"
