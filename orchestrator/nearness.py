@@ -1,5 +1,6 @@
 """How little lies between two calls of a step that came to the same; pure."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from chargehand.orchestrator.gains import Entry
@@ -12,6 +13,8 @@ MOST_OPTIONS = 2
 TELLING_CHARACTERS = 40
 # Of a text that is no mere name or number, and may be said in other words.
 LETTER_WORDS = 8
+# Of a letter's words, so many are kept by who says the same in other words.
+LETTER_SHARE = 0.6
 # Of texts in one form, so many have a name that no other has.
 OWN_NAMES_SHARE = 0.8
 
@@ -29,7 +32,7 @@ def nearness_of(entry: Entry, last: Entry) -> str | None:
         # Who makes things is told nothing, and neither is who finds nothing; with other options it is the same.
         return "wording" if _differs_by_options(call, newest) else None
     if newest.tone == "success":
-        return "deed" if call.gave == newest.gave and _is_reworded(call, newest) else None
+        return "deed" if _acknowledge_alike(call, newest) and _is_reworded(call, newest) else None
     if call.gave != newest.gave if is_answer else not says_the_same(call, newest):
         return None
     nearness = "wording"
@@ -39,6 +42,8 @@ def nearness_of(entry: Entry, last: Entry) -> str | None:
         return None
     for name in mine.keys() & theirs.keys():
         how = change(mine[name], theirs[name])
+        if how is None and without_options(str(mine[name])) == without_options(str(theirs[name])):
+            how = "wording"
         # The same name with another number in it is another object, which may well be like the first.
         if how is None or (how == "numbered" and not newest.failed):
             return None
@@ -57,18 +62,29 @@ def _is_reworded(call: Observed, newest: Observed) -> bool:
     different = [name for name in mine if mine[name] != theirs[name]]
     if len(different) != 1:
         return False
-    text = theirs[different[0]]
-    is_long = isinstance(text, str) and len(words(text)) >= LETTER_WORDS
-    return is_long and change(mine[different[0]], text) == "wording"
+    one, other = words(str(mine[different[0]])), words(str(theirs[different[0]]))
+    shared = Counter(one) & Counter(other)
+    return len(other) >= LETTER_WORDS and shared.total() >= LETTER_SHARE * max(len(one), len(other))
+
+
+def _acknowledge_alike(call: Observed, newest: Observed) -> bool:
+    """Whether two acknowledgements are the same but for a word or two, which may be a name."""
+    mine, theirs = Counter(call.gave_words), Counter(newest.gave_words)
+    return max((mine - theirs).total(), (theirs - mine).total()) <= MOST_OPTIONS and bool(mine & theirs)
 
 
 def _differs_by_options(call: Observed, newest: Observed) -> bool:
-    """Whether two commands are the same but for their options."""
+    """Whether two commands are about the same, and one has more signs, options or a word or two."""
     mine, theirs = call.named_values, newest.named_values
-    return mine.keys() == theirs.keys() and all(
-        mine[name] == theirs[name] or without_options(str(mine[name])) == without_options(str(theirs[name]))
-        for name in mine
-    )
+    if mine.keys() != theirs.keys():
+        return False
+    about = False
+    for name in mine:
+        one, other = set(without_options(str(mine[name]))), set(without_options(str(theirs[name])))
+        if len(one ^ other) > MOST_OPTIONS or not (one <= other or other <= one):
+            return False
+        about = about or bool(one & other)
+    return about
 
 
 def is_a_form(deeds: Sequence[Observed]) -> bool:

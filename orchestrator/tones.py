@@ -19,6 +19,7 @@ _TRANSIENT = re.compile(
     r"|not (?:yet )?(?:ready|finished|completed?|available|started)|\byet\b|in progress|still \w+ing|\bpending\b",
     re.IGNORECASE,
 )
+_NO_ENTRY = re.compile(r"\b(?:401|403|access|permi(?:ssion|tted)|forbidden|unauthori[sz]ed|denied|not allowed)\b", re.I)
 _NO_FAILURE = re.compile(
     r"\b(?:0|no|zero|without)\s+(?:\w+\s+)?(?:fail\w*|errors?|exceptions?)"
     # Named, and not there: `"error": null`, `failed=0`.
@@ -85,6 +86,11 @@ def is_refusal(text: str) -> bool:
 def is_transient(text: str) -> bool:
     """Whether an error asks to come again."""
     return _TRANSIENT.search(_ends(text)) is not None
+
+
+def is_no_entry(text: str) -> bool:
+    """Whether a failure is about who asks, so that the next object may be open to them."""
+    return _NO_ENTRY.search(_ends(text)) is not None
 
 
 def lets_time_pass(asked: str, answer: str) -> bool:

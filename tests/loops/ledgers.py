@@ -321,8 +321,8 @@ def statement_mended(scene: Scene, rng: random.Random) -> None:
     query = "SELECT a FROM t"
     for column in names(rng, rng.randint(4, 6)):
         said = f'column "{column.lower()}" must appear in the GROUP BY clause'
-        query += f" GROUP BY {column.lower()}" if "GROUP" not in query else f", {column.lower()}"
         scene.act("run_query", {"query": query}, error=said, error_type="ProgrammingError")
+        query += f" GROUP BY {column.lower()}" if "GROUP" not in query else f", {column.lower()}"
     scene.act("run_query", {"query": query}, "\n".join(phrase(rng, 4) for _ in range(3)))
 
 
