@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 from chargehand.memory.procedural import Role
+from chargehand.orchestrator.approval import readable
 from chargehand.orchestrator.celery_tasks import DEADLINE_SECONDS
 from chargehand.orchestrator.offers import Offer, Offers
 from chargehand.orchestrator.plan import ITEM, Plan, Step, references, topological
@@ -301,19 +302,23 @@ def _edits(step: Step, known: Known) -> bool:
 
 
 def asks_too_early(level: Level, known: Known, step: Step) -> Iterator[Hint]:
-    """A gate that opens before the arguments of what it guards are known: a person is asked a second time."""
+    """A gate that opens before what it guards has all that it is given: a person is asked a second time."""
     del known
     if step.kind != "gate":
         return
     for guarded in level.next[step.key]:
         late = [
             key
-            for key in _references(guarded)
-            if key in level.by_key and key != step.key and not level.waits_for(step.key, key)
+            for key in (*sorted(_references(guarded)), *readable(guarded))
+            if key in level.by_key
+            and level.by_key[key].kind != "gate"
+            and key != step.key
+            and not level.waits_for(step.key, key)
         ]
         if late and guarded.kind != "gate":
+            verb = "takes" if late[0] in _references(guarded) else "may read"
             text = (
-                f"{guarded.key!r} takes the result of {late[0]!r}, for which the gate does not wait: it is asked twice"
+                f"{guarded.key!r} {verb} the result of {late[0]!r}, for which the gate does not wait: it is asked twice"
             )
             yield level.hint("gate-asks-too-early", [step], text)
 

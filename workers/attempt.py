@@ -344,7 +344,12 @@ class Attempt:
         """
         if not gathered.approvals:
             return None
-        shown = guarded(self.claim.step, results=reader.result)
+        shown = guarded(
+            self.claim.step,
+            results=reader.result,
+            inputs={key: value for key, value in gathered.inputs.items() if key not in gathered.gates},
+            commits={key: commit for key, commit in gathered.commits.items() if key not in gathered.gates},
+        )
         if is_approved(shown, gathered.approvals):
             return None
         asked: UUID | None = None

@@ -47,6 +47,8 @@ class Gathered:
     """Where the predecessors left the workspace, by key, in the order the step names them."""
     approvals: dict[str, dict[str, str]] = field(default_factory=dict)
     """What gates before it have approved: gate → step → hash of its arguments."""
+    gates: frozenset[str] = frozenset()
+    """The gates among the steps before it, where any of them has approved anything."""
     wished: tuple[Tier | None, str | None] = (None, None)
     """The tier and the model that whoever submitted the run has named for its agents."""
     continued: Continued | None = None
@@ -96,7 +98,8 @@ class RunReader:
                     plan=plan if step.kind == "agent" else None,
                     role_versions=dict(run.role_versions),
                     commits=_commits(step, ended),
-                    approvals=_approvals(step, ended),
+                    approvals=(approvals := _approvals(step, ended)),
+                    gates=_gates(session, self._run_id, step) if approvals else frozenset(),
                     wished=(_TIER.validate_python(run.tier), run.model),
                     continued=continued,
                     on_budget="ask" if budget is not None and budget.on_exceeded == "ask" else "fail",
@@ -180,6 +183,12 @@ def _approvals(step: Step, ended: dict[str, StepFinished]) -> dict[str, dict[str
     """Of the gates that are about this step: what its body's owner waits for was approved for the owner."""
     gates = {key: ended[key].approved for key in step.after if key in ended}
     return {key: approved for key, approved in gates.items() if approved is not None and stand_together(key, step)}
+
+
+def _gates(session: Session, run_id: UUID, step: Step) -> frozenset[str]:
+    before = [step_id(run_id, key) for key in step.after]
+    query = select(StepRow.key).where(StepRow.id.in_(before), StepRow.spec["kind"].astext == "gate")
+    return frozenset(session.scalars(query))
 
 
 def _commits(step: Step, ended: dict[str, StepFinished]) -> dict[str, str]:

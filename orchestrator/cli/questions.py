@@ -60,6 +60,11 @@ def escalations(
             table.add_row(Text("approves", style="dim"), Text(one_line(f"{one.step}: {one.does}", 200)))
             for name, value in one.arguments.items():
                 table.add_row("", Text(plain(f"{name} = {json.dumps(value, ensure_ascii=False)}", 2_000)))
+            for key, value in one.inputs.items():
+                told = f"reads what {key} gave: {json.dumps(value, ensure_ascii=False)}"
+                table.add_row("", Text(plain(told, 2_000)))
+            for key, commit in one.commits.items():
+                table.add_row("", Text(plain(f"workspace as {key} left it: {commit}", 200)))
             table.add_row("", Text(f"sha256 {one.hash}", style="dim"))
         if question.attached:
             table.add_row(Text("also for", style="dim"), Text(one_line(", ".join(question.attached), 500)))

@@ -19,6 +19,7 @@ from chargehand.orchestrator.approval import (
     guarded,
     is_approved,
     not_approved,
+    readable,
     stand_together,
 )
 from chargehand.orchestrator.facts import (
@@ -176,16 +177,23 @@ def _approvals(session: Session, run_id: UUID, step: Step) -> dict[str, Mapping[
 def _shown(session: Session, run_id: UUID, steps: list[Step]) -> tuple[Guarded, ...]:
     """What these steps would do, with the results that are there by now."""
     values = [value for step in steps for value in (*step.arguments.values(), step.map.items if step.map else None)]
-    taken = set(references(values))
+    taken = {*references(values), *(key for step in steps for key in readable(step))}
     rows = session.execute(
-        select(StepRow.key).where(
+        select(StepRow.key, StepRow.spec["kind"].astext).where(
             StepRow.id.in_([step_id(run_id, key) for key in taken]), StepRow.status.in_(STEP_ENDINGS)
         )
-    )
-    known = {key for (key,) in rows}
+    ).all()
+    known = {key for key, _ in rows}
+    gates = {key for key, kind in rows if kind == "gate"}
     ends = views.results(session, run_id, sorted(known)) if known else {}
     given = {key: end.result for key, end in ends.items() if end.outcome == "succeeded"}
-    return tuple(guarded(step, results=given.get, known=known) for step in steps)
+    shown = []
+    for step in steps:
+        before = [key for key in readable(step) if key in ends and key not in gates]
+        inputs = {key: given[key] for key in before if key in given}
+        commits = {key: commit for key in before if (commit := ends[key].commit) is not None}
+        shown.append(guarded(step, results=given.get, known=known, inputs=inputs, commits=commits))
+    return tuple(shown)
 
 
 def _step(row: StepRow) -> Step:

@@ -17,6 +17,7 @@ from chargehand.orchestrator.approval import (
     guarded,
     is_approved,
     not_approved,
+    readable,
     stand_together,
 )
 from chargehand.orchestrator.canvas import Emission, Pack
@@ -206,7 +207,16 @@ def shown_at(tables: Tables, run_id: UUID, steps: Sequence[Step]) -> tuple[Guard
     known = {row.key for row in tables.of_run[run_id] if row.has_ended}
     ends = {key: result_of(tables, run_id, step_id(run_id, key)) for key in known}
     given = {key: end.result for key, end in ends.items() if end is not None and end.outcome == "succeeded"}
-    return tuple(guarded(step, results=given.get, known=known) for step in steps)
+    gates = {row.key for row in tables.of_run[run_id] if row.spec.kind == "gate"}
+    return tuple(
+        guarded(
+            step,
+            results=given.get,
+            known=known,
+            inputs={key: given[key] for key in readable(step) if key in given and key not in gates},
+        )
+        for step in steps
+    )
 
 
 def _close(tables: Tables, run: RunLine, found: rounds.Round) -> None:

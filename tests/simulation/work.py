@@ -335,6 +335,7 @@ class SimulatedReader:
             role_versions=run.role_versions,
             commits={},
             approvals=_approvals(step, {key: fact for key, fact in ended.items() if fact is not None}),
+            gates=frozenset(key for key in step.after if tables.steps[step_id(run.id, key)].spec.kind == "gate"),
             # So that the people of a world have something to answer.
             on_budget="ask",
         )

@@ -395,3 +395,73 @@ def test_the_settings_say_how_long_questions_wait_whose_step_does_not(house: "Ho
     worker.run(run_id, "a")
 
     assert facts(house, run_id, "a")[-1].error == "nobody answered in time"
+
+
+def test_what_a_step_reads_of_the_steps_before_it_is_shown_and_approved_with_its_arguments(
+    house: "House",
+    worker: Worker,
+    sent: list[str],
+) -> None:
+    fixed = Step(key="send", kind="script", script="send", after=("price", "ok"), arguments={"price": "1 EUR"})
+    run_id = house.start(price(), gate("price"), fixed)
+    run(house, worker, run_id, "price")
+
+    asked = question(house, run_id)
+
+    (shown,) = asked.guards
+    assert (shown.arguments, shown.inputs) == ({"price": "1 EUR"}, {"price": "14.70 EUR"})
+    assert decide(house, asked, "approve")
+    go(house, run_id)
+    run(house, worker, run_id, "send")
+    assert sent == ["1 EUR"]
+    ends_whole(house, run_id)
+
+
+def test_what_came_to_be_read_after_the_gate_was_approved_is_put_before_a_person_once(
+    house: "House",
+    worker: Worker,
+    sent: list[str],
+) -> None:
+    # Nothing that it reads is among its arguments, and nothing of it was there when the gate opened.
+    fixed = Step(key="send", kind="script", script="send", after=("price", "ok"), arguments={"price": "1 EUR"})
+    run_id = house.start(price(), gate(), fixed)
+    go(house, run_id)
+    first = question(house, run_id)
+    assert first.guards[0].inputs == {}
+    assert decide(house, first, "approve")
+    run(house, worker, run_id, "price")
+    run(house, worker, run_id, "send")
+
+    again = question(house, run_id)
+
+    assert (again.step_key, again.reason, sent) == ("send", "gate", [])
+    assert again.guards[0].inputs == {"price": "14.70 EUR"}
+    assert "other arguments or results than were approved at 'ok'" in again.question
+    assert decide(house, again, "approve")
+    go(house, run_id)
+    run(house, worker, run_id, "send")
+    assert sent == ["1 EUR"]
+    ends_whole(house, run_id)
+
+
+def test_what_a_map_behind_a_gate_may_read_is_put_before_a_person_before_it_begins(
+    house: "House",
+    worker: Worker,
+    sent: list[str],
+) -> None:
+    body = (Step(key="send", kind="script", script="send", arguments={"price": {ITEM: None}}),)
+    each = Step(key="each", kind="map", map=Map(items=["1 EUR"], body=body), after=("price", "ok"))
+    run_id = house.start(price(), gate(), each)
+    go(house, run_id)
+    assert decide(house, question(house, run_id), "approve")
+    go(house, run_id)
+    run(house, worker, run_id, "price")
+
+    asked = question(house, run_id)
+
+    assert (asked.step_key, asked.guards[0].inputs, sent) == ("each", {"price": "14.70 EUR"}, [])
+    assert decide(house, asked, "approve")
+    go(house, run_id)
+    run(house, worker, run_id, "each/0/send")
+    assert sent == ["1 EUR"]
+    ends_whole(house, run_id)

@@ -1,7 +1,7 @@
 """What a person approves is one step's exact arguments."""
 
-from chargehand.orchestrator.approval import SHOWN_CHARACTERS, guarded, is_approved, stand_together
-from chargehand.orchestrator.plan import RESULT_OF, Map, Step
+from chargehand.orchestrator.approval import SHOWN_CHARACTERS, guarded, is_approved, readable, stand_together
+from chargehand.orchestrator.plan import RESULT_OF, CeleryTask, Map, Step
 
 
 def send(**arguments: object) -> Step:
@@ -59,3 +59,25 @@ def test_a_gate_of_an_earlier_round_or_around_the_body_is_about_something_else()
     assert not stand_together("ok", child)
     # A key with a stroke of a step of the plan itself does not hide it from its gate.
     assert stand_together("ok", send().model_copy(update={"key": "a/send"}))
+
+
+def test_a_hash_covers_what_a_step_may_read_and_a_value_that_its_arguments_name_is_not_shown_twice() -> None:
+    step = Step(key="send", kind="script", script="send", arguments={"price": {RESULT_OF: "price"}})
+    results = {"price": 7, "terms": "net 30"}
+    alone = guarded(step, results=results.get)
+    reading = guarded(step, results=results.get, inputs=results, commits={"terms": "abc"})
+    assert (reading.inputs, reading.commits) == ({"terms": "net 30"}, {"terms": "abc"})
+    others = (
+        guarded(step, results=results.get, inputs={**results, "terms": "net 60"}, commits={"terms": "abc"}),
+        guarded(step, results=results.get, inputs=results, commits={"terms": "abd"}),
+        guarded(step, results=results.get, inputs=results),
+    )
+    assert len({one.hash for one in (alone, reading, *others)}) == 5
+    # What gave nothing is nothing to read.
+    assert guarded(step, results=results.get, inputs={"price": 7, "terms": None}).hash == alone.hash
+
+
+def test_a_task_of_an_app_reads_nothing_but_its_arguments() -> None:
+    task = Step(key="refund", kind="celery_task", celery_task=CeleryTask(task="t", queue="q"), after=("a", "ok"))
+    assert readable(task) == ()
+    assert readable(Step(key="send", kind="script", script="send", after=("a", "ok"))) == ("a", "ok")
