@@ -74,13 +74,16 @@ def guarded(
     arguments = {name: _filled(value, results, known) for name, value in given.items()}
     does = " ".join(part for part in (step.kind, step.script or step.role or _body_of(step)) if part)
     named = set(references(list(given.values())))
-    read = {key: value for key, value in (inputs or {}).items() if value is not None and key not in named}
+    read: dict[str, JsonValue] = {
+        key: value for key, value in (inputs or {}).items() if value is not None and key not in named
+    }
     left = dict(commits or {})
     whole: dict[str, JsonValue] = {"does": does, "instruction": step.instruction, "arguments": arguments}
     if read:
         whole["inputs"] = read
     if left:
-        whole["commits"] = {**left}
+        # A dict of texts is none of JSON values to the type checker.
+        whole["commits"] = dict[str, JsonValue](left)
     return Guarded(
         step=step.key,
         does=does,
