@@ -58,6 +58,11 @@ class Race:
             self.made += 1
             return self.made <= self.most
 
+    def give_back(self) -> None:
+        """One that was taken was not made after all."""
+        with self.lock:
+            self.made -= 1
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
@@ -124,9 +129,11 @@ def _work(ground: Ground, shared: Race, run_id: UUID, key: str) -> None:
         try:
             mine.request([], asked)
         except BudgetBusy:
+            shared.give_back()
             time.sleep(0.01)
             continue
         except BudgetExceeded:
+            shared.give_back()
             shared.refused += 1
             break
         answer = _responded(asked, chance)
@@ -162,6 +169,11 @@ def _taken_over(
 ) -> tuple[HeldStep, StepRecorder]:
     shared.crashes += 1
     while True:
+        # Nobody beats here: without a process that lives nothing is said to be a crash.
+        execute(
+            ground.supervisor,
+            "UPDATE pools SET seen_at = clock_timestamp(), since = clock_timestamp() - interval '1 h'",
+        )
         execute(
             ground.supervisor,
             "UPDATE steps SET lease_until = clock_timestamp() - interval '1 s' "
