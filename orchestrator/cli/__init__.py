@@ -52,7 +52,12 @@ class _Chargehand(LazyGroup):
             (_RUNS, "fleet", "switches", "List the roles, tools and models that are paused for the whole fleet."),
             (_RUNS, "fleet", "circuits", "List the circuits around tools and models, and why they are open."),
             (_RUNS, "control", "budget", "Let a run spend more."),
-            (_RUNS, "caps", "caps", "Show or set what all runs of a tenant together may spend."),
+            (
+                _RUNS,
+                "caps",
+                "caps",
+                "Show or set what all runs of a tenant together may spend, and how many calls and tokens they may take.",
+            ),
             (_RUNS, "control", "tell", "Leave a message for the agents of a run."),
             (_PEOPLE, "questions", "escalations", "List what agents ask people."),
             (_PEOPLE, "questions", "resolve", "Answer the question that a step waits for."),
