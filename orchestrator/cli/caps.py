@@ -29,7 +29,7 @@ def caps(
     tenant: Annotated[UUID | None, typer.Option(metavar="ID", help="Another tenant than this installation's.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show or set what all runs of a tenant together may spend, and how many calls and tokens they may take.
+    """Show or set what all runs of a tenant together may spend, and their calls and tokens.
 
     A run is held by its own budget and by these. What is not named stays as it is.
     """

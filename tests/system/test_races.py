@@ -32,6 +32,7 @@ from chargehand.orchestrator.facts import (
     RunResumed,
     RunTold,
     SignalReceived,
+    StepClaimed,
     StepFinished,
     StepWaiting,
 )
@@ -217,7 +218,10 @@ def lies(run: RunHandle, told: Told) -> list[str]:
             found.append(f"{len(won)} first answers to {wait_id}")
         for facts in streams.values():
             taken = [fact.choice for fact in facts if isinstance(fact, SignalReceived) and fact.wait_id == wait_id]
-            if taken and any(isinstance(fact, StepWaiting) and fact.reason == "gate" for fact in facts):
+            # One behind a gate that is put before a person once more was claimed, and gives what it is for.
+            is_claimed = any(isinstance(fact, StepClaimed) for fact in facts)
+            asked = any(isinstance(fact, StepWaiting) and fact.reason == "gate" for fact in facts)
+            if taken and asked and not is_claimed:
                 done = [f.result["choice"] for f in facts if isinstance(f, StepFinished) and f.outcome != "cancelled"]
                 if done != taken:
                     found.append(f"{taken} was received, and {done} was done")
