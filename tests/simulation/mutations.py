@@ -7,6 +7,7 @@ from typing import Any, cast
 from uuid import UUID
 
 from chargehand.orchestrator import admission, canvas, control, recovery, rounds, transitions
+from chargehand.orchestrator.admission import Room
 from chargehand.orchestrator.canvas import Chain, Chord, Link, Pack
 from chargehand.orchestrator.facts import ToolStarted
 from chargehand.orchestrator.plan import step_id
@@ -155,11 +156,12 @@ def _without_chords(compose: Any) -> Any:
     return flat
 
 
-def _packing_everything(nodes: Any) -> Any:
-    def packable(*given: Any) -> dict[UUID, Any]:
-        return {step: replace(node, packable=True) for step, node in nodes(*given).items()}
+def _packing_everything(node_of: Any) -> Any:
+    return lambda nodes, step: replace(node_of(nodes, step), packable=True)
 
-    return packable
+
+def _with_places_everywhere(_: Any) -> Any:
+    return lambda **_named: Room(anybody=4, newcomers=4, slots=4)
 
 
 def _without_counting(judge: Any) -> Any:
@@ -345,8 +347,8 @@ def _mutations() -> Sequence[Mutation]:
         Mutation("calls in flight are not charged", rounds, "decide", _without_charging),
         Mutation("a chain follows into joins", canvas, "_follow", _following_into_joins),
         Mutation("nothing is a chord", canvas, "compose", _without_chords),
-        Mutation("whatever is ready is packed", admit, "_nodes", _packing_everything),
-        Mutation("pools that are down have places", admission, "places", lambda _: lambda **_named: 4),
+        Mutation("whatever is ready is packed", admit.Nodes, "__getitem__", _packing_everything),
+        Mutation("pools that are down have places", admission, "room", _with_places_everywhere),
         Mutation("no crash is counted", recovery, "judge", _without_counting),
         Mutation("the second crash is blamed on the step", recovery, "judge", _blaming_at_once),
         Mutation("a join waits for one of its predecessors", transitions, "_judge", _not_waiting_for_all),

@@ -8,6 +8,9 @@ import pytest
 from simulation.mutations import MUTATIONS, Mutation, mutated
 from simulation.world import simulate
 
+# Four minutes of a processor: what the worlds themselves say is in `make test`, that they would notice is not.
+pytestmark = pytest.mark.long
+
 # Among so many worlds there is one for every promise in which it is needed.
 SEEDS = range(1, 501)
 
