@@ -139,7 +139,7 @@ def test_a_late_release_leaves_the_next_owners_lock(nodes: list[Node]) -> None:
 
 
 def test_a_lock_whose_time_is_over_is_not_brought_back(nodes: list[Node]) -> None:
-    redlock = make(nodes, ttl_seconds=0.05)
+    redlock = make(nodes, ttl_seconds=1.0)
     lock = redlock.acquire("plan")
     for node in nodes:
         node.client.persist(KEYS.lock("plan"))  # the nodes' clocks stand still: nobody could have taken it
