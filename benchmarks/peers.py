@@ -70,7 +70,7 @@ def measure(ground: Ground, *, steps: int = STEPS, warm_up: int = WARM_UP_STEPS)
         single = compare(ground, f"{name}_step_by_step", of_peer, count=steps, size=size, block=1)
         blocks = compare(ground, name, of_peer, count=steps, size=size, block=BLOCK_STEPS)
         yield from blocks.figures(name, since=warm_up, target=target)
-        yield from single.figures(f"{name}_step_by_step", since=warm_up)
+        yield from single.figures(f"{name}_step_by_step", since=warm_up, target=target)
         if of_peer is langgraph.appended:
             yield from blocks.figures(f"{name}_end", since=steps - min(steps, END_STEPS))
     for name in ("langgraph_delta", "langgraph_long"):

@@ -57,8 +57,8 @@ def room(*, slots: int, under_way: int) -> Room:
 
 
 def with_their_share(under_way: Mapping[UUID, int], *, slots: int) -> frozenset[UUID]:
-    """Tenants that have their share of the slots, or more, even if one more tenant comes."""
-    share = _share(slots, len(under_way) + 1)
+    """Tenants that have their share of the slots, or more; `choose` gives them none of the newcomers' places."""
+    share = _share(slots, len(under_way))
     return frozenset(tenant for tenant, places in under_way.items() if places >= share)
 
 

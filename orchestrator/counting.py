@@ -10,6 +10,7 @@ The day is the database's, in UTC; what a call took is counted to the day on whi
 
 from dataclasses import dataclass
 from datetime import date
+from typing import NoReturn
 
 from chargehand.orchestrator.connections import Connections, Row
 from chargehand.orchestrator.errors import BudgetBusy, BudgetExceeded
@@ -95,8 +96,7 @@ class Counter:
                 if self._counted.of_run:
                     self._run(CORRECT, calls=-1, tokens=-requested.max_tokens)
                 _refuse_of_tenant(self._run(STANDING_OF_TENANT), requested)
-            else:
-                self._day = row["day"]
+            self._day = row["day"]
         self._open = requested
 
     def resume(self, requested: ModelRequested) -> None:
@@ -136,7 +136,7 @@ class Counter:
         return self._connections.run(self._claim.tenant, statement, {**ids, **values})
 
 
-def _refuse_in_run(standing: Row | None, requested: ModelRequested) -> None:
+def _refuse_in_run(standing: Row | None, requested: ModelRequested) -> NoReturn:
     if standing is None:
         raise BudgetExceeded("The run has no budget row; it was removed.")
     if standing["max_calls"] is not None and standing["calls"] >= standing["max_calls"]:
@@ -153,10 +153,10 @@ def _refuse_in_run(standing: Row | None, requested: ModelRequested) -> None:
     )
 
 
-def _refuse_of_tenant(standing: Row | None, requested: ModelRequested) -> None:
+def _refuse_of_tenant(standing: Row | None, requested: ModelRequested) -> NoReturn:
+    """Raise; what was refused is not counted, so that it must never be made."""
     if standing is None:
-        # The caps were taken away since this step was claimed.
-        return
+        raise BudgetExceeded("The tenant has no usage row; it was removed.")
     for used, cap, whose, option in (
         (standing["calls"], standing["max_calls"], "tenant", "--total-calls"),
         (standing["day_calls"], standing["day_max_calls"], "tenant's day", "--day-calls"),
@@ -173,9 +173,11 @@ def _refuse_of_tenant(standing: Row | None, requested: ModelRequested) -> None:
             _refuse_tokens(
                 used, cap, standing["others"], requested, f"`chargehand caps {option}` gives the tenant more"
             )
+    # Another call has ended since, a day has, or somebody has raised a cap.
+    raise BudgetBusy("What was in the way of this call is gone by now; it is asked again.")
 
 
-def _refuse_tokens(used: int, cap: int | None, others: int, requested: ModelRequested, remedy: str) -> None:
+def _refuse_tokens(used: int, cap: int | None, others: int, requested: ModelRequested, remedy: str) -> NoReturn:
     """Raise; each other agent at work may have as large an answer open, of which nothing may come."""
     need = requested.max_tokens
     if cap is None or used - others * need + need <= cap:

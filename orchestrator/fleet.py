@@ -18,7 +18,8 @@ from chargehand.orchestrator.requests import microusd
 from chargehand.orchestrator.sessions import open_session
 from chargehand.orchestrator.settings import Settings, load_settings
 from chargehand.orchestrator.switches import Kind, Switch, SwitchChange
-from chargehand.orchestrator.tenant_caps import TenantCaps, TenantCounts, caps_of, set_caps, set_counts
+from chargehand.orchestrator.tenant_caps import TenantCaps, caps_of, set_caps
+from chargehand.orchestrator.tenant_counts import CountCaps, set_count_caps
 
 
 class Fleet:
@@ -92,11 +93,11 @@ class Fleet:
             set_caps(session, chosen, cap_microusd=total, day_cap_microusd=day)
             return caps_of(session, chosen)
 
-    def set_counts(self, tenant: UUID | None = None, *, counts: TenantCounts) -> TenantCaps:
+    def set_count_caps(self, tenant: UUID | None = None, *, caps: CountCaps) -> TenantCaps:
         """Cap the calls of models of all runs of a tenant, and the tokens that they take, in all and in a day."""
         chosen = tenant or self.settings.tenant
         with self._session() as session:
-            set_counts(session, chosen, counts)
+            set_count_caps(session, chosen, caps)
             return caps_of(session, chosen)
 
     @contextmanager

@@ -1,17 +1,14 @@
-"""What all runs of a tenant together may spend, and how often and how much of models they may use, in all and in a day.
+"""What all runs of a tenant together may spend, in all and in a day; set by whoever may act as the supervisor."""
 
-Set by whoever may act as the supervisor.
-"""
-
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date
 from uuid import UUID
 
-from sqlalchemy import select, text
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from chargehand.orchestrator.tables import TenantBudgetRow, TenantUsageRow
+from chargehand.orchestrator.tables import TenantBudgetRow
+from chargehand.orchestrator.tenant_counts import NOTHING_COUNTED, TenantCounts, counts_of
 
 _MAKE = "INSERT INTO tenant_budgets (tenant) VALUES (:tenant) ON CONFLICT DO NOTHING RETURNING tenant"
 # Runs under way have spent without asking: what they hold counts from now on, and they borrow what comes after it.
@@ -34,25 +31,6 @@ _SET = "UPDATE tenant_budgets SET cap_microusd = :cap, day_cap_microusd = :day_c
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TenantCounts:
-    """How many calls of models a tenant may make and how many tokens they may take, and how many there were."""
-
-    max_calls: int | None = None
-    """Since one of these caps was first set; None: no cap."""
-    max_tokens: int | None = None
-    day_max_calls: int | None = None
-    """Of a day in UTC; None: no cap."""
-    day_max_tokens: int | None = None
-    calls: int = 0
-    tokens: int = 0
-    """Those of answered calls, and the upper bounds of the others."""
-    day: date | None = None
-    """The last one on which a call was counted."""
-    day_calls: int = 0
-    day_tokens: int = 0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class TenantCaps:
     """What a tenant may spend, and what its runs have borrowed of it."""
 
@@ -65,7 +43,7 @@ class TenantCaps:
     day: date | None = None
     """The last one on which a run borrowed."""
     day_drawn_microusd: int = 0
-    counts: TenantCounts = TenantCounts()
+    counts: TenantCounts = NOTHING_COUNTED
 
 
 def set_caps(session: Session, tenant: UUID, *, cap_microusd: int | None, day_cap_microusd: int | None) -> None:
@@ -80,29 +58,10 @@ def set_caps(session: Session, tenant: UUID, *, cap_microusd: int | None, day_ca
     session.execute(text(_SET), {"tenant": tenant, "cap": cap_microusd, "day_cap": day_cap_microusd})
 
 
-def set_counts(session: Session, tenant: UUID, counts: TenantCounts) -> None:
-    """Cap the tenant's calls and tokens; of `counts` only the caps are taken, what was counted goes on.
-
-    The session acts as the supervisor, and its caller commits. Counting begins with the first such cap: with calls of
-    steps that are claimed after it.
-    """
-    caps = {name: value for name, value in asdict(counts).items() if name.startswith(("max_", "day_max_"))}
-    made = insert(TenantUsageRow).values(tenant=tenant, **caps)
-    session.execute(made.on_conflict_do_update(index_elements=["tenant"], set_=caps))
-
-
-def has_counts(session: Session, tenant: UUID) -> bool:
-    """Whether the tenant's calls or tokens have a cap."""
-    row = TenantUsageRow
-    capped = row.max_calls.is_not(None) | row.max_tokens.is_not(None)
-    of_day = row.day_max_calls.is_not(None) | row.day_max_tokens.is_not(None)
-    return session.scalar(select(row.tenant).where(row.tenant == tenant, capped | of_day)) is not None
-
-
 def caps_of(session: Session, tenant: UUID) -> TenantCaps:
     """Its caps now, how much of them is lent, and what was counted."""
     row = session.get(TenantBudgetRow, tenant, populate_existing=True)
-    counts = _counts_of(session, tenant)
+    counts = counts_of(session, tenant)
     if row is None:
         return TenantCaps(cap_microusd=None, day_cap_microusd=None, counts=counts)
     return TenantCaps(
@@ -113,10 +72,3 @@ def caps_of(session: Session, tenant: UUID) -> TenantCaps:
         day_drawn_microusd=row.day_drawn_microusd,
         counts=counts,
     )
-
-
-def _counts_of(session: Session, tenant: UUID) -> TenantCounts:
-    row = session.get(TenantUsageRow, tenant, populate_existing=True)
-    if row is None:
-        return TenantCounts()
-    return TenantCounts(**{name: getattr(row, name) for name in TenantCounts.__dataclass_fields__})

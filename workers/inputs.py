@@ -21,7 +21,7 @@ from chargehand.orchestrator.facts import OnBudget, StepFinished, WorkspaceRef
 from chargehand.orchestrator.plan import Plan, Step, Tier, step_id
 from chargehand.orchestrator.sessions import open_session
 from chargehand.orchestrator.tables import BudgetRow, RunRow, StepRow
-from chargehand.orchestrator.tenant_caps import has_counts
+from chargehand.orchestrator.tenant_counts import has_count_caps
 from chargehand.orchestrator.views import Account
 from chargehand.workers.recollection import Recollection, newest
 
@@ -88,6 +88,10 @@ class RunReader:
             may_continue = has_agents and (run.conversation_id is not None or run.forked_from is not None)
             continued = continued_by(session, self._run_id) if may_continue else None
             budget = session.get(BudgetRow, self._run_id) if has_agents else None
+            counted = Counted(
+                of_run=budget is not None and (budget.max_calls, budget.max_tokens) != (None, None),
+                of_tenant=has_agents and has_count_caps(session, self._tenant),
+            )
             return [
                 Gathered(
                     goal=run.goal,
@@ -103,10 +107,7 @@ class RunReader:
                     wished=(_TIER.validate_python(run.tier), run.model),
                     continued=continued,
                     on_budget="ask" if budget is not None and budget.on_exceeded == "ask" else "fail",
-                    counted=Counted(
-                        of_run=budget is not None and (budget.max_calls, budget.max_tokens) != (None, None),
-                        of_tenant=any(step.kind == "agent" for step in steps) and has_counts(session, self._tenant),
-                    ),
+                    counted=counted,
                     statuses=statuses if step.kind == "agent" else {},
                 )
                 for step in steps

@@ -202,8 +202,11 @@ class ModelTurn:
                 return None
             return self._asks_about_model(f"The model declines this request: {refusal}")
         except ModelUnavailable as error:
-            self._record_failure(call_id, error, retryable=error.retryable, cost_microusd=error.cost_microusd)
-            if summarises and not error.retryable:
+            # Nobody is asked because of a summary: the turn can do without.
+            is_last = bool(summarises) and self._failures_of(ModelUnavailable) + 1 >= MAX_MODEL_FAILURES
+            retryable = error.retryable and not is_last
+            self._record_failure(call_id, error, retryable=retryable, cost_microusd=error.cost_microusd)
+            if summarises and not retryable:
                 return None
             return self._unavailable(error)
         finally:

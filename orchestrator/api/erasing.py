@@ -14,8 +14,7 @@ from chargehand.orchestrator.erasure import Erased
 router = APIRouter(prefix="/v1/erase", tags=["erasure"], responses=COMMON)
 
 Word = Annotated[str, Field(min_length=1, max_length=2_000, pattern=r"\S")]
-
-
+# One of them at least has to be there.
 NAMED = ("run_id", "conversation_id", "sources", "subjects")
 
 

@@ -1,6 +1,5 @@
 """`chargehand caps`: what all runs of a tenant together may spend."""
 
-from dataclasses import replace
 from typing import Annotated
 from uuid import UUID
 
@@ -12,6 +11,7 @@ from chargehand.orchestrator.cli.terminal import AsJson, answers, money, print_j
 from chargehand.orchestrator.errors import UserError
 from chargehand.orchestrator.fleet import Fleet
 from chargehand.orchestrator.requests import check_count, microusd
+from chargehand.orchestrator.tenant_counts import CountCaps
 
 app = typer.Typer()
 
@@ -42,15 +42,15 @@ def caps(
             now = fleet.set_caps(
                 tenant, total_usd=_chosen(total, now.cap_microusd), day_usd=_chosen(day, now.day_cap_microusd)
             )
-        counts = replace(
-            now.counts,
-            day_max_calls=_count("--day-calls", day_calls, now.counts.day_max_calls),
-            max_calls=_count("--total-calls", total_calls, now.counts.max_calls),
-            day_max_tokens=_count("--day-tokens", day_tokens, now.counts.day_max_tokens),
-            max_tokens=_count("--total-tokens", total_tokens, now.counts.max_tokens),
-        )
-        if counts != now.counts:
-            now = fleet.set_counts(tenant, counts=counts)
+        if any(one is not None for one in (day_calls, total_calls, day_tokens, total_tokens)):
+            counted = now.counts
+            caps = CountCaps(
+                day_max_calls=_count("--day-calls", day_calls, counted.day_max_calls),
+                max_calls=_count("--total-calls", total_calls, counted.max_calls),
+                day_max_tokens=_count("--day-tokens", day_tokens, counted.day_max_tokens),
+                max_tokens=_count("--total-tokens", total_tokens, counted.max_tokens),
+            )
+            now = fleet.set_count_caps(tenant, caps=caps)
     if as_json:
         print_json(now)
         return

@@ -145,12 +145,7 @@ class Client(AnyClient[RunHandle]):
         sources: Sequence[str] = (),
         subjects: Sequence[str] = (),
     ) -> Erased:
-        """Erase what a run, or every run of a conversation, has said, and what was copied from it, see `erasure`.
-
-        `later`: also later runs of its conversation that were shown it. `sources`: also what is remembered of these,
-        notes added by hand among it; `subjects`: also memories with these words in them. Both may stand alone.
-        Every chain of the journal still verifies. Raises `NotFound`, and `UserError` for what has not ended.
-        """
+        """Erase what a run, or every run of a conversation, has said, see `AnyClient.erase`."""
         if run is not None and conversation_id is not None:
             raise UserError("Name one of them: a run, or a conversation.")
         if run is None and conversation_id is None and (later or not (sources or subjects)):

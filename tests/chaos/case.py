@@ -130,16 +130,23 @@ class Case:
             by_pid[tenure.holder_pid].append(tenure)
         return by_pid
 
-    def usual_wait(self, step: Step, *, since: float, until: float) -> float:
+    def usual_wait(self, step: Step, *, since: float, again: float) -> float:
         """Seconds that half of the steps of its pool waited at least that were claimed for the first time meanwhile.
 
         From the end of the last step that they wait for. What else keeps a step from its turn (its run was paused, its
-        worker was killed) is that of single ones, and does not move the middle.
+        worker was killed) is that of single ones, and does not move the middle. What its pool took together with the
+        step, `again`, or within a recovery of that, excuses nothing: it may have stood still for the same reason.
         """
+        until = again - self.recovery_seconds
         waits = self._first_waits[step.spec.get("pool")]
         first = bisect_left(waits, (since, 0.0))
         meanwhile = sorted(waited for at, waited in waits[first : bisect_left(waits, (until, 0.0))])
         return meanwhile[len(meanwhile) // 2] if len(meanwhile) >= LEAST_WAITS else 0.0
+
+    @property
+    def recovery_seconds(self) -> float:
+        """Within so long a step runs again after its process was killed, if nothing is in its way."""
+        return self.evidence.lease_seconds + self.evidence.recovery_margin_seconds
 
     @cached_property
     def _first_waits(self) -> dict[Any, list[tuple[float, float]]]:

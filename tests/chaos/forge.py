@@ -199,7 +199,10 @@ def _fork_twice(asked: Mapping[str, Any], inherited: Sequence[socket.socket]) ->
 def _become(asked: Mapping[str, Any]) -> NoReturn:
     """Be the process that was asked for, and end as one; never returns."""
     os.setsid()
-    while os.getppid() != asked["parent"]:
+    while (parent := os.getppid()) != asked["parent"]:
+        if parent == 1:
+            # Whoever asked is gone, and nobody will end this one.
+            os._exit(1)
         # The one in between is just ending.
         time.sleep(0.001)
     _prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)

@@ -1,14 +1,13 @@
 """Looks at runs that have ended while the story goes on, and says what it has found so far; the verdict comes later."""
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Self
 from uuid import UUID
 
 import psycopg
 
+from chaos.companion import Companion
 from chaos.trial import Witness, hear, judges, parts
 
 # A run that has ended is not looked at before its last messages and zombies have had their say.
@@ -20,8 +19,8 @@ PATIENCE_SECONDS = 10.0
 
 
 @dataclass(kw_only=True)
-class Patrol:
-    """Busy while the block runs, in a process of its own. A recovery is judged only when all strikes are known."""
+class Patrol(Companion):
+    """Judges in a process of its own. A recovery is judged only when all strikes are known."""
 
     witness: Witness
     ended_runs: Callable[[], Mapping[UUID, int]]
@@ -30,33 +29,16 @@ class Patrol:
     objections: list[str] = field(default_factory=list)
     judged: int = 0
     """Runs."""
-    failure: BaseException | None = None
-    _over: threading.Event = field(default_factory=threading.Event)
 
-    def __enter__(self) -> Self:
-        """Begin."""
-        self._thread = threading.Thread(target=self._guarded, name="patrol")
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End; raises what went wrong here."""
-        self._over.set()
-        self._thread.join()
-        if self.failure is not None:
-            raise self.failure
-
-    def _guarded(self) -> None:
-        try:
-            with judges(1) as pool:
-                while not self._over.wait(LOOK_SECONDS):
-                    # In the order in which they ended: what was looked at is the beginning of the list.
-                    waiting = list(self.ended_runs().items())[self.judged :]
-                    for part in parts(dict(waiting), steps_a_part=MOST_STEPS):
-                        if self._over.is_set() or not self._look(pool, part):
-                            break
-        except BaseException as failure:  # noqa: BLE001 - raised again where the test sees it
-            self.failure = failure
+    def live(self) -> None:
+        """Look at what has ended since the last look."""
+        with judges(1) as pool:
+            while not self._over.wait(LOOK_SECONDS):
+                # In the order in which they ended: what was looked at is the beginning of the list.
+                waiting = list(self.ended_runs().items())[self.judged :]
+                for part in parts(dict(waiting), steps_a_part=MOST_STEPS):
+                    if self._over.is_set() or not self._look(pool, part):
+                        break
 
     def _look(self, pool: Executor, part: Sequence[UUID]) -> bool:
         try:

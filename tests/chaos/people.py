@@ -4,7 +4,6 @@ Their way to Postgres breaks as everybody's does; what they cannot say now they 
 """
 
 import random
-import threading
 import time
 from collections import Counter as Tally
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from functools import partial
 
 from pydantic import JsonValue
 
+from chaos.companion import Companion
 from chaos.ledger import Ledger
 from chargehand.orchestrator.client import Client, RunHandle
 from chargehand.orchestrator.errors import ChargehandError, Unavailable, UserError
@@ -27,8 +27,8 @@ RETRIES, REFUSALS = 0.85, 0.05
 
 
 @dataclass(kw_only=True)
-class People:
-    """Busy while the block runs; until `leave` with caprices, afterwards only with answers."""
+class People(Companion):
+    """Until `leave` with caprices, afterwards only with answers."""
 
     client: Client
     ledger: Ledger
@@ -37,40 +37,23 @@ class People:
     look_seconds: float = LOOK_SECONDS
     caprices: bool = True
     deeds: Tally[str] = field(default_factory=Tally)
-    failure: BaseException | None = None
     _paused: dict[RunHandle, float] = field(default_factory=dict)
     """Run → when it is resumed."""
-    _over: threading.Event = field(default_factory=threading.Event)
-
-    def __enter__(self) -> "People":
-        """Begin."""
-        self._thread = threading.Thread(target=self._live, name="people")
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End; raises what went wrong here."""
-        self._over.set()
-        self._thread.join()
-        if self.failure is not None:
-            raise self.failure
 
     def leave(self) -> None:
         """Have no more caprices; what is paused is resumed."""
         self.caprices = False
 
-    def _live(self) -> None:
-        try:
-            while not self._over.wait(self.look_seconds):
-                try:
-                    self._answer_all()
-                    self._resume()
-                    if self.caprices:
-                        self._have_caprices()
-                except Unavailable:
-                    continue
-        except BaseException as failure:  # noqa: BLE001 - raised again where the test sees it
-            self.failure = failure
+    def live(self) -> None:
+        """Answer what is asked, and do what comes to their minds."""
+        while not self._over.wait(self.look_seconds):
+            try:
+                self._answer_all()
+                self._resume()
+                if self.caprices:
+                    self._have_caprices()
+            except Unavailable:
+                continue
 
     # --- answers ------------------------------------------------------------------------------------------------------
 

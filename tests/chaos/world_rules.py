@@ -150,6 +150,10 @@ def tasks(case: Case) -> Iterator[str]:
         asked = [row for row in rows if row.kind == "task.requested"]
         for key in sorted({knock.key for knock in begun[place]} - {str(step.id)}):
             yield f"{name} was sent under key {key}, which is not its step's"
+        known = {knock.key for knock in begun[place]}
+        taken = {key for run, key_of_step, key in happened if (run, key_of_step) == place}
+        for key in sorted(taken - known):
+            yield f"{name} took effect under key {key} and never began"
         if begun[place] and not asked:
             yield f"{name} began and was never asked for"
         elif begun[place] and seconds(asked[0].at) > begun[place][0].at + CLOCK_SLACK_SECONDS:
@@ -264,7 +268,7 @@ def recoveries(case: Case) -> Iterator[str]:
 
     Where more is ready than a pool has places for, it also waits its turn: as long as the others there did meanwhile.
     """
-    most = case.evidence.lease_seconds + case.evidence.recovery_margin_seconds
+    most = case.recovery_seconds
     for strike in case.evidence.strikes:
         if strike.pid is None:
             continue
@@ -274,7 +278,7 @@ def recoveries(case: Case) -> Iterator[str]:
             again = _taken_up(case, tenure, strike.at)
             if again is not None:
                 gap = again - _last_disturbance(case, strike, case.runs[tenure.step.run], again)
-                turn = case.usual_wait(tenure.step, since=strike.at, until=again) if gap > most else 0.0
+                turn = case.usual_wait(tenure.step, since=strike.at, again=again) if gap > most else 0.0
                 if gap > most + turn:
                     yield (
                         f"step {tenure.step.key!r} ran again {gap:.1f} s after its process was killed or the last "

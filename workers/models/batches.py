@@ -69,8 +69,7 @@ class MessageBatches:
         parameters = {name: value for name, value in request.items() if name not in (*_NOT_IN_BATCH, "diagnostics")}
         parameters |= request.get("extra_body", {})
         entry: Any = {"custom_id": str(call_id), "params": parameters}
-        # A request that the server refuses would spoil the batch of all.
-        return self._gathering.add(wire, (model, entry), alone_after=ModelUnavailable)
+        return self._gathering.add(wire, (model, entry), alone_after=_may_be_about_one)
 
     def _make(self, wire: Wire, entries: Sequence[tuple[str, Any]]) -> str:
         """One batch of these requests, each with its model."""
@@ -135,6 +134,11 @@ def _line_of(wire: Wire, batch_id: str, call_id: UUID) -> dict[str, Any] | None:
             if line.get("custom_id") == str(call_id):
                 return dict(line)
     return None
+
+
+def _may_be_about_one(error: BaseException) -> bool:
+    """A request that the server refuses spoils the batch of all; a server that is away is no request's fault."""
+    return isinstance(error, ModelUnavailable) and not error.retryable
 
 
 @contextmanager

@@ -33,10 +33,10 @@ class Gathering(Generic[Key, Entry]):
         self._open: dict[Key, _Group[Entry]] = {}
         self._lock = threading.Lock()
 
-    def add(self, key: Key, entry: Entry, *, alone_after: type[Exception]) -> str:
+    def add(self, key: Key, entry: Entry, *, alone_after: Callable[[BaseException], bool]) -> str:
         """Hand the entry in with those of others and give what `send` gave; raises what it raised.
 
-        An error `alone_after` of several entries may be about any of them: then each is sent alone.
+        After an error of several entries that may be about one of them (`alone_after`) each is sent alone.
         """
         with self._lock:
             group = self._open.get(key)
@@ -50,9 +50,9 @@ class Gathering(Generic[Key, Entry]):
             self._lead(key, group)
         else:
             group.done.wait()
-        if isinstance(group.error, alone_after) and len(group.entries) > 1:
-            return self._send(key, [entry])
         if group.error is not None:
+            if len(group.entries) > 1 and alone_after(group.error):
+                return self._send(key, [entry])
             raise group.error
         return group.result
 

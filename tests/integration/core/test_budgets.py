@@ -10,14 +10,15 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy.orm import Session
 
-from chargehand.orchestrator import runs, views
+from chargehand.orchestrator import counting, runs, views
 from chargehand.orchestrator.counting import Counted
 from chargehand.orchestrator.errors import BudgetBusy, BudgetExceeded, InvalidPlan
-from chargehand.orchestrator.facts import ModelFailed, ModelResponded, StepFinished, StepWaiting, Usage
+from chargehand.orchestrator.facts import ModelFailed, ModelRequested, ModelResponded, StepFinished, StepWaiting, Usage
 from chargehand.orchestrator.plan import Plan, PlanPatch, Step, step_id
 from chargehand.orchestrator.prices import cost_microusd
 from chargehand.orchestrator.steps import HeldStep, new_wait_id
-from chargehand.orchestrator.tenant_caps import TenantCounts, caps_of, set_caps, set_counts
+from chargehand.orchestrator.tenant_caps import caps_of, set_caps
+from chargehand.orchestrator.tenant_counts import CountCaps, TenantCounts, set_count_caps
 from chargehand.orchestrator.turns import StepRecorder
 from chargehand.workers.executor import execute
 from chargehand.workers.models.interface import ModelAnswer, ModelCall, Quote
@@ -193,6 +194,18 @@ def grow(house: "House", run_id: UUID, *added: Step) -> None:
     house.admit()
 
 
+def turns_that_may_be_taken(mine: StepRecorder) -> int:
+    """Takes five, or as many as are allowed; gives how many."""
+    made = 0
+    for _ in range(5):
+        try:
+            take_turn(mine, need=10, cost=1)
+        except BudgetExceeded:
+            return made
+        made += 1
+    return made
+
+
 # --- calls and tokens -------------------------------------------------------------------------------------------------
 
 
@@ -201,17 +214,7 @@ def test_racing_agents_never_make_a_call_more_than_the_run_may(house: "House", t
     run_id = house.start(*map(script, keys), budget_microusd=DOLLAR, max_calls=10)
     recorders = [recorder(house, run_id, key, counted=OF_RUN)[1] for key in keys]
 
-    def race(mine: StepRecorder) -> int:
-        made = 0
-        for _ in range(5):
-            try:
-                take_turn(mine, need=10, cost=1)
-            except BudgetExceeded:
-                return made
-            made += 1
-        return made
-
-    assert sum(threads.map(race, recorders)) == 10
+    assert sum(threads.map(turns_that_may_be_taken, recorders)) == 10
     assert house.budget(run_id).calls == 10
 
 
@@ -252,7 +255,7 @@ def test_a_call_that_only_the_bounds_of_others_calls_leave_no_tokens_for_waits(h
 
 def count_at_most(house: "House", **caps: int) -> None:
     with Session(house.supervisor) as session, session.begin():
-        set_counts(session, house.tenant, TenantCounts(**caps))
+        set_count_caps(session, house.tenant, CountCaps(**caps))
 
 
 def counts(house: "House") -> TenantCounts:
@@ -268,17 +271,7 @@ def test_racing_runs_of_a_tenant_never_make_a_call_more_than_it_may(
     run_ids = [house.start(script("a"), script("b"), budget_microusd=DOLLAR) for _ in range(4)]
     recorders = [recorder(house, run_id, key, counted=OF_TENANT)[1] for run_id in run_ids for key in "ab"]
 
-    def race(mine: StepRecorder) -> int:
-        made = 0
-        for _ in range(5):
-            try:
-                take_turn(mine, need=10, cost=1)
-            except BudgetExceeded:
-                return made
-            made += 1
-        return made
-
-    assert sum(threads.map(race, recorders)) == 10
+    assert sum(threads.map(turns_that_may_be_taken, recorders)) == 10
     assert (counts(house).calls, counts(house).day_calls) == (10, 10)
 
 
@@ -558,3 +551,26 @@ def make_look() -> Tool:
         return f"{line} holds {len(line) * 31}"
 
     return make_tool(look, effect="pure")
+
+
+def test_a_call_that_was_refused_is_not_made_when_its_cap_is_raised_in_that_moment(
+    house: "House", own_tenant: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = house.start(script("a"), budget_microusd=DOLLAR, max_calls=10)
+    count_at_most(house, max_calls=1)
+    _, mine = recorder(house, run_id, "a", counted=Counted(of_run=True, of_tenant=True))
+    take_turn(mine, need=10, cost=1)
+    before = counts(house)
+    refuse = counting._refuse_of_tenant
+
+    def raised_meanwhile(standing: Any, asked: ModelRequested) -> None:
+        refuse({**standing, "max_calls": 5}, asked)
+
+    monkeypatch.setattr(counting, "_refuse_of_tenant", raised_meanwhile)
+    with pytest.raises(BudgetBusy, match="gone by now"):
+        take_turn(mine, need=10, cost=1)
+    assert (counts(house), house.budget(run_id).calls) == (before, 1)
+
+    count_at_most(house, max_calls=5)
+    take_turn(mine, need=10, cost=1)
+    assert (counts(house).calls, house.budget(run_id).calls) == (2, 2)

@@ -141,7 +141,7 @@ def test_steps_of_another_run_have_a_question_of_their_own(house: "House", door:
 def test_a_trip_is_visible_within_a_second(house: "House", door: Door, worker: Shop) -> None:
     """From the call whose result shows the loop to the question in `escalations`.
 
-    The median of five is printed and the shortest judged: what else the machine does makes the others longer.
+    The median of five is printed and judged: what else the machine does makes single ones longer.
     """
     took: list[float] = []
     for _ in range(5):
@@ -155,4 +155,4 @@ def test_a_trip_is_visible_within_a_second(house: "House", door: Door, worker: S
         assert kinds[-2:] == ["breaker.tripped", "step.waiting"]
     took.sort()
     print(f"a trip is visible after {took[2] * 1000:.0f} ms (longest of five {took[-1] * 1000:.0f} ms)")
-    assert took[0] < VISIBLE_SECONDS
+    assert took[2] < VISIBLE_SECONDS

@@ -121,6 +121,21 @@ def test_the_gate_shows_what_would_be_done_with_results_filled_in_and_a_hash(
     ends_whole(house, run_id)
 
 
+def asked_again(house: "House", worker: Worker, first: Escalation) -> Escalation:
+    """Approve before the price is there, and let it come; gives what the step behind is asked about then."""
+    assert decide(house, first, "approve")
+    run(house, worker, first.run_id, "price")
+    run(house, worker, first.run_id, "send")
+    return question(house, first.run_id)
+
+
+def sends(house: "House", worker: Worker, asked: Escalation) -> None:
+    """Approve, and let the step do what was approved."""
+    assert decide(house, asked, "approve")
+    go(house, asked.run_id)
+    run(house, worker, asked.run_id, "send")
+
+
 def test_arguments_that_nobody_could_see_at_the_gate_are_put_before_a_person_when_they_are_known(
     house: "House",
     worker: Worker,
@@ -131,18 +146,11 @@ def test_arguments_that_nobody_could_see_at_the_gate_are_put_before_a_person_whe
     go(house, run_id)
     first = question(house, run_id)
     assert first.guards[0].arguments == {"price": {RESULT_OF: "price"}}
-    assert decide(house, first, "approve")
-    run(house, worker, run_id, "price")
-    run(house, worker, run_id, "send")
-
-    again = question(house, run_id)
-
+    again = asked_again(house, worker, first)
     assert (again.step_key, again.reason, sent) == ("send", "gate", [])
     assert again.guards[0].arguments == {"price": "14.70 EUR"}
     assert "other arguments than were approved at 'ok'" in again.question
-    assert decide(house, again, "approve")
-    go(house, run_id)
-    run(house, worker, run_id, "send")
+    sends(house, worker, again)
     assert sent == ["14.70 EUR"]
     ends_whole(house, run_id)
 
@@ -428,18 +436,11 @@ def test_what_came_to_be_read_after_the_gate_was_approved_is_put_before_a_person
     go(house, run_id)
     first = question(house, run_id)
     assert first.guards[0].inputs == {}
-    assert decide(house, first, "approve")
-    run(house, worker, run_id, "price")
-    run(house, worker, run_id, "send")
-
-    again = question(house, run_id)
-
+    again = asked_again(house, worker, first)
     assert (again.step_key, again.reason, sent) == ("send", "gate", [])
     assert again.guards[0].inputs == {"price": "14.70 EUR"}
     assert "other arguments or results than were approved at 'ok'" in again.question
-    assert decide(house, again, "approve")
-    go(house, run_id)
-    run(house, worker, run_id, "send")
+    sends(house, worker, again)
     assert sent == ["1 EUR"]
     ends_whole(house, run_id)
 

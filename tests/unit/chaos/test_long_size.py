@@ -40,7 +40,7 @@ def test_a_run_that_was_reported_of_and_does_not_exist_is_objected_to() -> None:
     assert "was reported of and does not exist" in objection
 
 
-def others(waits: list[float], *, pool: str = "audit") -> Evidence:
+def others(waits: list[float], *, pool: str = "audit", at: float = 54) -> Evidence:
     """A story in which 'end' is taken away and runs again late; others of its pool were claimed after such waits."""
     told = story()
     told.remove("end", "step.finished")
@@ -62,9 +62,9 @@ def others(waits: list[float], *, pool: str = "audit") -> Evidence:
             replace(template, id=one, key=str(one), spec={**template.spec, "pool": pool}) for one in (before, after)
         ]
         edges.add((before, after))
-        rows.append(replace(row, step=before, at=BEGAN + timedelta(seconds=60 - waited)))
+        rows.append(replace(row, step=before, at=BEGAN + timedelta(seconds=at - waited)))
         claim = next(row for row in evidence.journal if row.kind == "step.claimed")
-        rows.append(replace(claim, tenant=TENANT, step=after, seq=1, at=BEGAN + timedelta(seconds=60)))
+        rows.append(replace(claim, tenant=TENANT, step=after, seq=1, at=BEGAN + timedelta(seconds=at)))
     return replace(
         evidence,
         strikes=[killed],
@@ -75,20 +75,22 @@ def others(waits: list[float], *, pool: str = "audit") -> Evidence:
 
 
 @pytest.mark.parametrize(
-    ("waits", "pool", "objects"),
+    ("waits", "pool", "at", "objects"),
     [
-        ([], "audit", True),
-        ([30.0] * 4, "audit", True),
-        ([30.0] * 9, "audit", False),
-        ([30.0] * 9, "coding", True),
+        ([], "audit", 54, True),
+        ([30.0] * 4, "audit", 54, True),
+        ([30.0] * 9, "audit", 54, False),
+        ([30.0] * 9, "coding", 54, True),
         # A few that had to wait for reasons of their own excuse nobody.
-        ([30.0] * 4 + [0.5] * 9, "audit", True),
+        ([30.0] * 4 + [0.5] * 9, "audit", 54, True),
+        # A pool that took nothing, and then everything at once, did not make anybody wait their turn.
+        ([30.0] * 9, "audit", 74, True),
     ],
 )
 def test_what_was_killed_waits_its_turn_as_long_as_the_others_of_its_pool_and_no_longer(
-    waits: list[float], pool: str, objects: bool
+    waits: list[float], pool: str, at: float, objects: bool
 ) -> None:
-    case = Case(others(waits, pool=pool))
+    case = Case(others(waits, pool=pool, at=at))
 
     told = list(recoveries(case))
 

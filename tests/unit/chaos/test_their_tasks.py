@@ -74,6 +74,7 @@ WRONG: dict[str, tuple[Callable[[], Evidence], str]] = {
     ),
     "answered twice": (lambda: told([*WELL[:4], (6, ANSWERED), (6, DONE)], BEGUN), "was answered 2 times"),
     "no answer": (lambda: told([*WELL[:3], (6, DONE)], BEGUN), "succeeded and nothing came back"),
+    "an effect of nobody": (lambda: told(WELL, []), f"took effect under key {KEY} and never began"),
     "no effect": (lambda: told(WELL, BEGUN, happened=0), "succeeded and took no effect"),
 }
 

@@ -90,6 +90,8 @@ def test_only_who_may_be_admitted_is_read_while_a_pool_is_full() -> None:
     loads = {UUID(int=1): 8, UUID(int=2): 3, UUID(int=3): 1}
     assert with_their_share(loads, slots=8) == {UUID(int=1), UUID(int=2)}
     assert with_their_share({UUID(int=1): 3}, slots=8) == frozenset()
+    # The second has less than half, which it may have beside the first.
+    assert with_their_share({UUID(int=1): 11, UUID(int=2): 4}, slots=10) == {UUID(int=1)}
 
 
 @given(st.integers(1, 12), st.integers(1, 100))

@@ -52,4 +52,4 @@ def test_what_cannot_be_told_does_not_pile_up(monkeypatch: pytest.MonkeyPatch) -
         ringing.ring(uuid4())
     held.set()
     ringing.close()
-    assert sum(rung) <= 6
+    assert 3 <= sum(rung) <= 6

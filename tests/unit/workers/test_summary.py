@@ -20,7 +20,7 @@ from chargehand.orchestrator.facts import (
     Usage,
 )
 from chargehand.orchestrator.forking import before_turn
-from chargehand.workers.agent import Failed, Finished, run_agent
+from chargehand.workers.agent import Failed, Finished, Wait, run_agent
 from chargehand.workers.context import AgentTask, GrowingPrompt, build
 from chargehand.workers.conversation import Summary, fold
 from chargehand.workers.models.interface import ModelAnswer, ModelCall, ModelRefused, ModelUnavailable, Quote
@@ -202,6 +202,19 @@ def test_a_summary_that_cannot_be_had_stops_nobody(error: Exception) -> None:
     finish(journal, model, task)
     assert all(not fact.summarises for fact in journal.of(ModelResponded))
     assert len(journal.of(ModelFailed)) == len(model.summaries) >= 1
+    assert_follows_from_the_facts(journal.facts, task)
+
+
+def test_a_small_model_that_is_down_holds_an_agent_up_for_some_tries_and_never_before_a_person() -> None:
+    journal, model, task = talk()
+    model.summary = ModelUnavailable("down", retryable=True)
+    outcomes: list[object] = []
+    while not (outcomes and isinstance(outcomes[-1], Finished)):
+        outcomes.append(run_agent(task, recorder=journal.claim(), models=model, tools=TOOLS, sleep=lambda _: None))
+        assert len(outcomes) < 100
+    waits = [one for one in outcomes if isinstance(one, Wait)]
+    assert {wait.reason for wait in waits} == {"retry"}
+    assert [fact.retryable for fact in journal.of(ModelFailed)[:6]] == [True] * 5 + [False]
     assert_follows_from_the_facts(journal.facts, task)
 
 
