@@ -4,8 +4,8 @@ The peers run their own loop. Where it would call the model (in LangGraph's node
 a script step of ours are run and timed instead, so that whatever else the machine does meets all of them.
 
 That is done in two ways. *In blocks*: twenty steps of the peer, then twenty of ours, and so on, so that each works on
-its own caches and waits for what it has itself left to the disk; the promises are about these. *Step by step*: one of
-each, so that ours also pay for what the peer's step has left behind, and the peer for ours.
+its own caches and waits for what it has itself left to the disk. *Step by step*: one of
+each, so that ours also pay for what the peer's step has left behind, and the peer for ours. The targets hold for both.
 """
 
 import base64
