@@ -25,6 +25,8 @@ READ_BYTES = 1 << 20
 HEX_CHARACTERS = 64
 # Enough for an agent's fifteen turns with some files; more needs memory.
 CONTEXT_TOKENS = 32_768
+# How late a signal may be seen.
+LOOK_SECONDS = 1.0
 
 
 class NotServed(Exception):
@@ -98,7 +100,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     sys.stdout.write(f"{server.listening_address}\n")
     sys.stdout.flush()
-    stopping.wait()
+    # Not one wait without end: a signal that comes just before it begins would be seen after it.
+    while not stopping.wait(LOOK_SECONDS):
+        pass
     del server
     return 0
 

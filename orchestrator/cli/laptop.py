@@ -1,7 +1,7 @@
 """`chargehand up`: everything on this machine until Ctrl-C."""
 
 import os
-import signal
+import time
 from collections.abc import Mapping
 
 import typer
@@ -15,6 +15,9 @@ from chargehand.orchestrator.schema import migrate
 from chargehand.orchestrator.settings import Settings, default_home, load_settings
 
 app = typer.Typer()
+
+# Not one `signal.pause`: a signal that comes between the interpreter's last look and the system call is seen after it.
+LOOK_SECONDS = 0.5
 
 
 @app.command("up")
@@ -36,7 +39,7 @@ def up_command(as_json: AsJson = False) -> None:
             else:
                 _welcome(laptop, settings)
             while True:
-                signal.pause()
+                time.sleep(LOOK_SECONDS)
     except KeyboardInterrupt:
         # The intended end: everything is down, and nothing went wrong.
         return

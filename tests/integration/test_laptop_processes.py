@@ -105,7 +105,9 @@ def specs(settings, endpoints, *, ports, environment):
 
 with up(Settings(home=Path(sys.argv[1])), migrate=lambda url: None, progress=lambda line: None, specs=specs) as laptop:
     print(*laptop.state.pids.values(), flush=True)
-    time.sleep(600)
+    # In one long sleep a signal that comes just before it begins is seen at its end.
+    while True:
+        time.sleep(.1)
 """
 
 
@@ -113,7 +115,7 @@ def start_program(home):
     # Only what the test sets: a laptop of the person who runs the tests must not be used.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("CHARGEHAND_")}
     program = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(PROGRAM), str(home)],
+        [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(PROGRAM), str(home)],
         stdout=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parent,
@@ -131,7 +133,8 @@ def test_no_process_of_an_up_outlives_it_whatever_ends_it(laptop_home, wait_unti
         program.send_signal(number)
         program.wait(timeout=60)
     finally:
-        program.kill()
+        # If it has not ended, it says where it is.
+        program.send_signal(signal.SIGABRT)
         program.wait()
         program.stdout.close()
     wait_until(lambda: not any(alive(pid) for pid in pids), 60, "an orphan remains")

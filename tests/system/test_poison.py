@@ -165,9 +165,11 @@ def test_with_a_solo_pool_only_the_poison_comes_before_a_person(laptop, solo):
 
     assert asked.keys() == poisons.keys()
     for key, pool in poisons.items():
-        # Once among others, once alone; the third claim carries out what the person decided.
-        assert pools_of(run, key) == [pool, "solo", "solo"]
-        assert [fact.solo for fact in facts_of(run, key, StepRecovered)] == [True, True]
+        # Once among others, once alone; the third claim carries out what the person decided. On a machine that is slow
+        # enough even that one may lose its lease, and is made again.
+        first, second, *decided = pools_of(run, key)
+        assert (first, second, {*decided}) == (pool, "solo", {"solo"})
+        assert [fact.solo for fact in facts_of(run, key, StepRecovered)[:2]] == [True, True]
     for key in neighbours_in(plan):
         assert pools_of(run, key) == [poisons[key.split("-")[1]], "solo"]
         assert facts_of(run, key, StepWaiting) == []
