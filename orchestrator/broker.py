@@ -96,6 +96,7 @@ def make_app(settings: Settings, url: str) -> Celery:
         worker_enable_remote_control=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_hijack_root_logger=False,
+        worker_consumer="chargehand.orchestrator.consuming:Consumer",
         worker_send_task_events=True,
         # It carries the task's name where the others carry its label: Flower's groups would depend on which comes last.
         task_send_sent_event=False,

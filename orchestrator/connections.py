@@ -1,5 +1,6 @@
 """Connections for the statements that run thousands of times a minute: autocommit, prepared, one round trip each."""
 
+import select
 import threading
 import time
 from collections import deque
@@ -12,6 +13,7 @@ import psycopg
 from psycopg import errors as pg
 from psycopg import pq
 from psycopg_pool import ConnectionPool, PoolTimeout
+from psycopg_pool.base import AttemptWithBackoff
 
 from chargehand.memory.database import APP_ROLE, KEEPALIVE, session_options
 from chargehand.orchestrator.errors import ReplyLost, Unavailable
@@ -26,8 +28,12 @@ POOL_SIZE = 12
 # So long a connection goes from thread to thread; then the pool looks whether it is too old, or not needed.
 KEPT_SECONDS = 60.0
 SHORTEST_WAIT_SECONDS = 0.1
-# Deadlocks cannot happen by the lock order; if one does all the same, the statement is simply run again.
+# Deadlocks cannot happen by the lock order; if one does all the same, the statement is simply run again. So is one that
+# waited in vain for a lock: what it was to record would cost a lease, and what it was to claim a message.
 ATTEMPTS = 3
+# Whoever waits for a connection has it within so long after Postgres is back.
+RECONNECT_FIRST_SECONDS = 0.25
+RECONNECT_LAST_SECONDS = 1.0
 
 _BIND = "SELECT set_config('chargehand.tenant', %(tenant)s, false)"
 
@@ -40,6 +46,27 @@ class TenantConnection(psycopg.Connection[Row]):
     bound_to: UUID | None = None
     statements: PreparedStatements | None = None
     kept_until: float = 0.0
+
+
+class Reconnection(AttemptWithBackoff):
+    """When a connection that could not be made is tried again: psycopg's own pause doubles to minutes.
+
+    Postgres would be back for as long as it was away, and every message of a worker would be lost meanwhile.
+    """
+
+    INITIAL_DELAY = RECONNECT_FIRST_SECONDS
+
+    def update_delay(self, now: float) -> None:
+        """Wait longer than before, up to a second."""
+        super().update_delay(now)
+        self.delay = min(self.delay, RECONNECT_LAST_SECONDS)
+
+
+class TenantConnections(ConnectionPool[TenantConnection]):
+    """psycopg's pool, soon back after an outage; it leans on internals of psycopg_pool 3.3."""
+
+    def _add_connection(self, attempt: AttemptWithBackoff | None, growing: bool = False) -> None:
+        super()._add_connection(attempt or Reconnection(timeout=self.reconnect_timeout), growing)
 
 
 class Connections:
@@ -57,7 +84,7 @@ class Connections:
     ) -> None:
         """Nothing is connected before the first statement; at most `lanes` joint statements are under way."""
         options = session_options(role=role, generic_plans=True)
-        self._pool: ConnectionPool[TenantConnection] = ConnectionPool(
+        self._pool = TenantConnections(
             database_url,
             connection_class=TenantConnection,
             min_size=0,
@@ -111,14 +138,20 @@ class Connections:
         if not self._places.acquire(timeout=self._timeout_seconds):
             raise Unavailable("Postgres does not answer (no connection in time); start it, then try again.")
         try:
-            # The last one used: the others are not needed, and the pool may have them back.
-            return self._idle.pop()
-        except IndexError:
-            pass
-        try:
+            with suppress(IndexError):
+                while True:
+                    # The last one used: the others are not needed, and the pool may have them back.
+                    connection = self._idle.pop()
+                    if not _has_hung_up(connection):
+                        return connection
+                    self._replace(connection)
             self._open()
-            left = self._timeout_seconds - (time.monotonic() - began)
-            connection = self._pool.getconn(timeout=max(left, SHORTEST_WAIT_SECONDS))
+            while True:
+                left = self._timeout_seconds - (time.monotonic() - began)
+                connection = self._pool.getconn(timeout=max(left, SHORTEST_WAIT_SECONDS))
+                if not _has_hung_up(connection):
+                    break
+                self._replace(connection)
         except BaseException as error:
             self._places.release()
             if isinstance(error, PoolTimeout):
@@ -128,6 +161,11 @@ class Connections:
             raise
         connection.kept_until = time.monotonic() + KEPT_SECONDS
         return connection
+
+    def _replace(self, connection: TenantConnection) -> None:
+        """Let the pool make another one in its place."""
+        connection.close()
+        self._pool.putconn(connection)
 
     def _give_back(self, connection: TenantConnection) -> None:
         now = time.monotonic()
@@ -183,8 +221,23 @@ class Connections:
             except (pg.DeadlockDetected, pg.SerializationFailure):
                 if attempt == ATTEMPTS:
                     raise
+            except pg.LockNotAvailable as error:
+                if attempt == ATTEMPTS:
+                    raise Unavailable("Somebody holds a lock in Postgres for too long; try again.") from error
             except psycopg.OperationalError as error:
-                if isinstance(error, pg.LockNotAvailable | pg.QueryCanceled):
+                if isinstance(error, pg.QueryCanceled):
                     raise
                 raise ReplyLost(f"Postgres broke off: {str(error).strip()}") from error
         raise AssertionError("unreachable")
+
+
+def _has_hung_up(connection: TenantConnection) -> bool:
+    """Whether Postgres has closed it while nobody used it: a server says nothing unasked but its good-bye.
+
+    One call of the kernel. Else each connection of the process would cost a statement after a restart of Postgres.
+    """
+    if connection.closed:
+        return True
+    waiting = select.poll()
+    waiting.register(connection.fileno(), select.POLLIN)
+    return bool(waiting.poll(0))

@@ -110,11 +110,13 @@ WITH free AS (
 )
 SELECT * FROM own ORDER BY ordinal
 """
+# Their message came through, as that of a step that is claimed: the next one that is lost is the first.
 _GIVE_BACK = """
 WITH mine AS (
     SELECT id FROM steps WHERE id = ANY(%(steps)s::uuid[]) AND status = 'queued' ORDER BY ordinal FOR NO KEY UPDATE
 ), own AS (
-    UPDATE steps s SET status = 'ready', chain = NULL FROM mine WHERE s.id = mine.id RETURNING s.tenant, s.run
+    UPDATE steps s SET status = 'ready', chain = NULL, emissions = 0 FROM mine WHERE s.id = mine.id
+    RETURNING s.tenant, s.run
 )
 INSERT INTO rings (tenant, run) SELECT DISTINCT tenant, run FROM own
 """

@@ -69,8 +69,8 @@ STORAGE_WAIT_SECONDS = 5.0
 _JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
 _ANYTHING: TypeAdapter[object] = TypeAdapter(object)
 
-Delivery = Literal["go_on", "stop"]
-"""Whether the Celery chain that brought the message goes on to its next link."""
+Delivery = Literal["go_on", "stop", "again"]
+"""Whether the Celery chain that brought the message goes on to its next link, or the message itself is needed again."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -38,9 +38,9 @@ def execute(shop: Shop, *, tenant: UUID, step_id: UUID) -> Delivery:
         log.info("nothing to claim", extra={"step_id": str(step_id), "why": str(nothing)})
         return "go_on" if nothing.ended else "stop"
     except Unavailable as outage:
-        # Whether the claim was made or not: its lease, or the message that nobody claimed, brings the step back.
+        # If the claim was made all the same, the message finds nothing to do and the lease brings the step back.
         log.warning("outage", extra={"step_id": str(step_id), "why": str(outage)})
-        return "stop"
+        return "again"
     attempt = Attempt(shop=shop, held=_held(shop, claimed))
     attempt.begin()
     try:
@@ -64,9 +64,9 @@ def execute_pack(shop: Shop, *, tenant: UUID, run_id: UUID, step_ids: Sequence[U
     try:
         return pack.run(list(step_ids))
     except Unavailable as outage:
-        # What was claimed comes back by its lease, what was not by the watch loop.
+        # What was claimed comes back by its lease, what was not by the message.
         log.warning("outage", extra={"run_id": str(run_id), "why": str(outage)})
-        return "stop"
+        return "again"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -82,6 +82,8 @@ class Pack:
     """Succeeded and not recorded yet."""
     script_seconds: float = 0.0
     """What the scripts themselves have taken."""
+    is_cut_off: bool = False
+    """Postgres did not answer when one was to be claimed."""
 
     def run(self, waiting: list[UUID]) -> Delivery:
         """All of them, while there is time."""
@@ -98,6 +100,8 @@ class Pack:
         if waiting:
             give_back(self.shop.connections, tenant=self.tenant, step_ids=waiting)
             self.shop.ring(self.run_id)
+        if self.is_cut_off:
+            return "again"
         return "go_on" if len(self.ended) == asked else "stop"
 
     def _run_some(self, step_ids: Sequence[UUID], alone: Sequence[str]) -> None:
@@ -119,8 +123,10 @@ class Pack:
                 attempt.end()
         # What could not be claimed is somebody else's, or over, or has an effect.
         for step_id in set(step_ids) - {one.step_id for one in claims}:
-            if execute(self.shop, tenant=self.tenant, step_id=step_id) == "go_on":
+            delivery = execute(self.shop, tenant=self.tenant, step_id=step_id)
+            if delivery == "go_on":
                 self.ended.add(step_id)
+            self.is_cut_off = self.is_cut_off or delivery == "again"
 
     def _run_claimed(self, attempts: Sequence[Attempt]) -> None:
         reader = RunReader(self.shop.engine, self.tenant, self.run_id)

@@ -18,6 +18,9 @@ from chargehand.workers.shop import Shop
 
 log = logging.getLogger(__name__)
 
+# A Postgres that refuses at once is not asked more often by one thread: the message goes round all the while.
+OUTAGE_PAUSE_SECONDS = 1.0
+
 
 def register_tasks(app: Celery, pool: str, shop: Callable[[], Shop], stopping: threading.Event) -> None:
     """Let `app` run the steps of `pool`; `shop` is asked for when the first message comes."""
@@ -34,6 +37,10 @@ def register_tasks(app: Celery, pool: str, shop: Callable[[], Shop], stopping: t
             raise Ignore
         with noting_how_it_ends() as ended:
             delivery = _run(shop(), UUID(tenant), UUID(run_id), **steps)
+        if delivery == "again":
+            # Dropped, it would be lost, and an outage of some seconds would cost the back-off of lost messages.
+            stopping.wait(OUTAGE_PAUSE_SECONDS)
+            raise Reject("Postgres does not answer", requeue=True)
         if delivery == "stop":
             # This copy of the chain ends here, and no part of a chord is counted.
             _show(self, ended.how)

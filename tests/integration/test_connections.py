@@ -3,13 +3,15 @@
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+from psycopg_pool import ConnectionPool
 
 from chargehand.orchestrator import connections as module
-from chargehand.orchestrator.connections import Connections
+from chargehand.orchestrator.connections import Connections, Reconnection, TenantConnections
 from chargehand.orchestrator.errors import Unavailable
 from chargehand.orchestrator.settings import DEFAULT_TENANT
 
@@ -60,10 +62,56 @@ def test_who_waits_longer_than_the_time_out_is_told_that_there_is_none(connectio
 def test_a_connection_that_broke_is_not_passed_on(connections: Connections, database_url: str) -> None:
     with psycopg.connect(database_url, autocommit=True) as owner:
         for _ in range(3):
-            owner.execute("SELECT pg_terminate_backend(%s)", [pid(connections)])
-            with pytest.raises(Unavailable):
-                pid(connections)
-    assert pid(connections)
+            with connections._connection() as connection:
+                owner.execute("SELECT pg_terminate_backend(%s)", [connection.pgconn.backend_pid])
+                with pytest.raises(psycopg.OperationalError):
+                    connection.execute("SELECT pg_sleep(60)")
+            assert pid(connections)
+
+
+def test_a_restart_of_postgres_costs_the_connections_that_nobody_used_no_statement(
+    connections: Connections, database_url: str, wait_until: "WaitUntil"
+) -> None:
+    with connections._connection() as first, connections._connection() as second:
+        before = {first.pgconn.backend_pid, second.pgconn.backend_pid}
+    with psycopg.connect(database_url, autocommit=True) as owner:
+        owner.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s) AS pid", [[*before]])
+    wait_until(lambda: not before & alive(database_url))
+
+    assert pid(connections) not in before
+    with connections._connection() as first, connections._connection() as second:
+        assert first.execute("SELECT 1").fetchone()
+        assert second.execute("SELECT 1").fetchone()
+
+
+def test_what_waits_for_a_connection_has_it_soon_after_postgres_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts: list[object] = []
+    monkeypatch.setattr(ConnectionPool, "_add_connection", lambda _self, attempt, growing: attempts.append(attempt))
+    TenantConnections("", min_size=0, max_size=1, open=False)._add_connection(None, growing=True)
+    [attempt] = attempts
+    assert isinstance(attempt, Reconnection)
+
+    delays = []
+    for minute in range(10):
+        attempt.update_delay(minute)
+        delays.append(attempt.delay)
+
+    assert 0 < delays[0] < 0.3
+    assert max(delays) <= 1.0
+    assert not attempt.time_to_give_up(10)
+
+
+def test_a_lock_that_somebody_keeps_is_waited_for_more_than_once_and_is_no_mistake_of_the_step(
+    database_url: str,
+) -> None:
+    connections = Connections(database_url, lock_timeout_seconds=0.05)
+    taken = "SELECT pg_advisory_xact_lock(812)::text AS taken"
+    with closing(connections), psycopg.connect(database_url) as owner:
+        owner.execute("SELECT pg_advisory_xact_lock(812)")
+        with pytest.raises(Unavailable, match="lock"):
+            connections.run(DEFAULT_TENANT, taken, {})
+        owner.rollback()
+        assert connections.run(DEFAULT_TENANT, taken, {})
 
 
 def test_a_connection_in_the_middle_of_something_is_not_passed_on(connections: Connections) -> None:

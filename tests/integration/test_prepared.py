@@ -1,6 +1,7 @@
 """Prepared statements on a real server: rows, errors, lost connections and the binding of tenants."""
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import psycopg
@@ -9,6 +10,9 @@ from psycopg import errors as pg
 
 from chargehand.orchestrator.connections import Connections
 from chargehand.orchestrator.errors import Unavailable
+
+if TYPE_CHECKING:
+    from tests.conftest import WaitUntil
 
 WHO = "SELECT current_setting('chargehand.tenant') AS tenant, %(value)s::text AS value"
 
@@ -60,14 +64,18 @@ def test_values_come_back_as_python_has_them(database_url: str) -> None:
     connections.close()
 
 
-def test_a_connection_that_the_server_ends_is_an_outage_once_and_then_replaced(database_url: str) -> None:
+def test_a_connection_that_the_server_ends_is_an_outage_once_and_then_replaced(
+    database_url: str, wait_until: "WaitUntil"
+) -> None:
     connections = Connections(database_url, max_size=1)
     tenant = uuid4()
     row = connections.run(tenant, "SELECT pg_backend_pid() AS pid", {})
     assert row is not None
-    with psycopg.connect(database_url, autocommit=True) as owner:
-        owner.execute("SELECT pg_terminate_backend(%s, 5000)", [row["pid"]])
-    with pytest.raises(Unavailable, match="Postgres broke off"):
-        connections.run(tenant, WHO, {"value": "x"})
+    with psycopg.connect(database_url, autocommit=True) as owner, ThreadPoolExecutor(1) as thread:
+        cut_off = thread.submit(connections.run, tenant, "SELECT pg_sleep(600)::text AS nothing", {})
+        end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = %s AND state = 'active'"
+        wait_until(lambda: owner.execute(end, [row["pid"]]).fetchall())
+        with pytest.raises(Unavailable, match="Postgres broke off"):
+            cut_off.result()
     assert connections.run(tenant, WHO, {"value": "x"}) == {"tenant": str(tenant), "value": "x"}
     connections.close()

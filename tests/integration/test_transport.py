@@ -2,12 +2,15 @@
 
 import socket
 from collections.abc import Iterator
+from itertools import pairwise
 from threading import Timer
 
+import kombu.utils.functional
 import pytest
 import redis
 from celery import Celery
 from kombu import Consumer, Producer, Queue
+from kombu.utils.imports import symbol_by_name
 
 from chargehand.orchestrator import broker
 from chargehand.orchestrator.settings import Settings
@@ -45,3 +48,35 @@ def test_a_message_that_reaches_a_process_that_has_stopped_consuming_goes_back_a
         late.join()
         assert client.llen(QUEUE) == 1
         assert client.hlen("chargehand.unacked") == 0
+
+
+def test_a_worker_is_back_soon_after_the_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Celery's own consumer would have tried three times within twelve seconds, and once more within twenty.
+    class Enough(Exception):
+        pass
+
+    app = broker.make_app(Settings(), "redis://127.0.0.1:1/0")
+    consumer_class = symbol_by_name(app.conf.worker_consumer)
+    consumer = consumer_class.__new__(consumer_class)
+    consumer.app, consumer.first_connection_attempt, consumer.broker_connection_retry_attempt = app, False, 0
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if sum(pauses) > 60:
+            raise Enough
+
+    attempts: list[float] = []
+
+    def connect(_self: object) -> None:
+        attempts.append(sum(pauses))
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(kombu.utils.functional, "sleep", sleep)
+    connection = app.connection_for_read()
+    monkeypatch.setattr(type(connection), "_establish_connection", connect)
+    with pytest.raises(Enough):
+        consumer.ensure_connected(connection)
+
+    assert len([moment for moment in attempts if moment < 5]) >= 5
+    assert max(later - sooner for sooner, later in pairwise(attempts)) < 2.1

@@ -14,6 +14,7 @@ from chargehand.orchestrator.supervisor.admit import SOLO
 from chargehand.orchestrator.supervisor.dispatch import KIND
 from chargehand.workers.executor import execute, execute_pack
 from chargehand.workers.shop import Shop
+from chargehand.workers.tasks import OUTAGE_PAUSE_SECONDS
 from simulation import sending, statements, supervision, watching
 from simulation.broker import SUPERVISOR, Delivery
 from simulation.clock import Fiber, Killed
@@ -333,11 +334,14 @@ class Worker(Process):
             self.world.broker.restore(delivery)
         else:
             try:
-                goes_on = self._run(delivery) == "go_on"
+                became = self._run(delivery)
             except Unavailable:
                 # Celery logs it, and acknowledges what has failed.
-                goes_on = False
-            if goes_on:
+                became = "stop"
+            if became == "again":
+                self.world.current_fiber().sleep(OUTAGE_PAUSE_SECONDS)
+                self.world.broker.restore(delivery)
+            if became == "go_on":
                 self.world.broker.follow(message)
             self.pass_time("delays", 0.01)
             self.world.broker.acknowledge(delivery)

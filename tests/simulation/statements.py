@@ -100,7 +100,7 @@ def give_back(tables: Tables, tenant: UUID, given: Parameters) -> Rows:
     """`_GIVE_BACK`."""
     rows = [row for row in _of(tables, tenant, given["steps"]) if row.status == "queued"]
     for row in rows:
-        row.status, row.chain = "ready", None
+        row.status, row.chain, row.emissions = "ready", None, 0
     for run_id in {row.run for row in rows}:
         tables.ring(run_id)
     return []

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
@@ -11,6 +12,8 @@ from uuid import UUID
 import pytest
 
 from chargehand.memory.artifacts import Artifacts
+from chargehand.orchestrator import steps as statements
+from chargehand.orchestrator.errors import Unavailable
 from chargehand.orchestrator.plan import Step, step_id
 from chargehand.workers import executor
 from chargehand.workers.executor import execute_pack
@@ -236,3 +239,47 @@ def test_the_last_pack_of_a_join_rings_for_it(house: "House", worker: Worker) ->
     assert worker.rung == []
     worker.run(run_id, *KEYS[4:])
     assert run_id in worker.rung
+
+
+class Broken:
+    """Connections that Postgres does not answer on from the n-th statement of a kind on."""
+
+    def __init__(self, connections: Any, statement: str, after: int) -> None:
+        self._connections, self._statement, self._after = connections, statement, after
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connections, name)
+
+    def rows(self, tenant: UUID, statement: str, parameters: Any) -> Any:
+        if statement == self._statement:
+            self._after -= 1
+            if self._after < 0:
+                raise Unavailable("Postgres does not answer")
+        return self._connections.rows(tenant, statement, parameters)
+
+
+def test_a_pack_that_an_outage_cuts_off_is_wanted_again_and_goes_on_where_it_stood(
+    house: "House", worker: Worker
+) -> None:
+    worker.knows("work")(lambda key: None)
+    run_id = house.start(*steps(*KEYS))
+    whole = worker.shop
+    worker.shop = replace(whole, connections=cast(Any, Broken(whole.connections, statements._CLAIM_MANY, after=1)))
+
+    assert worker.run(run_id, *KEYS) == "again"
+    assert house.statuses(run_id) == {"s0": "succeeded", **dict.fromkeys(KEYS[1:], "queued")}
+
+    worker.shop = whole
+    assert worker.run(run_id, *KEYS) == "go_on"
+    assert worker.ran == KEYS
+
+
+def test_what_a_pack_gives_back_had_its_message(house: "House", worker: Worker) -> None:
+    # The next message of it that is lost is the first one, however often it was given back before.
+    worker.knows("work")(lambda key: worker.stopping.set())
+    run_id = house.start(*steps(*KEYS))
+    assert worker.run(run_id, *KEYS) == "stop"
+    assert house.statuses(run_id)["s7"] == "ready"
+    assert house.row(run_id, "s7").emissions == 0
+    house.admit()
+    assert house.row(run_id, "s7").emissions == 1

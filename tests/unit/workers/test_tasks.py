@@ -68,3 +68,15 @@ def test_a_stopping_worker_gives_the_message_to_another_one(asked: list[list[UUI
         door(stopping=True)(tenant=str(TENANT), run_id=str(RUN), version=1, step_id=str(STEP))
     assert rejected.value.requeue
     assert asked == []
+
+
+@pytest.mark.parametrize("steps", [{"step_id": str(STEP)}, {"step_ids": [str(STEP)]}])
+def test_a_message_that_postgres_did_not_hear_of_is_given_back_and_not_lost(
+    monkeypatch: pytest.MonkeyPatch, steps: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(tasks, "execute", lambda *_, **__: "again")
+    monkeypatch.setattr(tasks, "execute_pack", lambda *_, **__: "again")
+    monkeypatch.setattr(tasks, "OUTAGE_PAUSE_SECONDS", 0.0)
+    with pytest.raises(Reject) as rejected:
+        door()(tenant=str(TENANT), run_id=str(RUN), version=1, **steps)
+    assert rejected.value.requeue
