@@ -2,6 +2,7 @@
 
 import re
 from decimal import Decimal, InvalidOperation
+from functools import cache
 from typing import cast, get_args
 from uuid import UUID
 
@@ -145,6 +146,7 @@ def check_model(tier: str | None, model: str | None) -> tuple[Tier | None, str |
     return cast("Tier | None", tier), model.strip() if model is not None else None
 
 
+@cache
 def goal_plan(*, with_workspace: bool) -> Plan:
     """What every goal starts with: look at the workspace, then let the planner decompose the goal."""
     look = Step(key="inventory", kind="script", script="inventory", pool="research", title="Look at the repository")

@@ -2,7 +2,8 @@
 
 import getpass
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
@@ -11,9 +12,10 @@ import redis
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from chargehand.memory import keyspace
+from chargehand.memory import keyspace, procedural
 from chargehand.memory.artifacts import Artifacts
 from chargehand.memory.database import APP_ROLE, open_engine
+from chargehand.memory.procedural import Role
 from chargehand.orchestrator import broker, endpoints
 from chargehand.orchestrator.bells import Bells
 from chargehand.orchestrator.connections import Connections
@@ -27,6 +29,8 @@ from chargehand.orchestrator.settings import Settings
 POOL_SIZE = 5
 # Of the statement that makes a run; it holds one for the time of a commit.
 BUSY_CONNECTIONS = 8
+# A role that was changed is used after this at the latest; to look at their files takes a tenth of a submission.
+ROLES_KEPT_SECONDS = 1.0
 
 
 class Services:
@@ -59,6 +63,8 @@ class Services:
         self._celery: Any = None
         self._redis: redis.Redis | None = None
         self._bells = Bells(self._ring_each) if is_busy else None
+        self._roles_for_seconds = ROLES_KEPT_SECONDS if is_busy else 0.0
+        self._roles: tuple[float, Mapping[str, Role]] = (0.0, {})
 
     def close(self) -> None:
         """Close every connection."""
@@ -111,6 +117,15 @@ class Services:
             return broker.ring_bells(self.broker(), self.settings, run_ids)
         except Unavailable:
             return False
+
+    def installed_roles(self) -> Mapping[str, Role]:
+        """The roles of the installed folders by name; a busy process reads them once a second. Raises `InvalidRole`."""
+        until, roles = self._roles
+        now = time.monotonic()
+        if now >= until:
+            roles = procedural.load_roles(*self.settings.role_folders)
+            self._roles = (now + self._roles_for_seconds, roles)
+        return roles
 
     def progress(self, run_id: UUID) -> dict[str, str]:
         """step key → what a running step says it is doing."""

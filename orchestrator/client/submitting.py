@@ -12,7 +12,6 @@ import psycopg
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
-from chargehand.memory import procedural
 from chargehand.memory.artifacts import RepositoryUnreadable
 from chargehand.memory.git import StorageFull
 from chargehand.memory.procedural import Role
@@ -70,7 +69,7 @@ def submit(
     chosen = plan or goal_plan(with_workspace=workspace is not None)
     written = chosen.roles if isinstance(chosen, WrittenPlan) else ()
     brought = {role.name: role for role in (*written, *roles)}
-    installed = procedural.load_roles(*settings.role_folders)
+    installed = services.installed_roles()
     validate(chosen, roles=installed.keys() | brought.keys())
     budget = microusd(budget_usd if budget_usd is not None else settings.default_budget_usd)
     named_tier, named_model = check_model(tier, model)
