@@ -146,10 +146,7 @@ def measure_one(
 def leave_one_out(asked: Mapping[str, Sequence[Asked]]) -> Iterator[Figure]:
     """What each collection gets with the weight and the share that are best on the mean of all others."""
     grid = list(product(WEIGHTS, SHARES))
-    scores = {
-        name: [mean_ndcg(questions, lambda one, w=weight, s=share: ranked(one.scored, w, s)) for weight, share in grid]
-        for name, questions in asked.items()
-    }
+    scores = {name: [mean for weight in WEIGHTS for mean in _with_shares(of, weight)] for name, of in asked.items()}
     for name in asked:
         others = [scores[other] for other in asked if other != name]
         chosen = max(range(len(grid)), key=lambda place: sum(each[place] for each in others))
@@ -165,10 +162,17 @@ def leave_one_out(asked: Mapping[str, Sequence[Asked]]) -> Iterator[Figure]:
         yield Figure(name=f"ndcg_at_10_{name}_best_of_grid", value=max(scores[name]), unit="nDCG", better="higher")
 
 
-def ranked(scored: Candidates, weight: float, share: float) -> list[UUID]:
-    """The order that `recall` would give."""
-    fused = fuse(scored.lexical, scored.similarity, lexical_weight=weight)
-    return [memory for memory, _ in spread(fused, scored.neighbours, share=share)[:DEPTH]]
+def _with_shares(asked: Sequence[Asked], weight: float) -> list[float]:
+    """What `recall` would get with this weight and each of the shares; fused once."""
+    fused = [fuse(one.scored.lexical, one.scored.similarity, lexical_weight=weight) for one in asked]
+    return [
+        sum(
+            ndcg(one.grades, [memory for memory, _ in spread(scores, one.scored.neighbours, share=share)[:DEPTH]])
+            for one, scores in zip(asked, fused, strict=True)
+        )
+        / max(len(asked), 1)
+        for share in SHARES
+    ]
 
 
 def best(scores: Mapping[UUID, float], depth: int = DEPTH) -> list[UUID]:

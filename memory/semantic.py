@@ -1,6 +1,5 @@
 """Semantic memory: passages and notes that are found again by their words and their meaning."""
 
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +23,12 @@ EXACT_UP_TO = 9_000
 # As many times what is asked for are looked at, nearest first, before all are: some have been superseded, or are of
 # another kind.
 LOOKED_AT = 20
-# In tenants of 6,000 to 34,000 memories this finds .96 of the exact ten, and .89 among one kind in four; 100 finds .91
-# and .85, 400 finds .99 and .97 and takes two to four times as long (docs/benchmarks.md).
+# In tenants of 11,000 and 34,000 memories this finds .96 and .99 of the exact ten; 300 finds .98 and all, and takes a
+# third longer (docs/benchmarks.md).
 HNSW_EF_SEARCH = 200
+# Among some kinds the tenth lies further off: of one kind in four, in 17,000 memories, 200 finds .83, this .91, and
+# 400, which takes two fifths longer, .94.
+HNSW_EF_SEARCH_OF_KINDS = 300
 # Deep enough that a passage which only one of the two rankings likes can still win.
 CANDIDATES = 60
 # Share of the words' score in the fused one. Between .4 and .5 no collection cares much (docs/benchmarks.md).
@@ -240,8 +242,9 @@ def candidates(
             SELECT w.memory, w.score, w.previous, w.next, NULL AS distance FROM {by_words} w
         """
     else:
+        route = _route(session, tenant=tenant, scope=scope, embedder=embedder, kinds=kinds, as_of=as_of)
         statement = f"""
-            WITH near AS MATERIALIZED ({_route(session, tenant=tenant, scope=scope, embedder=embedder, as_of=as_of)})
+            WITH near AS MATERIALIZED ({route})
             SELECT w.memory, w.score, w.previous, w.next, {_distance(embedder)} AS distance
             FROM {by_words} w
             LEFT JOIN chargehand.embeddings e
@@ -281,8 +284,11 @@ def nearest(
     as_of: datetime | None = None,
 ) -> dict[UUID, float]:
     """Cosine of the memories nearest to `vector`: exact in a small scope, by HNSW in a large one."""
+    route = _route(
+        session, tenant=tenant, scope=scope, embedder=embedder, kinds=kinds, exact_up_to=exact_up_to, as_of=as_of
+    )
     rows = session.execute(
-        text(_route(session, tenant=tenant, scope=scope, embedder=embedder, exact_up_to=exact_up_to, as_of=as_of)),
+        text(route),
         {
             "tenant": tenant,
             "scope": scope,
@@ -305,6 +311,7 @@ def _route(
     tenant: UUID,
     scope: str,
     embedder: Embedder,
+    kinds: Sequence[str] | None,
     exact_up_to: int = EXACT_UP_TO,
     as_of: datetime | None = None,
 ) -> str:
@@ -316,13 +323,14 @@ def _route(
     if not re.fullmatch(r"[a-zA-Z0-9._-]+", embedder.model_id):
         raise ValueError(f"The embedder's model id {embedder.model_id!r} may hold letters, digits, '.', '_' and '-'.")
     embedded = f"e.tenant = :tenant AND e.scope = :scope AND e.model_id = '{embedder.model_id}'"
+    ef_search = HNSW_EF_SEARCH if kinds is None else HNSW_EF_SEARCH_OF_KINDS
     known = session.execute(
         text(
-            "SELECT (SELECT count(*) FROM (SELECT 1 FROM chargehand.embeddings e "
-            f"WHERE {embedded} LIMIT :most) counted) AS size, {FIRST_AND_LAST}, "
+            f"SELECT EXISTS (SELECT FROM chargehand.embeddings e WHERE {embedded} OFFSET :most) AS is_large, "
+            f"{FIRST_AND_LAST}, "
             "set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', :ef, true)"
         ),
-        {"tenant": tenant, "scope": scope, "most": exact_up_to + 1, "ef": str(HNSW_EF_SEARCH)},
+        {"tenant": tenant, "scope": scope, "most": exact_up_to, "ef": str(ef_search)},
     ).one()
     require_own_vectors(
         session, {known.first_model, known.last_model}, tenant=tenant, scope=scope, model_id=embedder.model_id
@@ -331,7 +339,7 @@ def _route(
     valid = (
         f"{believed('m', as_of=as_of)} AND (CAST(:kinds AS text[]) IS NULL OR m.kind = ANY (CAST(:kinds AS text[])))"
     )
-    if known.size <= exact_up_to:
+    if not known.is_large:
         # All are measured, and only the nearest looked up: to join all of them took most of the time. MATERIALIZED
         # keeps the planner from walking the HNSW index. The second part is not run where the first gives enough.
         kept = f"""
@@ -356,12 +364,13 @@ def _route(
         """
     # What is filtered is looked up while the index is walked, so that the walk goes on until enough are kept. It gives
     # them nearly in order, which the planner takes for exact: `+ 0` makes it sort all of them, or it would stop early.
+    # The tenant is named, not joined: `m.tenant = e.tenant` would plan and open all sixteen partitions (1.8 ms).
     return f"""
         WITH closest AS MATERIALIZED (
             SELECT e.memory, {distance} AS distance
             FROM chargehand.embeddings e
             CROSS JOIN LATERAL (
-                SELECT FROM chargehand.memories m WHERE m.tenant = e.tenant AND m.id = e.memory AND {valid} OFFSET 0
+                SELECT FROM chargehand.memories m WHERE m.tenant = :tenant AND m.id = e.memory AND {valid} OFFSET 0
             ) kept
             WHERE {embedded} ORDER BY {distance} LIMIT 2 * :limit
         )
@@ -375,7 +384,9 @@ def _distance(embedder: Embedder) -> str:
 
 def as_literal(vector: Vector) -> str:
     """A vector as pgvector reads it."""
-    return json.dumps([round(float(value), 6) for value in vector])
+    # Python's own numbers: numpy's are three times as slow to write one by one.
+    numbers = vector.tolist() if hasattr(vector, "tolist") else vector
+    return f"[{','.join([f'{number:.6f}' for number in numbers])}]"
 
 
 def as_array(values: Sequence[str] | None) -> list[str] | None:
