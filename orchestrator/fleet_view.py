@@ -14,11 +14,12 @@ import redis
 from sqlalchemy import case, func, select, text
 from sqlalchemy.orm import Session
 
-from chargehand.orchestrator import broker, circuits, switches
+from chargehand.orchestrator import broker, circuits, limit_view, switches
 from chargehand.orchestrator.circuits import CircuitView
 from chargehand.orchestrator.client.services import Services
 from chargehand.orchestrator.errors import Unavailable
 from chargehand.orchestrator.facts import StepWaiting, parse_fact
+from chargehand.orchestrator.limit_view import LimitView
 from chargehand.orchestrator.plan import POOLS
 from chargehand.orchestrator.supervisor.admit import POOL_SILENCE_SECONDS, SOLO
 from chargehand.orchestrator.switches import Switch
@@ -146,6 +147,8 @@ class FleetView:
     paused: Sequence[Switch]
     circuits: Sequence[CircuitView]
     """Open ones first."""
+    limits: Sequence[LimitView]
+    """Of models; short ones first."""
     has_redis: bool
 
 
@@ -156,6 +159,7 @@ class InRedis:
     lengths: Mapping[str, int] | None
     """pool → messages; None: Redis does not answer."""
     circuits: Sequence[CircuitView] = ()
+    limits: Sequence[LimitView] = ()
 
 
 def look_at_fleet(services: Services, tenant: UUID) -> FleetView:
@@ -167,12 +171,16 @@ def look_at_fleet(services: Services, tenant: UUID) -> FleetView:
 
 
 def read_redis(services: Services) -> InRedis:
-    """Queues and circuits."""
+    """Queues, circuits and the limits of models."""
     settings = services.settings
     try:
         client = services.redis()
         lengths = {pool: int(client.llen(broker.queue_name(settings, pool))) for pool in (*POOLS, SOLO)}
-        return InRedis(lengths=lengths, circuits=circuits.look(client, key_prefix=settings.key_prefix))
+        return InRedis(
+            lengths=lengths,
+            circuits=circuits.look(client, key_prefix=settings.key_prefix),
+            limits=limit_view.look(client, key_prefix=settings.key_prefix),
+        )
     except (redis.RedisError, Unavailable):
         return InRedis(lengths=None)
 
@@ -213,6 +221,7 @@ def read_fleet_view(session: Session, seen: InRedis) -> FleetView:
         waits=others,
         paused=switches.listed(session),
         circuits=seen.circuits,
+        limits=seen.limits,
         has_redis=seen.lengths is not None,
     )
 

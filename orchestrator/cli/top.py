@@ -25,6 +25,7 @@ from chargehand.orchestrator.cli.terminal import (
 from chargehand.orchestrator.client import Client
 from chargehand.orchestrator.errors import Unavailable
 from chargehand.orchestrator.fleet_view import FleetView, Pool, RunLine, Wait, look_at_fleet
+from chargehand.orchestrator.limit_view import LimitView
 
 # Headings, the first and the last line, and the blank lines between the parts.
 _FRAME_LINES = 14
@@ -90,6 +91,7 @@ def draw(view: FleetView, *, height: int | None = None, said: str = "") -> Rende
     if not view.has_redis:
         parts.append(Text("Redis does not answer: queues are not known, every circuit is closed.", style="bold red"))
     parts += [Text(_of_circuit(one), style="red") for one in view.circuits if one.state != "closed"]
+    parts += [Text(_of_limit(one), style="yellow") for one in view.limits if one.is_short]
     if not slots:
         parts.append(Text("No worker is up, so nothing starts; start them with: chargehand up", style="yellow"))
     if said:
@@ -115,6 +117,15 @@ def draw(view: FleetView, *, height: int | None = None, said: str = "") -> Rende
 def _of_circuit(one: CircuitView) -> str:
     left = f" for {duration(one.seconds_left)}" if one.seconds_left else ""
     return f"circuit of {one.kind} {one_line(one.name)} is {one.state}{left}: {one_line(one.why, 200)}"
+
+
+def _of_limit(one: LimitView) -> str:
+    told = [f"{minute.used:,} of {minute.cap:,} {minute.kind} a minute used" for minute in one.minutes]
+    if one.held_seconds > 0:
+        told.append(f"asked by nobody for {duration(one.held_seconds)}")
+    if one.pace_percent < 100:
+        told.append(f"at {one.pace_percent}% of its pace after a refusal")
+    return f"limit of {one_line(one.family)} at {one_line(one.endpoint)}: {', '.join(told)}"
 
 
 def _of_pools(pools: Sequence[Pool]) -> Table:

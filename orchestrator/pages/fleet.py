@@ -1,4 +1,4 @@
-"""`/fleet`: pools and their workers, queues, the oldest waits, circuits, and what people have paused."""
+"""`/fleet`: pools and their workers, queues, the oldest waits, circuits, limits, and what people have paused."""
 
 from fastapi import APIRouter, Request, Response
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from chargehand.orchestrator import limit_view
 from chargehand.orchestrator.errors import InvalidSettings
 from chargehand.orchestrator.laptop import Valkey
 from chargehand.workers.models.limits import (
@@ -222,3 +223,45 @@ def test_limits_are_read_from_json() -> None:
 def test_unusable_limits_are_refused(text: str) -> None:
     with pytest.raises(InvalidSettings, match="CHARGEHAND_MODEL_LIMITS"):
         parse_limits(text)
+
+
+def test_whoever_looks_sees_what_is_used_who_is_held_back_and_how_the_pace_grows_back(redis_url: str) -> None:
+    client = Redis.from_url(redis_url, decode_responses=True)
+    limits = {"claude-sonnet": RateLimits(requests=5, input_tokens=1_000_000)}
+    # Both have colons.
+    workers = FleetLimits(Redis.from_url(redis_url), key_prefix="l", limits=limits, endpoint="127.0.0.1:8090")
+    many = Need(input_tokens=200_000, output_tokens=1)
+    assert workers.admit("claude-sonnet-5-5", many) == Admitted()
+    assert workers.admit("qwen3:8b", LITTLE) == Admitted()
+
+    free, other = limit_view.look(client, key_prefix="l")
+    assert (free.endpoint, free.family) == ("127.0.0.1:8090", "claude-sonnet")
+    assert (other.endpoint, other.family, other.minutes, other.is_short) == ("127.0.0.1:8090", "qwen3:8b", [], False)
+    requests, tokens = free.minutes
+    assert (requests.kind, requests.cap, tokens.kind, tokens.cap) == ("requests", 5, "input tokens", 1_000_000)
+    # A minute brings back all of it; a slow machine may have let some of it pass.
+    assert 0 <= requests.used <= 1
+    assert 0 <= tokens.used <= 200_000
+    assert not free.is_short
+
+    workers.slow_down("claude-sonnet-5-5", 600.0)
+    [held, _] = limit_view.look(client, key_prefix="l")
+    assert (held.family, held.pace_percent, held.is_short) == ("claude-sonnet", 50, True)
+    assert 0 < held.held_seconds <= 600
+    # Who is held back from before the first call is seen, too.
+    workers.slow_down("mistral", 600.0)
+    assert [one.family for one in limit_view.look(client, key_prefix="l")] == ["claude-sonnet", "mistral", "qwen3:8b"]
+
+
+def test_what_time_gives_back_is_seen_though_nobody_has_written_it() -> None:
+    fields = {"family": "m", "endpoint": "e", "l1": "60", "b1": "-30", "at": "0", "factor": "500", "raised": "60000"}
+
+    def seen(now_ms: int) -> tuple[int, int]:
+        view = limit_view.view_of(fields, now_ms=now_ms)
+        return view.minutes[0].used, view.pace_percent
+
+    # In debt; at half its pace sixty come back in two minutes; a twentieth of the pace comes back a second.
+    assert seen(0) == (90, 50)
+    assert seen(60_000) == (60, 50)
+    assert seen(63_500) == (58, 65)
+    assert seen(600_000) == (0, 100)

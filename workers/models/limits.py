@@ -18,6 +18,7 @@ from redis import Redis
 from redis.commands.core import Script
 from redis.exceptions import RedisError
 
+from chargehand.orchestrator import limit_view
 from chargehand.orchestrator.errors import InvalidSettings
 from chargehand.workers.models.local_limits import LocalLimits
 
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 # A 429 halves what the fleet allows itself, a quiet second gives a twentieth back; never below a tenth.
 DECREASE_PERMILLE = 500
-INCREASE_PERMILLE = 50
+INCREASE_PERMILLE = limit_view.RAISED_PERMILLE
 LOWEST_PERMILLE = 100
 # One burst of refusals is one event.
 DECREASE_PAUSE_MS = 1_000
@@ -36,6 +37,9 @@ PROCESS_SILENCE_MS = 60_000
 # A lost Redis is tried again after this, so that not every call waits for a time-out.
 LOST_SECONDS = 1.0
 
+# Beside what is counted, whose it is and the caps: for those who look (`orchestrator/limit_view.py`), as keys cannot be
+# taken apart where both endpoint and model have colons.
+#
 # One bucket a kind, each holding a minute's worth. A need above the whole bucket is admitted when the bucket is full,
 # and puts it into debt: it must not wait for ever.
 _ADMIT = """
@@ -67,8 +71,10 @@ for kind = 1, 3 do
     left[kind] = have
   end
 end
-local fields = {'factor', factor, 'raised', raised, 'at', now}
+local fields = {'factor', factor, 'raised', raised, 'at', now, 'endpoint', ARGV[11], 'family', ARGV[12]}
 for kind = 1, 3 do
+  fields[#fields + 1] = 'l' .. kind
+  fields[#fields + 1] = ARGV[kind]
   if left[kind] then
     local rest = left[kind]
     if wait == 0 then rest = rest - tonumber(ARGV[3 + kind]) end
@@ -94,7 +100,8 @@ if now - lowered >= tonumber(ARGV[4]) then
   lowered = now
 end
 local raised = math.max(now, until_ms)
-redis.call('HSET', KEYS[1], 'not_before', until_ms, 'factor', factor, 'raised', raised, 'lowered', lowered)
+redis.call('HSET', KEYS[1], 'not_before', until_ms, 'factor', factor, 'raised', raised, 'lowered', lowered,
+  'endpoint', ARGV[6], 'family', ARGV[7])
 redis.call('PEXPIRE', KEYS[1], math.max(tonumber(ARGV[5]), until_ms - now + 1000))
 return factor
 """
@@ -150,6 +157,7 @@ class FleetLimits:
         """`limits` by model or by the beginning of a model's name, which makes a family; `endpoint`: whose they are."""
         self._redis = redis
         self._key_prefix = f"{key_prefix}:limits:{endpoint}"
+        self._endpoint = endpoint
         self._limits = dict(limits)
         self._admit = redis.register_script(_ADMIT)
         self._slow_down = redis.register_script(_SLOW_DOWN)
@@ -165,6 +173,7 @@ class FleetLimits:
         caps = (limits.requests, limits.input_tokens, limits.output_tokens)
         needs = (1, need.input_tokens, need.output_tokens)
         shared: list[int | str] = [*caps, *needs, INCREASE_PERMILLE, TTL_MS, self._process, PROCESS_SILENCE_MS]
+        shared += [self._endpoint, family_of(model, self._limits)]
         keys = [self._key(model), f"{self._key_prefix}:processes"]
         answer = self._ask(self._admit, keys, shared)
         if answer is None:
@@ -175,7 +184,9 @@ class FleetLimits:
 
     def slow_down(self, model: str, seconds: float) -> None:
         """The server refused: nobody asks this family before that time, and fewer do after it."""
-        arguments = [max(0, round(seconds * 1_000)), DECREASE_PERMILLE, LOWEST_PERMILLE, DECREASE_PAUSE_MS, TTL_MS]
+        pause_ms = max(0, round(seconds * 1_000))
+        arguments: list[int | str] = [pause_ms, DECREASE_PERMILLE, LOWEST_PERMILLE, DECREASE_PAUSE_MS, TTL_MS]
+        arguments += [self._endpoint, family_of(model, self._limits)]
         if self._ask(self._slow_down, [self._key(model)], arguments) is None:
             self._local.slow_down(family_of(model, self._limits), seconds)
 

@@ -11,6 +11,7 @@ from chargehand.orchestrator.circuits import CircuitView
 from chargehand.orchestrator.cli.terminal import jsonable
 from chargehand.orchestrator.cli.top import _with_slots, draw
 from chargehand.orchestrator.fleet_view import FleetView, InRedis, read_fleet_view
+from chargehand.orchestrator.limit_view import LimitView, MinuteView
 from chargehand.orchestrator.plan import Step, step_id
 
 if TYPE_CHECKING:
@@ -23,9 +24,14 @@ def script(key: str, *after: str, **fields: Any) -> Step:
     return Step(key=key, kind="script", script="work", after=after, **fields)
 
 
+USED = MinuteView(kind="requests", used=12, cap=50)
+SLOW = LimitView(endpoint="a.example", family="claude-sonnet", minutes=[USED], pace_percent=50, held_seconds=9.0)
+FREE = LimitView(endpoint="a.example", family="claude-haiku", minutes=[USED], pace_percent=100, held_seconds=0.0)
+
+
 def look(house: "House", seen: InRedis | None = None) -> FleetView:
     with house.as_tenant() as session:
-        return read_fleet_view(session, seen or InRedis(lengths={"research": 7}, circuits=[OPEN]))
+        return read_fleet_view(session, seen or InRedis(lengths={"research": 7}, circuits=[OPEN], limits=[SLOW, FREE]))
 
 
 def shown(view: FleetView, height: int | None = None, width: int = 160) -> str:
@@ -86,6 +92,9 @@ def test_top_draws_every_part_and_json_has_what_it_draws(house: "House") -> None
     text = shown(look(house))
     for words in ("research", "Test this", "asks", "gate", "circuit of tool fetch is open for 9.0 s", "queued"):
         assert words in text
+    told = "12 of 50 requests a minute used, asked by nobody for 9.0 s, at 50% of its pace after a refusal"
+    assert f"limit of claude-sonnet at a.example: {told}" in " ".join(text.split())
+    assert "claude-haiku" not in text
     # What an agent asks is text: neither markup nor a control character.
     assert "[red]Shall\\x1b[2J we?" in text
     document = json.loads(json.dumps(_with_slots(look(house)), default=jsonable))
