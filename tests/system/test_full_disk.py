@@ -12,7 +12,7 @@ pytestmark = pytest.mark.system
 
 @pytest.fixture(scope="module")
 def fleet():
-    return Fleet(pools=("audit",), call_seconds=0.0, small_disk=True)
+    return Fleet(pools=("audit",), call_seconds=0.0, small_disk=True, forged=True)
 
 
 def test_steps_that_need_a_workspace_wait_while_its_disk_is_full_and_the_others_go_on(laptop, workspace):

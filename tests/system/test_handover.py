@@ -15,7 +15,7 @@ pytestmark = pytest.mark.system
 
 @pytest.fixture(scope="module")
 def fleet():
-    return Fleet(pools=("audit",), twins=("audit",), call_seconds=0.4)
+    return Fleet(pools=("audit",), twins=("audit",), call_seconds=0.4, forged=True)
 
 
 def facts_of(run, key, kind):

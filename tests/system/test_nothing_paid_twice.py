@@ -26,7 +26,7 @@ CALL_SECONDS = 0.3
 
 @pytest.fixture(scope="module")
 def fleet():
-    return Fleet(pools=("audit",), twins=("audit",), call_seconds=CALL_SECONDS)
+    return Fleet(pools=("audit",), twins=("audit",), call_seconds=CALL_SECONDS, forged=True)
 
 
 @pytest.fixture(autouse=True)

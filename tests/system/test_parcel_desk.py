@@ -65,7 +65,7 @@ def everything_in(repository: Path) -> str:
 
 @pytest.fixture(scope="module")
 def fleet() -> Fleet:
-    return Fleet(call_seconds=0.0)
+    return Fleet(call_seconds=0.0, forged=True)
 
 
 def question_of(laptop: Machine, run: RunHandle) -> Escalation:

@@ -58,7 +58,7 @@ DEADLINES_SECONDS = (None, None, None, None, 1.0, 2.5)
 
 @pytest.fixture(scope="module")
 def fleet():
-    return Fleet(pools=("audit",), twins=("supervisor", "audit"), call_seconds=0.05)
+    return Fleet(pools=("audit",), twins=("supervisor", "audit"), call_seconds=0.05, forged=True)
 
 
 @dataclass(kw_only=True)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.system
 
 @pytest.fixture(scope="module")
 def fleet() -> Fleet:
-    return Fleet(pools=("audit",), call_seconds=0.5)
+    return Fleet(pools=("audit",), call_seconds=0.5, forged=True)
 
 
 def test_whoever_watches_sees_what_an_agent_says_and_nobody_else_makes_it_stream(

@@ -19,7 +19,7 @@ WAIT_SECONDS = 90.0
 
 @pytest.fixture(scope="module")
 def fleet():
-    return HazardousFleet(pools=("audit",), twins=("audit",), call_seconds=0.5)
+    return HazardousFleet(pools=("audit",), twins=("audit",), call_seconds=0.5, forged=True)
 
 
 @pytest.fixture(autouse=True)
