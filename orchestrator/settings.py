@@ -2,6 +2,7 @@
 
 import os
 from functools import cache
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Literal
 from uuid import UUID
@@ -140,6 +141,9 @@ class Settings(BaseSettings):
     """Password of Flower; empty: `chargehand up` makes one and prints where it is kept."""
     api_cors_origins: tuple[str, ...] = ()
     """Origins whose pages may call the HTTP API from a browser, as JSON `["https://desk.example"]`; none by default."""
+    api_trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = (IPv4Network("127.0.0.1"), IPv6Network("::1"))
+    """Addresses or networks of the proxies before the API, as JSON `["10.0.0.7", "172.16.0.0/12"]`: of these alone it
+    believes `X-Forwarded-Proto` and `X-Forwarded-For`. `[]`: of nobody; by default of this machine's."""
     api_requests_per_second: float = Field(default=100.0, gt=0)
     """How often each key may ask, with two seconds' worth at once; more is answered by 429."""
     api_body_bytes: int = Field(default=4_000_000, gt=0)

@@ -31,6 +31,7 @@ from chargehand.orchestrator.api.headers import PrivateAnswers
 from chargehand.orchestrator.api.keyring import Keyring
 from chargehand.orchestrator.api.limits import RateLimit
 from chargehand.orchestrator.api.live import READING_THREADS, Live
+from chargehand.orchestrator.api.proxies import TrustedProxies
 from chargehand.orchestrator.api.state import ApiState
 from chargehand.orchestrator.client.services import Services
 from chargehand.orchestrator.errors import Unavailable
@@ -96,6 +97,7 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
             allow_methods=["*"],
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
         )
+    app.add_middleware(TrustedProxies, networks=settings.api_trusted_proxies)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

@@ -66,6 +66,8 @@ def _config(app: FastAPI, **where: Any) -> uvicorn.Config:
         log_level="info",
         access_log=False,
         server_header=False,
+        # Whom to believe is a setting of ours, see `TrustedProxies`.
+        proxy_headers=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
 

@@ -1,5 +1,6 @@
 """`/sign-in`: a key is shown once, and a cookie stands for it from then on; and the files that all pages need."""
 
+import logging
 import mimetypes
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -11,6 +12,8 @@ from chargehand.orchestrator import sign_ins
 from chargehand.orchestrator.api.state import state_of
 from chargehand.orchestrator.pages.rendering import STATIC, page
 from chargehand.orchestrator.pages.visitors import COOKIE, PageRoute, Posted, check_form, visitor_of
+
+log = logging.getLogger(__name__)
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
@@ -46,6 +49,7 @@ def sign_in(request: Request, form: Posted) -> Response:
     holder = state.keyring.holder(form.get("key", "").strip())
     wanted = _own(form.get("next", ""))
     if holder is None:
+        log.warning("sign-in refused", extra={"address": request.client.host if request.client else ""})
         return page("sign_in.html", status_code=403, wanted=wanted, refused=True, visitor=None, here="")
     with state.services.session(holder.tenant) as session:
         secret = sign_ins.begin(session, holder)
@@ -57,7 +61,8 @@ def sign_in(request: Request, form: Posted) -> Response:
         httponly=True,
         # A link from elsewhere (a chat, Flower) is to work; forms carry a proof of their own.
         samesite="lax",
-        secure=_is_https(request),
+        # Of the browser's connection, as a proxy that is trusted says.
+        secure=request.url.scheme == "https",
     )
     return answer
 
@@ -72,12 +77,6 @@ def sign_out(request: Request, form: Posted) -> Response:
     answer = RedirectResponse("/sign-in", status_code=303)
     answer.delete_cookie(COOKIE)
     return answer
-
-
-def _is_https(request: Request) -> bool:
-    """Whether the browser speaks HTTPS, as a proxy says, wherever it stands: who lies marks a cookie of their own."""
-    said = request.headers.get("X-Forwarded-Proto", "").partition(",")[0].strip().lower()
-    return "https" in (request.url.scheme, said)
 
 
 def _own(address: str) -> str:

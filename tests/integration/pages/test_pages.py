@@ -279,12 +279,43 @@ def test_the_form_takes_a_path_of_the_server_only_where_the_api_does(open_api: O
         assert answer.status_code == 400
 
 
+PROXY = "10.1.2.3"
+
+
 @pytest.mark.parametrize("said", ["https", "HTTPS", "https, http"])
-def test_the_cookie_is_for_https_only_where_a_proxy_says_that_the_browser_uses_it(api: Api, said: str) -> None:
-    browser = TestClient(api.http.app)
-    for headers, secure in (({}, False), ({"X-Forwarded-Proto": "http"}, False), ({"X-Forwarded-Proto": said}, True)):
+@pytest.mark.parametrize("peer", [PROXY, f"::ffff:{PROXY}", "192.0.2.9"])
+def test_the_cookie_is_for_https_only_where_a_trusted_proxy_says_that_the_browser_uses_it(
+    open_api: Open, peer: str, said: str
+) -> None:
+    api = open_api(api_trusted_proxies=["10.1.0.0/16"])
+    browser = TestClient(api.http.app, client=(peer, 50_000))
+    for headers, secure in (
+        ({}, False),
+        ({"X-Forwarded-Proto": "http"}, False),
+        # Anybody may send it; it counts from the proxies alone.
+        ({"X-Forwarded-Proto": said}, peer.endswith(PROXY)),
+    ):
         answer = browser.post("/sign-in", data={"key": api.key}, headers=headers, follow_redirects=False)
         assert ("Secure" in answer.headers["set-cookie"]) is secure
+
+
+@pytest.mark.parametrize(
+    ("peer", "said", "address"),
+    [
+        (PROXY, "198.51.100.7", "198.51.100.7"),
+        # The browser wrote the first one itself, the second proxy the last one.
+        (PROXY, "203.0.113.1, 198.51.100.7, 10.1.9.9", "198.51.100.7"),
+        (PROXY, "", PROXY),
+        ("192.0.2.9", "198.51.100.7", "192.0.2.9"),
+    ],
+)
+def test_a_sign_in_that_is_refused_is_logged_with_the_address_that_a_trusted_proxy_names(
+    open_api: Open, caplog: pytest.LogCaptureFixture, peer: str, said: str, address: str
+) -> None:
+    browser = TestClient(open_api(api_trusted_proxies=["10.1.0.0/16"]).http.app, client=(peer, 50_000))
+    assert browser.post("/sign-in", data={"key": "x"}, headers={"X-Forwarded-For": said}).status_code == 403
+    [told] = [record for record in caplog.records if record.message == "sign-in refused"]
+    assert vars(told)["address"] == address
 
 
 @pytest.mark.parametrize(
@@ -378,14 +409,9 @@ def test_an_address_with_a_wrong_parameter_is_told_on_a_page_and_never_by_json(b
     assert TestClient(browser.app).get("/inbox?run=nothing", follow_redirects=False).status_code == 303
 
 
-def test_a_proxy_that_ends_tls_makes_the_cookie_secure_and_forms_need_their_proof_without_it(api: Api) -> None:
-    for headers, secure in (
-        ({}, False),
-        ({"X-Forwarded-Proto": "https"}, True),
-        ({"X-Forwarded-Proto": "http"}, False),
-    ):
-        visitor = TestClient(api.http.app, headers=headers)
-        cookie = visitor.post("/sign-in", data={"key": api.key}, follow_redirects=False).headers["set-cookie"]
-        assert ("; secure" in cookie.lower(), "samesite=lax" in cookie.lower()) == (secure, True), headers
+def test_the_cookie_goes_with_no_form_of_another_site_and_forms_need_their_proof_without_it(api: Api) -> None:
+    browser = TestClient(api.http.app)
+    cookie = browser.post("/sign-in", data={"key": api.key}, follow_redirects=False).headers["set-cookie"]
+    assert "samesite=lax" in cookie.lower()
     with_key = signed_in(api, api.key)
     assert with_key.post("/runs", data={"goal": "x"}).status_code == 403
