@@ -3,6 +3,7 @@
 Said from the plan and the journal alone, without production's own words for it.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
@@ -23,6 +24,8 @@ from chargehand.orchestrator.transitions import STEP_ENDINGS
 from simulation.statements import result_of
 from simulation.tables import Entry, RunLine, StepLine, Tables
 
+# An agent is told so instead of what a colleague says.
+REFUSED = re.compile("children do not fit|the plan may be changed")
 LOST = ("failed", "cancelled")
 DEADLINE = "its deadline has passed"
 
@@ -96,7 +99,7 @@ class GraphRules:
         colleague = self._tables.steps.get(step_id(row.run, waited[-1].child.key))
         end = self._end_of(colleague)
         if colleague is None or colleague.status not in STEP_ENDINGS:
-            if not isinstance(fact.body, dict) or "children do not fit" not in str(fact.body.get("error")):
+            if not isinstance(fact.body, dict) or not REFUSED.search(str(fact.body.get("error"))):
                 self._object(f"step {row.key!r} was answered by a colleague that has not ended")
         elif end is not None and end.outcome == "succeeded":
             if (fact.choice, fact.body) != (waited[-1].options[0], end.result):

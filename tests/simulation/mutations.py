@@ -7,12 +7,14 @@ from typing import Any, cast
 from uuid import UUID
 
 from chargehand.orchestrator import admission, canvas, control, recovery, rounds, transitions
+from chargehand.orchestrator import replanning as production
 from chargehand.orchestrator.admission import Room
 from chargehand.orchestrator.canvas import Chain, Chord, Link, Pack
 from chargehand.orchestrator.facts import ToolStarted
-from chargehand.orchestrator.plan import step_id
+from chargehand.orchestrator.plan import Plan, PlanPatch, step_id
 from chargehand.orchestrator.supervisor import admit
-from simulation import sending, statements, supervision, unrolling, watching, writers
+from chargehand.workers.holds import Holds
+from simulation import queueing, replanning, sending, statements, supervision, switching, unrolling, watching, writers
 from simulation.tables import Signal, StepLine, Tables
 
 
@@ -320,6 +322,50 @@ def _told_too_early(answer: Any) -> Any:
     return hasty
 
 
+# --- the fleet's switches, and keys -----------------------------------------------------------------------------------
+
+
+def _never_off(_off_since: Any) -> Any:
+    return lambda *_given: None
+
+
+def _passing_over_holders(_is_taken: Any) -> Any:
+    return lambda _tables, _run: False
+
+
+def _without_ending_the_older(_lock_to_end: Any) -> Any:
+    return lambda _ahead: []
+
+
+def _the_newest_first(comes_first: Any) -> Any:
+    return lambda run, other: not comes_first(run, other)
+
+
+def _never_waiting(_must_wait: Any) -> Any:
+    return lambda _on_conflict, _ahead: False
+
+
+# --- planners ---------------------------------------------------------------------------------------------------------
+
+
+def _asked_for_ever(_limit_of: Any) -> Any:
+    return lambda _run: 99
+
+
+def _doing_everything_again(effective: Any) -> Any:
+    def lavish(plan: Plan, statuses: Any, change: PlanPatch) -> PlanPatch:
+        ended = {
+            step.key: None
+            for step in plan.steps
+            if step.parent is None and statuses[step.key] == "succeeded" and step.role != production.REPLANNER
+        }
+        return cast(
+            PlanPatch, effective(plan, statuses, change.model_copy(update={"again": {**ended, **change.again}}))
+        )
+
+    return lavish
+
+
 def _nobody_heard(_statement: Any) -> Any:
     return lambda *_given: []
 
@@ -378,6 +424,20 @@ def _mutations() -> Sequence[Mutation]:
         Mutation("a task's answer is not heard", sending, "take_answers", _nothing),
         Mutation("a task that has answered is given up", sending, "has_answered", _always(False)),
         Mutation("a message that may have left is not sent again", sending, "take_due", _taking_for_good),
+        Mutation("messages are sent for roles that are off", switching, "off_since", _never_off),
+        Mutation("workers do not look at the switches", Holds, "_paused", _never_off),
+        Mutation("a tool that is off is called", Holds, "tool", _never_off),
+        Mutation("a model that is off is asked", Holds, "model", _never_off),
+        Mutation("switching on wakes nobody", switching, "wake_who_waits", _nothing),
+        Mutation("a run starts though another has its key", queueing, "is_taken", _passing_over_holders),
+        Mutation("a run that replaces others lets them go on", queueing, "lock_to_end", _without_ending_the_older),
+        Mutation("who came last gets the key first", queueing, "comes_first", _the_newest_first),
+        Mutation("nobody waits for a key, and nobody is refused", queueing, "must_wait", _never_waiting),
+        Mutation("a key that is free is given to nobody", queueing, "next_in_line", _nobody_heard),
+        Mutation("the planner is asked for ever", replanning, "limit_of", _asked_for_ever),
+        Mutation("the planner is not asked", replanning, "ask", _always(False)),
+        Mutation("the planner is asked about what a person has decided", replanning, "was_refused", _always(False)),
+        Mutation("a change throws away all that is done", production, "effective", _doing_everything_again),
         Mutation("nobody hears old rings", watching, "old_rings", lambda _: lambda *_: []),
     )  # fmt: skip
 

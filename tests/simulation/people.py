@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from chargehand.orchestrator.facts import StepWaiting
+from chargehand.orchestrator.switches import Kind
 from chargehand.orchestrator.transitions import RUN_ENDINGS
-from simulation import writers
+from simulation import switching, writers
 from simulation.tables import RunIsLocked, RunLine, StepLine
 
 if TYPE_CHECKING:
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
 TAPE = "people"
 DEEDS = (
     "pause", "resume", "pause", "resume", "tell", "pause", "resume", "retry", "answer", "pause", "resume", "cancel",
+    "switch off", "switch on",
+)  # fmt: skip
+# Of the whole fleet.
+SWITCHES: tuple[tuple[Kind, str], ...] = (
+    ("role", "agent"), ("tool", "put"), ("model", "simulated"), ("all", ""), ("role", "helper"), ("tool", "look"),
+    ("model", "spare"), ("tool", "send"), ("role", "chooser"), ("tool", "delegate"), ("role", "third"),
 )  # fmt: skip
 # These race each other.
 RACING = frozenset({"cancel", "pause", "resume", "answer", "deadline"})
@@ -53,6 +60,8 @@ class People:
         self._is_late = True
         for run in self._world.tables.runs.values():
             self._do(run.id, "resume")
+        for kind, name in SWITCHES:
+            self._switch("switch on", kind, name)
 
     # --- deeds
 
@@ -60,10 +69,21 @@ class People:
         runs = list(self._world.tables.runs)
         if runs and not self._is_late:
             run = runs[number % len(runs)]
-            if deed == "answer":
+            if deed.startswith("switch"):
+                self._switch(deed, *self._world.choices.one_of(TAPE, SWITCHES))
+            elif deed == "answer":
                 self._answer_something(run)
             else:
                 self._do(run, deed)
+
+    def _switch(self, deed: str, kind: Kind, name: str) -> None:
+        tables = self._world.tables
+        did = (switching.switch_off if deed == "switch off" else switching.switch_on)(tables, kind, name)
+        if did:
+            self.deeds[deed] += 1
+            self._world.say(f"somebody decides to {deed} {kind} {name}")
+            self._world.rules.fleet.on_switch()
+            self._world.on_commit()
 
     def _to_do_again(self, run: RunLine) -> str:
         """A step that was in the plan from the start or grew out of it, and counts."""

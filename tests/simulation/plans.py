@@ -26,6 +26,8 @@ SECONDS = (0.05, 0.5, 2.0, 6.0, 20.0)
 MOST_SIDE_BY_SIDE = 24
 LABELS = ("left", "right", "ahead")
 MOST_ITEMS = 5
+# How often a script fails before it works.
+FAILS = (0, 0, 0, 0, 0, 0, 1, 1, 2, 3)
 # Bodies stand in bodies, but not deeper: each more multiplies the steps.
 MOST_DEPTH = 2
 
@@ -33,12 +35,13 @@ MOST_DEPTH = 2
 class Planner:
     """Draws one plan, stage by stage."""
 
-    def __init__(self, choices: Choices, *, name: str, most: int, agents: bool) -> None:
+    def __init__(self, choices: Choices, *, name: str, most: int, agents: bool, replans: bool) -> None:
         """Steps are called `name`1, `name`2, …"""
         self._choices = choices
         self._name = name
         self._most = most
         self._agents = agents
+        self._replans = replans
         self._steps: list[Step] = []
 
     def draw(self) -> list[Step]:
@@ -248,7 +251,7 @@ class Planner:
     def _script(self, key: str, after: tuple[str, ...], join: Join) -> Step:
         script = self._choices.one_of(TAPE, (EFFECTS[0], *EFFECTS))
         seconds = self._choices.one_of(TAPE, SECONDS)
-        fails = self._choices.one_of(TAPE, (0, 0, 0, 0, 0, 0, 1, 1, 2, 3))
+        fails = self._choices.one_of(TAPE, (*FAILS, ALWAYS) if self._replans else FAILS)
         return Step(
             key=key,
             kind="script",
@@ -269,6 +272,8 @@ class Planner:
             colleague: dict[str, JsonValue] = {"turns": self._turns(), "colleague": {"turns": self._turns()}}
             arguments = {"turns": [*self._turns(), [self._choices.one_of(TAPE, ("delegate", "hand_off"))]],
                          "colleague": colleague}  # fmt: skip
+        if self._replans and self._choices.happens(TAPE, 0.12):
+            arguments["turns"] = [*self._turns(), ["request_replan"], *self._turns()]
         if may_patch and self._choices.happens(TAPE, 0.25):
             arguments["patch"] = self._patch(key)
         elif may_patch and self._steps and self._choices.happens(TAPE, 0.08):
@@ -358,9 +363,11 @@ class Planner:
         return self._choices.one_of(TAPE, (30.0, 90.0)) if self._choices.happens(TAPE, 0.06) else None
 
 
-def random_plan(choices: Choices, *, name: str, most: int, poison: bool, agents: bool) -> list[Step]:
+def random_plan(
+    choices: Choices, *, name: str, most: int, poison: bool, agents: bool, replans: bool = False
+) -> list[Step]:
     """About so many steps, not counting what planners add; one of them may take down every worker that runs it."""
-    steps = Planner(choices, name=name, most=most, agents=agents).draw()
+    steps = Planner(choices, name=name, most=most, agents=agents, replans=replans).draw()
     plain = [place for place, step in enumerate(steps) if step.kind in {"script", "agent", "gate"}]
     if poison and plain:
         victim = plain[choices.number(TAPE, len(plain))]

@@ -12,10 +12,12 @@ from chargehand.orchestrator.connections import Connections, Row
 from chargehand.orchestrator.errors import ChargehandError, Unavailable
 from chargehand.orchestrator.supervisor.admit import SOLO
 from chargehand.orchestrator.supervisor.dispatch import KIND
+from chargehand.orchestrator.switches import FRESH_SECONDS, Switch, Switches
 from chargehand.workers.executor import execute, execute_pack
+from chargehand.workers.holds import Holds
 from chargehand.workers.shop import Shop
 from chargehand.workers.tasks import OUTAGE_PAUSE_SECONDS
-from simulation import sending, statements, supervision, watching
+from simulation import queueing, sending, statements, supervision, switching, watching
 from simulation.broker import SUPERVISOR, Delivery
 from simulation.clock import Fiber, Killed
 from simulation.ledger import Effect
@@ -73,6 +75,8 @@ class Process:
         self._later: list[Callable[[], None]] = []
         self.transactions: list[Transaction] = []
         """Those of several statements that are under way."""
+        self.blind_until = 0.0
+        """It cannot know what was changed before: it stood still, or had no Postgres."""
 
     # --- time
 
@@ -142,6 +146,7 @@ class Process:
 
     def _thaw(self) -> None:
         self.is_frozen = False
+        self.blind_until = self.world.clock.now
         later, self._later = self._later, []
         for act in later:
             self.world.clock.after(0.0, act)
@@ -310,6 +315,7 @@ class Worker(Process):
             hints=cast(Any, Unwatched()),
             ring=world.broker.ring,
             stopping=self.stopping,
+            holds=Holds(Switches(self._read_switches, clock=lambda: world.clock.now)),
         )
         world.broker.listen(pool, self.poke)
         self.heartbeat.beat()
@@ -355,6 +361,9 @@ class Worker(Process):
             return execute_pack(self.shop, tenant=task.tenant, run_id=task.run_id, step_ids=task.step_ids)
         return execute(self.shop, tenant=task.tenant, step_id=task.step_ids[0])
 
+    def _read_switches(self) -> list[Switch]:
+        return self.transact("switches", lambda: switching.listed(self.world.tables))
+
     # --- what its steps do
 
     def work(self, step: UUID, effect: str, key: str, seconds: float, fails: int, poison: bool) -> int:
@@ -362,6 +371,7 @@ class Worker(Process):
         world = self.world
         epoch = self.heartbeat.epochs[world.current_fiber(), step]
         world.rules.on_body(step, epoch=epoch, in_solo_pool=self.pool == SOLO)
+        world.rules.fleet.on_use(step, "all", "", blind_until=self.blind_until)
         begun = world.ledger.bodies[step]
         world.say("runs", step, process=self.name)
         self.pass_time("work", seconds / 2, seconds / 4)
@@ -375,8 +385,13 @@ class Worker(Process):
             raise RuntimeError("as planned")
         return begun
 
+    def use(self, step: UUID, tool: str) -> None:
+        """A tool begins."""
+        self.world.rules.fleet.on_use(step, "tool", tool, blind_until=self.blind_until)
+
     def change(self, effect: Effect, kind: str) -> str:
         """The body of a tool."""
+        self.use(effect.step, effect.tool)
         self.pass_time("work", 0.5)
         self.world.say(f"calls {effect.tool}", effect.step, process=self.name)
         self.world.rules.on_effect(effect, kind)
@@ -429,6 +444,8 @@ class Worker(Process):
 
     def on_outage(self, parameters: Mapping[str, Any] | None) -> None:
         """The step of the statement comes back by its lease."""
+        # What was known last holds for as long as if it had been read.
+        self.blind_until = self.world.clock.now + FRESH_SECONDS
         given = parameters or {}
         for step in [given["step"]] if "step" in given else given.get("steps", ()):
             self.world.ledger.violent_losses[step] += 1
@@ -534,11 +551,20 @@ class Supervisor(Process):
         length = self.world.broker.length
         self._part("emit_again", lambda: watching.emit_again(tables, settings, queue_length=length))
         self._part("end_overdue", lambda: watching.end_overdue(tables))
+        started = self._start_queued()
         rung = watching.old_rings(tables, settings)
-        for run_id in dict.fromkeys([*woken, *rung]):
+        for run_id in dict.fromkeys([*started, *woken, *rung]):
             self._advance(run_id)
         if any(row.status == "ready" for row in tables.open_rows()):
             self._admit()
+
+    def _start_queued(self) -> list[UUID]:
+        """`start_queued`: the heads are read, and each is started by itself."""
+        tables = self.world.tables
+        heads = queueing.next_in_line(tables)
+        if heads:
+            self.point("start_queued")
+        return [run for run in heads if self._part("start", lambda run=run: queueing.start(tables, run))]  # type: ignore[misc]
 
     def _part(self, name: str, act: Callable[[], T]) -> T | None:
         """A part of the round; one that finds nothing to do is over at once."""

@@ -29,16 +29,16 @@ from chargehand.orchestrator.rounds import Standing
 from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.supervisor.admit import POOL_SILENCE_SECONDS
 from chargehand.orchestrator.transitions import RUN_ENDINGS
+from simulation.fleet_rules import LONGEST_ADMISSION_SECONDS, FleetRules
 from simulation.graph_rules import GraphRules
 from simulation.ledger import Call, Effect, Ledger
+from simulation.plan_rules import PlanRules
 from simulation.tables import Entry, RunLine, StepLine, Tables
 from simulation.watching import patience_seconds
 
 # What a round of the watch loop may take, and the hops of a message after its time has come.
 ROUND_SECONDS = 3.0
 STATEMENTS_A_ROUND = 30
-# Postgres cuts off what takes longer.
-LONGEST_ADMISSION_SECONDS = 5.0
 # How a step may fail by its plan, or by somebody's wish: a mistake of production's shows as an error of another kind.
 EXPECTED_ERRORS = re.compile(
     r"RuntimeError: as planned|A person ended the step\.|a person chose|its deadline has passed|cancelled"
@@ -47,6 +47,7 @@ EXPECTED_ERRORS = re.compile(
     r"|\d+ of \d+ items failed: |round \d+: \S+ failed: |check did not pass in \d+ rounds"
     r"|the items of '\S+' are no list but NoneType|nobody chose a way|script 'choose' gave 'nowhere'"
     r"|the parallel changes conflict in a\.py, "
+    r"|run \S+ has taken its concurrency key|the plan goes on without it"
     r"|as planned over there|task 'theirs' was sent and (lost|nothing came back)"
 )
 
@@ -75,6 +76,13 @@ class Rules:
         self._settings = settings
         self._object = object_
         self._graph = GraphRules(tables, object_)
+        self._plans = PlanRules(tables, object_)
+        self.fleet = FleetRules(
+            tables,
+            object_,
+            slack_seconds=self._slack_seconds,
+            slowest_statement_seconds=slowest_statement_seconds,
+        )
         self._open_calls: dict[UUID, dict[UUID, int]] = defaultdict(dict)
         self._answers: Counter[UUID] = Counter()
         self._losses: Counter[UUID] = Counter()
@@ -92,14 +100,19 @@ class Rules:
         run = self._tables.runs[run_id]
         if step is None:
             self._on_run_fact(run, entry)
+            self.fleet.on_run_fact(run, entry)
+            self._plans.on_run_fact(run, entry)
         else:
             row = self._tables.steps[step]
             self._graph.on_fact(run, row, entry)
+            self.fleet.on_step_fact(run, row, entry)
+            self._plans.on_step_fact(run, row, entry)
             self._on_step_fact(run, row, entry)
 
     def on_commit(self) -> None:
         """A transaction has committed."""
         self._graph.on_commit()
+        self.fleet.on_commit()
 
     def _on_run_fact(self, run: RunLine, entry: Entry) -> None:
         fact = entry.fact
@@ -238,6 +251,8 @@ class Rules:
             # Somebody may have left while the admission was under way.
             if now - self._there_at.get(line.links[0].pool, 0.0) > LONGEST_ADMISSION_SECONDS:
                 self._object(f"a message was sent to pool {line.links[0].pool}, which is down")
+            for head in _heads(line):
+                self.fleet.on_head(self._tables.steps[head])
             if isinstance(line, Pack):
                 self._check_pack(line, standing)
             else:
@@ -307,6 +322,7 @@ class Rules:
     def on_tick(self, *, somebody_watches: bool, queue_length: Callable[[str], int]) -> None:
         """A second has passed."""
         self._note_live_pools()
+        self.fleet.on_tick(somebody_watches=somebody_watches)
         for run in self._tables.runs.values():
             if not run.is_anchored:
                 self._check_money(run)
@@ -330,8 +346,9 @@ class Rules:
         now = self._tables.clock.now
         overdue: dict[UUID, float | None] = {run.id: run.deadline_at if run.status not in RUN_ENDINGS else None}
         for row in self._tables.of_run[run.id]:
-            # Of a task that may have happened all the same nobody is asked while its run is paused.
-            may_end = row.spec.kind != "celery_task" or run.status == "running"
+            # Of a task that may have happened all the same nobody is asked while its run, or the fleet, is paused.
+            is_paused = run.status != "running" or ("all", "") in self._tables.switches
+            may_end = row.spec.kind != "celery_task" or not is_paused
             overdue[row.id] = row.deadline_at if row.status in started and may_end else None
             parent = self._tables.parents.get(row.id)
             if parent is not None and parent.has_ended and not row.has_ended:
@@ -367,6 +384,7 @@ class Rules:
             self._check_money(run)
             self._check_bill(run)
             self._graph.at_the_end(run)
+            self._plans.at_the_end(run)
             for row in self._tables.of_run[run.id]:
                 self._check_calls(row)
                 self._check_effects(row)

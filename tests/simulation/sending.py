@@ -20,6 +20,7 @@ from chargehand.orchestrator.facts import (
 from chargehand.orchestrator.plan import CeleryTask, step_id
 from chargehand.orchestrator.questions import expiring, why_ended
 from chargehand.orchestrator.supervisor.dispatch import GONE, KIND, LEASE_SECONDS
+from simulation import switching
 from simulation.statements import result_of
 from simulation.tables import StepLine, Tables
 
@@ -169,6 +170,8 @@ def take_due(tables: Tables, run_id: UUID | None = None) -> list[Message]:
     """Take what is to be sent now, of one run or of all, and give up what has been waited for too long."""
     now = tables.clock.now
     messages: list[Message] = []
+    if switching.off_since(tables, "all", "") is not None:
+        return messages
     for row in list(tables.open_rows()):
         is_due = row.status == "waiting" and row.run_after is not None and row.run_after <= now
         if not is_due or row.spec.kind != KIND or tables.run_of(row).status != "running":

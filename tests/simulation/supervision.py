@@ -34,13 +34,14 @@ from chargehand.orchestrator.facts import (
 )
 from chargehand.orchestrator.plan import POOLS, Step, step_id
 from chargehand.orchestrator.questions import expiring
+from chargehand.orchestrator.replanning import REPLANNER
 from chargehand.orchestrator.rounds import UNATTENDED
 from chargehand.orchestrator.supervisor import admit as production
 from chargehand.orchestrator.supervisor import replans
 from chargehand.orchestrator.supervisor.admit import POOL_SILENCE_SECONDS, SOLO, Admitted
 from chargehand.orchestrator.supervisor.warning import passed
 from chargehand.orchestrator.transitions import RUN_ENDINGS
-from simulation import sending, unrolling, writers
+from simulation import replanning, sending, switching, unrolling, writers
 from simulation.statements import result_of
 from simulation.tables import RunIsLocked, RunLine, StepLine, Tables, Transaction
 
@@ -82,18 +83,19 @@ def _advance(tables: Tables, run: RunLine, transaction: Transaction) -> bool:
     # With patches all steps stay locked from here on, and nobody acts in between.
     if run.status == "running":
         sending.take_answers(tables, run.id)
+    refused: dict[str, str] = {}
     if any(_may_have_patch(row) for row in tables.of_run[run.id]):
-        _apply_patches(tables, run)
+        refused = _apply_patches(tables, run)
         standing = tables.standings(run.id)
     else:
         standing = tables.standings(run.id)
         transaction.point("advance: standings read")
     places = tables.places(run.id)
     failed = replans.failed(places, standing)
-    if failed and run.status not in RUN_ENDINGS:
-        # No run of these worlds may ask its planner for another plan: the failure is only looked at.
-        for step in failed:
-            tables.steps[step].patched = True
+    if (failed or refused) and run.status not in RUN_ENDINGS:
+        if replanning.ask(tables, run, failed, refused):
+            places = tables.places(run.id)
+        standing = tables.standings(run.id)
     found = rounds.decide(places, standing, run_status=run.status)
     _write(tables, run, found)
     if found.outcome is not None or run.status in RUN_ENDINGS:
@@ -105,17 +107,23 @@ def _may_have_patch(row: StepLine) -> bool:
     return row.spec.kind == "agent" and row.status == "succeeded" and not row.patched
 
 
-def _apply_patches(tables: Tables, run: RunLine) -> None:
+def _apply_patches(tables: Tables, run: RunLine) -> dict[str, str]:
+    refused: dict[str, str] = {}
     for row in [row for row in tables.of_run[run.id] if _may_have_patch(row)]:
         fact = result_of(tables, run.id, row.id)
         row.patched = True
         if fact is None or fact.patch is None or run.status in RUN_ENDINGS:
+            continue
+        if row.spec.role == REPLANNER:
+            if why := replanning.apply(tables, run, row, fact):
+                refused[row.key] = why
             continue
         try:
             writers.patch(tables, run, fact.patch, by_step=row.id)
         except InvalidPlan as error:
             reason = f"the plan of step {row.key!r} does not fit: {error}"
             writers.end_run(tables, run, outcome="failed", reason=reason)
+    return refused
 
 
 def _write(tables: Tables, run: RunLine, found: rounds.Round) -> None:
@@ -310,6 +318,8 @@ def _candidates(tables: Tables, pool: str, room: Room, under_way: Mapping[UUID, 
             continue
         run = tables.runs[row.run]
         if run.status != "running" or (row.run_after is not None and row.run_after > tables.clock.now):
+            continue
+        if switching.off_since(tables, "role", row.spec.role) is not None:
             continue
         found.append(
             Candidate(

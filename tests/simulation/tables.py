@@ -127,6 +127,8 @@ class RunLine:
     role_versions: dict[str, str]
     cap_microusd: int
     idempotency_key: str | None = None
+    concurrency_key: str | None = None
+    replans: int = 0
     status: str = "running"
     plan_version: int = 1
     head_seq: int = 0
@@ -206,6 +208,8 @@ class Tables:
     rings: dict[UUID, dict[int, float]] = field(default_factory=lambda: defaultdict(dict))
     """run → ring → when it rang."""
     signals: dict[tuple[UUID, UUID], Signal] = field(default_factory=dict)
+    switches: dict[tuple[str, str], float] = field(default_factory=dict)
+    """Kind and name → since when it is paused for the fleet."""
     settlements: dict[UUID, Settlement] = field(default_factory=dict)
     """By call."""
     pools: dict[str, PoolLine] = field(default_factory=dict)

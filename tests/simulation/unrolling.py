@@ -12,8 +12,9 @@ from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.facts import StepFinished, StepWaiting
 from chargehand.orchestrator.plan import PlanPatch, Step, step_id
 from chargehand.orchestrator.questions import COLLEAGUE
+from chargehand.orchestrator.replanning import REPLANNER
 from chargehand.orchestrator.transitions import STEP_ENDINGS
-from simulation import writers
+from simulation import replanning, writers
 from simulation.statements import result_of
 from simulation.tables import RunLine, Signal, StepLine, Tables
 
@@ -60,7 +61,9 @@ def _answer_for_colleague(tables: Tables, run: RunLine, row: StepLine) -> None:
         return
     colleague = tables.steps.get(step_id(run.id, asked.child.key))
     if colleague is None:
-        refused = _overdone(tables, row, asked.child) or _grow(tables, run, row, Grow(add=(asked.child,)))
+        reason = asked.question if asked.child.role == REPLANNER else ""
+        refused = _overdone(tables, row, asked.child)
+        refused = refused or _grow(tables, run, row, Grow(add=(asked.child,)), reason=reason)
         if refused is not None:
             _signal(tables, row, asked.wait_id, "answer", {"error": refused.error})
         return
@@ -75,6 +78,8 @@ def _answer_for_colleague(tables: Tables, run: RunLine, row: StepLine) -> None:
 
 
 def _overdone(tables: Tables, row: StepLine, child: Step) -> End | None:
+    if child.role == REPLANNER:
+        return None
     line = [row.spec]
     while (above := line[-1].parent) is not None and (found := tables.steps.get(step_id(row.run, above))):
         line.append(found.spec)
@@ -108,9 +113,11 @@ def _child(row: StepLine, ended: StepFinished | None) -> Child:
     return Child(step=row.spec, status=row.status, result=ended.result, error=ended.error, commit=ended.commit)
 
 
-def _grow(tables: Tables, run: RunLine, row: StepLine, found: Grow) -> End | None:
+def _grow(tables: Tables, run: RunLine, row: StepLine, found: Grow, *, reason: str = "") -> End | None:
+    if any(step.role == REPLANNER for step in found.add) and (why := replanning.too_many(tables, run)):
+        return End(outcome="failed", error=why)
     try:
-        writers.patch(tables, run, PlanPatch(add=found.add), by_step=row.id)
+        writers.patch(tables, run, PlanPatch(add=found.add), by_step=row.id, reason=reason)
     except InvalidPlan as error:
         return End(outcome="failed", error=f"its children do not fit the plan: {error}")
     return None

@@ -15,13 +15,15 @@ from chargehand.memory.procedural import Role
 from chargehand.orchestrator.backtracking import backtrack
 from chargehand.orchestrator.control import MERGE_SCRIPT
 from chargehand.orchestrator.errors import NotFound
-from chargehand.orchestrator.facts import Usage
+from chargehand.orchestrator.facts import ModelRequested, Usage
 from chargehand.orchestrator.plan import Plan, PlanPatch, Step, step_id
+from chargehand.orchestrator.replanning import REPLANNER
 from chargehand.workers.inputs import Gathered, _approvals
 from chargehand.workers.models.interface import (
     ModelAnswer,
     ModelBusy,
     ModelCall,
+    ModelHeld,
     ModelRefused,
     ModelUnavailable,
     Quote,
@@ -30,9 +32,12 @@ from chargehand.workers.scripts.parameters import read_parameters
 from chargehand.workers.scripts.registry import Effect as EffectKind
 from chargehand.workers.scripts.registry import Script, ScriptContext
 from chargehand.workers.tools.colleagues import COLLEAGUE_TOOLS, delegate, hand_off
+from chargehand.workers.tools.finish import finish_tool
 from chargehand.workers.tools.registry import Tool, ToolContext, ToolOutput, make_tool
+from chargehand.workers.tools.request_replan import request_replan
 from simulation import writers
 from simulation.ledger import Call, Effect
+from simulation.planning import change_of
 from simulation.statements import result_of
 
 if TYPE_CHECKING:
@@ -40,6 +45,7 @@ if TYPE_CHECKING:
     from simulation.world import World
 
 RESERVED_MICROUSD = 900
+MODELS = ("simulated", "spare")
 # Whom an agent gives work to, and whom that one; the last one knows nobody who is not at work above it.
 COLLEAGUES = {"agent": "helper", "helper": "third", "third": "agent", "chooser": "helper"}
 
@@ -50,7 +56,7 @@ def _role(name: str, pool: str, output: str, number: int) -> Role:
         description="Does what its step says.",
         pool=pool,
         tier="small",
-        tools=("delegate", "hand_off", "look", "put", "send"),
+        tools=() if name == REPLANNER else ("delegate", "hand_off", "look", "put", "request_replan", "send"),
         max_turns=8,
         output=output,
         instructions="Do the task.",
@@ -64,6 +70,7 @@ ROLES = (
     _role("helper", "coding", "submission", 1),
     _role("third", "audit", "submission", 2),
     _role("chooser", "research", "choice", 3),
+    _role(REPLANNER, "research", "submit_replan", 4),
 )
 ROLE_VERSIONS = {role.name: role.blob_hash for role in ROLES}
 
@@ -142,6 +149,7 @@ def _script(name: str, body: Callable[..., JsonValue], effect: EffectKind = "pur
     )
 
 
+SUBMIT_REPLAN = "submit_replan"
 EFFECTS: tuple[EffectKind, ...] = ("pure", "idempotent", "effectful")
 SCRIPTS = {
     **{effect: _script(effect, _working(effect), effect) for effect in EFFECTS},
@@ -157,8 +165,8 @@ SCRIPTS = {
 
 def look(n: int, context: ToolContext) -> str:
     """Look at something."""
+    STAGE.worker.use(context.step_id, "look")
     STAGE.worker.pass_time("work", 0.3)
-    del context
     return f"saw {n}"
 
 
@@ -205,9 +213,15 @@ TOOLS: dict[str, Tool] = {
     "hand_off": hand_off,
     "look": make_tool(look, effect="pure"),
     "put": make_tool(put, effect="idempotent"),
+    "request_replan": request_replan,
     "send": make_tool(send, effect="effectful", timeout_seconds=5.0),
 }
 FINISH = make_tool(submit, effect="pure")
+
+
+def finish_of(output: str) -> Tool:
+    """Planners hand in by production's own tool: what fits the plan is decided there."""
+    return finish_tool(output) if output == SUBMIT_REPLAN else FINISH
 
 
 # --- the model --------------------------------------------------------------------------------------------------------
@@ -230,13 +244,17 @@ class SimulatedModels:
         self._worker = worker
 
     def quote(self, call: ModelCall) -> Quote:
-        """Always the same price."""
+        """Always the same price; the second model is asked when the first must not be."""
+        holds = self._worker.shop.holds
+        free = next((model for model in MODELS if holds.model(model) is None), None)
+        if free is None and (held := holds.model(MODELS[0])) is not None:
+            raise ModelHeld(held)
         return Quote(
-            model="simulated",
+            model=free or MODELS[0],
             tier=call.tier,
             reserved_microusd=max(RESERVED_MICROUSD * call.max_tokens // 4096, 1),
             max_tokens=call.max_tokens,
-            routed_because="the only one",
+            routed_because="the first that may be asked",
         )
 
     def call(self, call: ModelCall) -> ModelAnswer:
@@ -247,6 +265,14 @@ class SimulatedModels:
         reserved = max(RESERVED_MICROUSD * call.max_tokens // 4096, 1)
         worker.pass_time("work", 0.05)
         world.rules.on_call(Call(call_id, step, turn))
+        row = world.tables.steps[step]
+        model = next(
+            fact.model
+            for fact in reversed(world.tables.facts(row.run, step))
+            if isinstance(fact, ModelRequested) and fact.call_id == call_id
+        )
+        world.rules.fleet.on_use(step, "model", model, blind_until=worker.blind_until)
+        world.rules.fleet.on_use(step, "role", row.spec.role or "", blind_until=worker.blind_until)
         world.say("asks the model", step, turn=turn)
         worker.pass_time("work", world.conditions.model.most_seconds)
         if world.choices.happens("model", world.conditions.model.trouble):
@@ -265,6 +291,9 @@ class SimulatedModels:
 
     def _content(self, step: UUID, turn: int, call: ModelCall) -> tuple[dict[str, JsonValue], ...]:
         spec = self._worker.world.tables.steps[step].spec
+        if spec.role == REPLANNER:
+            change = change_of(self._worker.world.choices, spec.arguments, turn)
+            return ({"type": "tool_use", "id": f"{turn}.0", "name": SUBMIT_REPLAN, "input": change},)
         # A colleague is told in words what a step's arguments say.
         given: Any = json.loads(spec.instruction) if spec.instruction.startswith("{") else spec.arguments
         turns: Any = given.get("turns", [])
@@ -282,6 +311,8 @@ class SimulatedModels:
                 if name == "submit"
                 else to_colleague
                 if name in COLLEAGUE_TOOLS
+                else {"reason": "as planned"}
+                if name == "request_replan"
                 else {"n": turn * 10 + position},
             }
             for position, name in enumerate(uses)
@@ -334,6 +365,7 @@ class SimulatedReader:
             plan=Plan(steps=tuple(row.spec for row in tables.of_run[run.id])) if step.kind == "agent" else None,
             role_versions=run.role_versions,
             commits={},
+            statuses={row.key: row.status for row in tables.of_run[run.id]} if step.kind == "agent" else {},
             approvals=_approvals(step, {key: fact for key, fact in ended.items() if fact is not None}),
             gates=frozenset(key for key in step.after if tables.steps[step_id(run.id, key)].spec.kind == "gate"),
             # So that the people of a world have something to answer.
@@ -344,6 +376,10 @@ class SimulatedReader:
         """The result of any step that succeeded, or None."""
         fact = result_of(self._worker.world.tables, self._run_id, step_id(self._run_id, key))
         return fact.result if fact is not None and fact.outcome == "succeeded" else None
+
+    def replans(self) -> int:
+        """How often the plan may be changed, all in all."""
+        return self._worker.world.tables.runs[self._run_id].replans
 
     def role(self, role_hash: str) -> Role:
         """The one of that version."""

@@ -13,10 +13,14 @@ from uuid import UUID
 
 from greenlet import greenlet
 
+from chargehand.orchestrator.errors import ConcurrencyConflict
+from chargehand.orchestrator.facts import OnConflict
 from chargehand.orchestrator.plan import POOLS, Plan, step_id
+from chargehand.orchestrator.replanning import REPLANNER
 from chargehand.orchestrator.requests import RunRequest
 from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.supervisor.admit import SOLO
+from chargehand.orchestrator.transitions import RUN_ENDINGS
 from chargehand.workers import attempt, executor
 from simulation import writers
 from simulation.broker import Broker, Manners
@@ -30,9 +34,9 @@ from simulation.plans import random_plan
 from simulation.processes import RESTART_SECONDS, Process, Supervisor, Worker
 from simulation.rules import Rules
 from simulation.story import told_by
-from simulation.tables import Entry, StepLine, Tables
+from simulation.tables import Entry, RunIsLocked, StepLine, Tables
 from simulation.their_app import Habits, TheirApp
-from simulation.work import FINISH, ROLE_VERSIONS, STAGE, ModelManners, SimulatedReader
+from simulation.work import ROLE_VERSIONS, STAGE, ModelManners, SimulatedReader, finish_of
 
 TAPE = "world"
 # What has not moved for so long since the end of the trouble never will.
@@ -41,6 +45,13 @@ PATIENCE_SECONDS = 600.0
 LONGEST_SECONDS = 3_600.0
 SETTINGS = Settings(home=Path("/nowhere"), roles_dir=Path("/nowhere"))
 TENANTS = (UUID(int=1), UUID(int=2))
+NAMES = "abcdefg"
+# The tamest is none.
+KEYS = (None, "k", "k", "k", "l")
+ON_CONFLICT: tuple[OnConflict, ...] = ("queue", "queue", "queue", "cancel_older", "reject")
+# The last run comes when so much of the trouble is over.
+LAST_SUBMISSION = 0.7
+SUBMIT_AGAIN_SECONDS = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +77,9 @@ class Conditions:
     agents: bool
     tight_budget: bool
     deadlines: bool
+    keys: bool
+    """Runs come one after the other, and some of them with the same concurrency key."""
+    most_replans: int
 
 
 # The first is the tamest. Each of the others is about one kind of trouble, and the last about all of them.
@@ -90,14 +104,17 @@ def draw_conditions(choices: Choices) -> Conditions:
     temper = choices.one_of(TAPE, TEMPERS)
     everything = temper == "all"
     some = choices.one_of(TAPE, (0.0, 0.3, 0.6, 1.0, 1.0, 1.0))
+    keys = choices.happens(TAPE, 0.25)
     return Conditions(
+        keys=keys,
+        most_replans=choices.one_of(TAPE, (0, 0, 1, 2, 3)),
         temper=temper,
         supervisors=1 + choices.number(TAPE, 3),
         slots=1 + choices.number(TAPE, 4),
         workers_a_pool=1 + choices.number(TAPE, 2),
         has_solo=bool(choices.number(TAPE, 2)) or temper == "poison",
-        runs=1 + choices.number(TAPE, 3),
-        most_steps=3 + choices.number(TAPE, 14),
+        runs=2 + choices.number(TAPE, 5) if keys else 1 + choices.number(TAPE, 3),
+        most_steps=3 + choices.number(TAPE, 6 if keys else 14),
         troubled_seconds=20.0 + 20.0 * choices.number(TAPE, 4),
         slowest_statement_seconds=choices.one_of(TAPE, (0.02, 0.02, 0.1, 0.5)),
         manners=Manners(
@@ -188,6 +205,8 @@ class World:
         self._story: list[str] | None = [] if tells else None
         self._began = self.clock.now
         self._is_troubled = True
+        self._to_come = 0
+        """Runs that are not submitted yet."""
         self.nemesis = Nemesis(self, self.conditions.malice)
         self.their_app = TheirApp(self, self.conditions.their_habits)
         self._submit()
@@ -204,29 +223,66 @@ class World:
     def _submit(self) -> None:
         conditions, choices = self.conditions, self.choices
         for number in range(conditions.runs):
-            name = "abc"[number]
+            name = NAMES[number]
             steps = random_plan(
                 choices,
                 name=name,
                 most=conditions.most_steps,
                 poison=conditions.poison and number == 0,
                 agents=conditions.agents,
+                replans=conditions.most_replans > 0,
             )
             request = RunRequest(
                 run_id=UUID(int=(choices.seed % 2**32) * 16 + number + 1),
                 goal=name,
                 plan=Plan.of(steps),
-                budget_microusd=3_000 + 1_000 * choices.number("world", 20) if conditions.tight_budget else 1_000_000,
-                priority=choices.number("world", 2),
+                budget_microusd=3_000 + 1_000 * choices.number(TAPE, 20) if conditions.tight_budget else 1_000_000,
+                priority=choices.number(TAPE, 2),
                 idempotency_key=name,
-                deadline_seconds=choices.between("world", 10.0, 200.0) if conditions.deadlines else None,
+                deadline_seconds=choices.between(TAPE, 10.0, 200.0) if conditions.deadlines else None,
+                concurrency_key=choices.one_of(TAPE, KEYS) if conditions.keys else None,
+                on_conflict=choices.one_of(TAPE, ON_CONFLICT) if conditions.keys else "queue",
+                replans=choices.number(TAPE, conditions.most_replans + 1),
             )
-            for _ in range(1 + choices.number("world", 2)):
-                tenant = TENANTS[number % 2]
-                given = writers.accept(self.tables, tenant, request, ROLE_VERSIONS)
-                if given != request.run_id or len(self.tables.runs) != number + 1:
-                    self.object_("a run was submitted twice and accepted twice")
-            self.broker.ring(request.run_id)
+            times = 1 + choices.number(TAPE, 2)
+            tenant = TENANTS[0 if conditions.keys else number % 2]
+            if conditions.keys and number:
+                self._to_come += 1
+                when = choices.between(TAPE, 0.0, LAST_SUBMISSION * conditions.troubled_seconds)
+                self.clock.after(when, lambda of=(tenant, request, times): self._accept_later(*of))  # type: ignore[misc]
+            else:
+                self._accept(tenant, request, times)
+
+    def _accept_later(self, tenant: UUID, request: RunRequest, times: int) -> None:
+        """Its client tries again while Postgres is away, and waits while somebody holds what it has to end."""
+        try:
+            if self.postgres_is_down:
+                raise RunIsLocked
+            self._accept(tenant, request, times)
+        except RunIsLocked:
+            self.clock.after(SUBMIT_AGAIN_SECONDS, lambda: self._accept_later(tenant, request, times))
+            return
+        self._to_come -= 1
+        self.on_commit()
+
+    def _accept(self, tenant: UUID, request: RunRequest, times: int) -> None:
+        key, runs = request.concurrency_key, self.tables.runs
+        ahead = [
+            run
+            for run in runs.values()
+            if key is not None and run.concurrency_key == key and run.status not in RUN_ENDINGS
+        ]
+        known = len(runs)
+        try:
+            given = [writers.accept(self.tables, tenant, request, ROLE_VERSIONS) for _ in range(times)]
+        except ConcurrencyConflict:
+            self.say(f"run {request.goal} is refused")
+            self.rules.fleet.on_rejected(request.goal, request.on_conflict, ahead)
+            return
+        if set(given) != {request.run_id} or len(runs) != known + 1:
+            self.object_("a run was submitted twice and accepted twice")
+        self.rules.fleet.on_submitted(runs[request.run_id], request.on_conflict, ahead)
+        self.broker.ring(request.run_id)
 
     # --- processes
 
@@ -296,7 +352,7 @@ class World:
             not supervisor.is_frozen for supervisor in self.supervisors
         )
         self.rules.on_tick(somebody_watches=somebody_watches, queue_length=self.broker.length)
-        if not self._is_troubled and self.tables.all_over():
+        if not self._is_troubled and self._is_over():
             self.clock.stop()
         else:
             self.clock.after(1.0, self._tick)
@@ -348,22 +404,30 @@ class World:
     def _wait_for_the_end(self, longest: float) -> None:
         """Let it go on as long as something happens: a slow world with rounds within rounds needs its time."""
         facts = -1
-        while not self.objection and not self.tables.all_over() and self.clock.now < longest:
+        while not self.objection and not self._is_over() and self.clock.now < longest:
             before, facts = facts, sum(len(stream) for stream in self.tables.journal.values())
             if facts == before:
                 return
             self.clock.run(min(self.clock.now + PATIENCE_SECONDS, longest))
 
+    def _is_over(self) -> bool:
+        return not self._to_come and self.tables.all_over()
+
     def _kinds(self) -> Counter[str]:
         began = [row for row in self.tables.steps.values() if row.head_seq]
         kinds = Counter(row.spec.kind for row in began)
         kinds["colleague"] = sum(self._is_colleague(row) for row in began)
+        kinds["planner"] = sum(row.spec.role == REPLANNER for row in began)
         kinds["superseded"] = sum(row.status == "superseded" for row in began)
         return kinds
 
     def _is_colleague(self, row: StepLine) -> bool:
         parent = row.spec.parent
-        return parent is not None and self.tables.steps[step_id(row.run, parent)].spec.kind == "agent"
+        return (
+            parent is not None
+            and row.spec.role != REPLANNER
+            and self.tables.steps[step_id(row.run, parent)].spec.kind == "agent"
+        )
 
     def _make_peace(self) -> None:
         self.say("from here on nothing goes wrong, and people answer")
@@ -405,7 +469,7 @@ def production_in(world: World) -> Iterator[None]:
     changes: dict[Any, dict[str, Any]] = {
         attempt: {
             "RunReader": SimulatedReader,
-            "finish_tool": lambda _output: FINISH,
+            "finish_tool": finish_of,
             "random": dice,
             "new_wait_id": new_id,
             "run_agent": partial(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from chargehand.orchestrator import accepting
+from chargehand.orchestrator import accepting, replanning
 from chargehand.orchestrator.backtracking import backtrack
 from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.facts import (
@@ -11,6 +11,7 @@ from chargehand.orchestrator.facts import (
     PlanPatched,
     RunFinished,
     RunPaused,
+    RunQueued,
     RunResumed,
     RunSubmitted,
     RunTold,
@@ -20,16 +21,24 @@ from chargehand.orchestrator.facts import (
 from chargehand.orchestrator.plan import Plan, PlanPatch, Step, extend, step_id, validate
 from chargehand.orchestrator.requests import RunRequest
 from chargehand.orchestrator.transitions import RUN_ENDINGS
+from simulation import queueing
 from simulation.tables import RunLine, Signal, StepLine, Tables
 
 
 def accept(tables: Tables, tenant: UUID, request: RunRequest, role_versions: dict[str, str]) -> UUID:
-    """Make the run, its plan, its budget and its first fact; the same request again gives the first one's id."""
+    """Make the run, its plan, its budget and its first fact; the same request again gives the first one's id.
+
+    Raises `ConcurrencyConflict` when another run has its key and it is not to wait, and `RunIsLocked` when it has to.
+    """
     validate(request.plan, roles=role_versions.keys())
     for run in tables.runs.values():
         same_key = request.idempotency_key is not None and run.idempotency_key == request.idempotency_key
         if run.tenant == tenant and (run.id == request.run_id or same_key):
             return run.id
+    key = request.concurrency_key
+    ahead = queueing.others(tables, tenant, key, request.run_id) if key is not None else []
+    waits = queueing.must_wait(request.on_conflict, ahead)
+    to_end = [] if waits else queueing.lock_to_end(ahead)
     now = tables.clock.now
     run = RunLine(
         id=request.run_id,
@@ -41,6 +50,9 @@ def accept(tables: Tables, tenant: UUID, request: RunRequest, role_versions: dic
         cap_microusd=request.budget_microusd,
         idempotency_key=request.idempotency_key,
         deadline_at=now + request.deadline_seconds if request.deadline_seconds else None,
+        concurrency_key=key,
+        replans=request.replans,
+        status="queued" if waits else "running",
     )
     tables.runs[run.id] = run
     tables.of_run[run.id] = []
@@ -55,8 +67,14 @@ def accept(tables: Tables, tenant: UUID, request: RunRequest, role_versions: dic
             idempotency_key=request.idempotency_key,
             role_versions=role_versions,
             deadline_seconds=request.deadline_seconds,
+            concurrency_key=key,
+            replans=request.replans,
         ),
     )
+    if waits:
+        tables.record(run, RunQueued(behind=ahead[-1].id))
+    for older in to_end:
+        end_run(tables, older, outcome="cancelled", reason=f"run {run.id} has taken its concurrency key")
     tables.ring(run.id)
     return run.id
 
@@ -79,20 +97,36 @@ def add_steps(tables: Tables, run: RunLine, added: tuple[Step, ...] | list[Step]
             tables.after[before].append(identity)
 
 
-def patch(tables: Tables, run: RunLine, change: PlanPatch, *, by_step: UUID | None = None) -> None:
+def patch(
+    tables: Tables,
+    run: RunLine,
+    change: PlanPatch,
+    *,
+    by_step: UUID | None = None,
+    reason: str = "",
+    as_they_stand: bool = False,
+) -> None:
     """Grow the graph; raises `InvalidPlan` and then has written nothing."""
     rows = tables.of_run[run.id]
+    if as_they_stand:
+        whole = Plan(steps=tuple(row.spec for row in rows))
+        change = replanning.effective(whole, {row.key: row.status for row in rows}, change)
     known = counting_plan(tables, run)
-    grown = extend(known, change, roles=run.role_versions.keys())
+    validated = change.model_copy(update={"drop": ()}) if as_they_stand else change
+    grown = extend(known, validated, roles=run.role_versions.keys())
     used = {row.key for row in rows} & {step.key for step in change.add}
     if used:
         raise InvalidPlan(f"Step key {min(used)!r} was used before in this run; give the new step a new key.")
     dropped = [row for row in rows if row.key in change.drop]
+    to_end = [row for row in dropped if as_they_stand and row.status in {"running", "waiting", "queued"}]
     for row in dropped:
-        if row.status not in {"pending", "ready", "chained"}:
+        if row not in to_end and row.status not in {"pending", "ready", "chained"}:
             raise InvalidPlan(f"Step {row.key!r} is {row.status} and cannot be dropped; cancel it instead.")
     for row in dropped:
-        row.status, row.chain = "cancelled", None
+        if row in to_end:
+            cancel_started(tables, row)
+        else:
+            row.status, row.chain = "cancelled", None
     superseded = [row for row in rows if row.key in change.supersede and row.key not in change.drop]
     for row in superseded:
         supersede(tables, row)
@@ -101,8 +135,17 @@ def patch(tables: Tables, run: RunLine, change: PlanPatch, *, by_step: UUID | No
     added = {step.key for step in change.add}
     if added:
         add_steps(tables, run, [step for step in grown.steps if step.key in added])
-    tables.record(run, PlanPatched(patch=change, plan_version=run.plan_version, by_step=by_step))
+    tables.record(run, PlanPatched(patch=change, plan_version=run.plan_version, by_step=by_step, reason=reason))
     tables.ring(run.id)
+
+
+def cancel_started(tables: Tables, row: StepLine) -> None:
+    """End a dropped step whatever it does; its worker learns so at its next commit."""
+    if row.status != "queued":
+        tables.append(row, StepFinished(outcome="cancelled", error="the plan goes on without it"))
+    row.status, row.chain = "cancelled", None
+    row.lease_until = row.holder = row.wait_id = row.halt = None
+    row.finished_at = tables.clock.now
 
 
 def supersede(tables: Tables, row: StepLine) -> None:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy.orm import Session
 
 from chargehand.memory import procedural
 from chargehand.memory.database import tenant_session
 from chargehand.memory.procedural import Role
-from chargehand.orchestrator import runs, steps
+from chargehand.orchestrator import runs, steps, switches
 from chargehand.orchestrator.backtracking import backtrack
 from chargehand.orchestrator.connections import Row
 from chargehand.orchestrator.errors import ChargehandError
@@ -28,6 +29,7 @@ from chargehand.orchestrator.facts import (
     ModelRequested,
     ModelResponded,
     PlanPatched,
+    RunQueued,
     StepFinished,
     StepReleased,
     StepTold,
@@ -37,9 +39,11 @@ from chargehand.orchestrator.facts import (
     Usage,
 )
 from chargehand.orchestrator.plan import POOLS, Branch, Map, Merge, Plan, PlanPatch, Repeat, Step
+from chargehand.orchestrator.replanning import REPLANNER
 from chargehand.orchestrator.requests import RunRequest
 from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.steps import HeldStep
+from chargehand.orchestrator.supervisor import queueing as production_queueing
 from chargehand.orchestrator.supervisor import settling, watch
 from chargehand.orchestrator.supervisor.admit import SOLO, Admitted
 from chargehand.orchestrator.turns import StepRecorder
@@ -47,7 +51,7 @@ from chargehand.orchestrator.turns import StepRecorder
 # The simulation is a program of its own (`make simulate`) and no part of what is installed.
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from simulation import statements, supervision, watching, writers
+from simulation import queueing, statements, supervision, switching, watching, writers
 from simulation.tables import StepLine, Tables
 
 if TYPE_CHECKING:
@@ -58,6 +62,8 @@ DEEDS = 45
 LEASE_SECONDS = 60.0
 LONG_AGO = 36_000.0
 BUDGET = 4_000
+MOST_RUNS = 4
+SWITCHES: tuple[tuple[switches.Kind, str], ...] = (("role", "agent"), ("all", ""), ("role", REPLANNER), ("tool", "t"))
 NEED = 300
 ROLE = """\
 ---
@@ -69,6 +75,7 @@ output: anything
 ---
 Do it.
 """
+REPLANNER_ROLE = ROLE.replace("name: agent", f"name: {REPLANNER}")
 
 _ROWS = """
 SELECT json_build_object(
@@ -85,7 +92,8 @@ SELECT json_build_object(
     'journal', (SELECT json_agg(json_build_array(run, step, kind, epoch,
                 CASE kind WHEN 'step.finished' THEN json_build_array(body::json->'outcome', body::json->'result',
                                                                      body::json->'label')
-                          WHEN 'plan.patched' THEN body::json->'patch' END) ORDER BY run, step, seq)
+                          WHEN 'plan.patched' THEN body::json->'patch'
+                          WHEN 'run.queued' THEN body::json->'behind' END) ORDER BY run, step, seq)
                 FROM journal WHERE run = ANY(:runs)),
     'signals', (SELECT count(*) FROM signals WHERE run = ANY(:runs)),
     'settled', (SELECT json_agg(booked ORDER BY settled_at) FROM settlements WHERE run = ANY(:runs)))
@@ -150,7 +158,9 @@ class Both:
         self.tables = Tables(Wall())
         self.settings: Settings = house.settings.model_copy(update={"unclaimed_seconds": 1_000.0})
         self.connections = (house.connections, InMemory(self.tables))
-        self.role: Role = procedural.parse_role(ROLE, origin="test")
+        self.roles: list[Role] = [procedural.parse_role(text, origin="test") for text in (ROLE, REPLANNER_ROLE)]
+        # Of this sequence alone: the runs of the others stay in the database.
+        self.key = str(uuid4())
         self.run_ids: list[UUID] = []
         self.holders: list[Holder] = []
         self.told: list[str] = []
@@ -227,15 +237,24 @@ class Both:
             budget_microusd=BUDGET,
             priority=self.dice.choice((0, 0, 1)),
             deadline_seconds=self.dice.choice((None, 1e5)),
+            concurrency_key=self.dice.choice((None, self.key)),
+            on_conflict=self.dice.choice(("queue", "queue", "cancel_older", "reject")),
+            replans=self.dice.choice((0, 2, 5)),
         )
 
         def accept() -> UUID:
             with tenant_session(self.house.app, self.house.tenant) as session:
-                return runs.accept(session, self.house.tenant, request, [self.role])
+                return runs.accept(session, self.house.tenant, request, self.roles)
 
-        versions = {self.role.name: self.role.blob_hash}
-        self.both("submit", accept, lambda: writers.accept(self.tables, self.house.tenant, request, versions))
-        self.run_ids.append(request.run_id)
+        versions = {role.name: role.blob_hash for role in self.roles}
+        told = f"submit, {request.on_conflict} with key {request.concurrency_key}"
+        made = self.both(told, accept, lambda: writers.accept(self.tables, self.house.tenant, request, versions))
+        if made == request.run_id:
+            self.run_ids.append(request.run_id)
+
+    def submit_another(self) -> None:
+        if len(self.run_ids) < MOST_RUNS:
+            self.submit()
 
     def person(self, what: str, act: Callable[[Any, UUID], object], mirror: Callable[[Any], object]) -> None:
         run_id = self.dice.choice(self.run_ids)
@@ -263,6 +282,20 @@ class Both:
                 lambda s, run: runs.cancel(s, self.house.tenant, run),
                 lambda r: writers.cancel(self.tables, r),
             )
+
+    def switch(self) -> None:
+        """Something is switched off for the fleet, or on again."""
+        kind, name = self.dice.choice(SWITCHES)
+        turn = self.dice.choice(("off", "on"))
+
+        def on_postgres() -> bool:
+            with Session(self.house.supervisor) as session, session.begin():
+                if turn == "off":
+                    return switches.pause(session, kind, name, by="test")
+                return switches.resume(session, kind, name, by="test")
+
+        in_memory = switching.switch_off if turn == "off" else switching.switch_on
+        self.both(f"switch {kind} {name} {turn}", on_postgres, lambda: in_memory(self.tables, kind, name))
 
     def tell(self) -> None:
         run_id = self.dice.choice(self.run_ids)
@@ -321,7 +354,9 @@ class Both:
     # --- what supervisors do
 
     def advance(self) -> None:
-        run_id = self.dice.choice(self.run_ids)
+        self._advance(self.dice.choice(self.run_ids))
+
+    def _advance(self, run_id: UUID) -> None:
         self.both(
             f"advance {self.run_ids.index(run_id)}",
             lambda: self.house.advance(run_id),
@@ -366,6 +401,18 @@ class Both:
     def end_overdue(self) -> None:
         self.both(
             "end overdue", lambda: watch.end_overdue(self.house.supervisor), lambda: watching.end_overdue(self.tables)
+        )
+
+    def start_queued(self) -> None:
+        own = set(self.run_ids)
+
+        def in_memory() -> list[UUID]:
+            return [run for run in queueing.next_in_line(self.tables) if queueing.start(self.tables, run)]
+
+        self.both(
+            "start queued",
+            lambda: sorted(own.intersection(production_queueing.start_queued(self.house.supervisor))),
+            lambda: sorted(in_memory()),
         )
 
     def old_rings(self) -> None:
@@ -440,6 +487,55 @@ class Both:
         fact = StepFinished.model_validate({"outcome": outcome, "result": result, "patch": patch, "error": ""})
         self.held(holder, f"finish {outcome} {patch or ''}", lambda held: held.finish(fact).next_queued)
 
+    def replan(self) -> None:
+        """A step fails, the planner is asked and answers, and others act meanwhile: seldom together by chance."""
+        holder = self._who_may_fail()
+        row = self.tables.steps[holder.step]
+        fact = StepFinished(outcome="failed", error=self.dice.choice(("Boom", "Boom", "Boom", "a person ended it")))
+        self.held(holder, "finish failed", lambda held: held.finish(fact).next_queued)
+        self._advance(row.run)
+        asked = next(
+            (one for one in self.tables.of_run[row.run] if one.spec.role == REPLANNER and not one.has_ended), None
+        )
+        while asked is not None and asked.status == "ready" and not self.tables.switches:
+            self.pools()
+            self.admit()
+        if asked is None or asked.status != "queued":
+            return
+        self._claim(asked, solo=asked.solo)
+        planner = next(one for one in reversed(self.holders) if one.step == asked.id)
+        change = self._change(asked)
+        if self.dice.random() < 0.3:
+            self.retry()
+        done = StepFinished(outcome="succeeded", result={"rationale": "why"}, patch=change)
+        self.held(planner, f"finish with {change}", lambda held: held.finish(done).next_queued)
+        self.compare()
+        self._advance(row.run)
+
+    def _who_may_fail(self) -> Holder:
+        """Whoever holds a step of a run whose planner may be asked."""
+        for holder in self.holders:
+            row = self.tables.steps[holder.step]
+            run = self.tables.runs[row.run]
+            is_held = row.status == "running" and row.epoch == holder.held[1].claim.epoch
+            if is_held and row.spec.parent is None and row.spec.role != REPLANNER and run.replans:
+                return holder
+        raise NobodyThere
+
+    def _change(self, planner: StepLine) -> PlanPatch:
+        """A planner's wish: it may not fit."""
+        rows = [row for row in self.tables.of_run[planner.run] if row.spec.parent is None]
+        keys = [row.key for row in rows if row.status != "superseded" and row.spec.role != REPLANNER]
+        picked = self.dice.sample(keys, min(len(keys), self.dice.randint(0, 3)))
+        again, drop = picked[:1], picked[1:]
+        if self.dice.random() < 0.3:
+            again, drop = drop, again
+        other = Step(key=f"{planner.key}+", kind="script", script="work", after=tuple(picked[2:]))
+        by: dict[str, Step | None] = {
+            key: other.model_copy(update={"key": key}) if self.dice.random() < 0.3 else None for key in again
+        }
+        return PlanPatch(again=by, drop=tuple(drop), add=(other,) if self.dice.random() < 0.5 else ())
+
     def finish_many(self) -> None:
         some = self.dice.sample(self.holders, min(len(self.holders), 3))
         done = {holder.step: holder for holder in some}.values()
@@ -455,7 +551,7 @@ class Both:
 
     def wait(self) -> None:
         after = self.dice.choice((None, 0.0, 1e5))
-        reason = self.dice.choice(("human", "rate", "budget"))
+        reason = self.dice.choice(("human", "rate", "budget", "paused"))
         fact = StepWaiting.model_validate(
             {"wait_id": uuid4(), "reason": reason, "question": "?", "options": ("retry", "abort")}
         )
@@ -466,7 +562,7 @@ class Both:
         row = self.tables.steps[holder.step]
         number = 1 + sum(one.spec.parent == row.key for one in self.tables.of_run[row.run])
         # A role that the run did not pin is nobody's to ask.
-        role = self.dice.choice(("agent", "agent", "agent", "stranger"))
+        role = self.dice.choice(("agent", "agent", "agent", "stranger", REPLANNER))
         child = Step(
             key=f"{row.key}/{role}-{number}", kind="agent", role=role, parent=row.key, after=row.spec.after,
             join="settled",
@@ -676,6 +772,8 @@ class Both:
 
     def _patch(self, holder: Holder) -> PlanPatch:
         row = self.tables.steps[holder.step]
+        if row.spec.role == REPLANNER:
+            return self._change(row)
         others = [
             one.key for one in self.tables.of_run[row.run] if one.status in {"pending", "ready", "chained", "queued"}
         ]
@@ -697,6 +795,8 @@ def _says(fact: Fact) -> Any:
             return [fact.outcome, fact.result, fact.label]
         case PlanPatched():
             return fact.patch.model_dump(mode="json")
+        case RunQueued():
+            return str(fact.behind)
         case _:
             return None
 
@@ -794,6 +894,14 @@ def compare(house: "House", seed: int) -> None:
     """One sequence of deeds on both sides."""
     dice = random.Random(seed)
     both = Both(house, dice)
+    try:
+        _live(both, dice)
+    finally:
+        # They are the whole fleet's, and other tests have one.
+        house.execute("DELETE FROM switches")
+
+
+def _live(both: Both, dice: random.Random) -> None:
     both.pools()
     for _ in range(dice.choice((1, 2))):
         both.submit()
@@ -805,6 +913,8 @@ def compare(house: "House", seed: int) -> None:
         both.finish_many, both.wait, both.release, both.fold_signal, both.ask_joins, both.renew, both.request,
         both.request, both.respond, both.abandon, both.note, both.expire, both.expire, both.unclaimed, both.overdue,
         both.pools, both.tell, both.retry, both.ask_colleague, both.ask_colleague, both.hear, both.tool_fails,
+        both.switch, both.switch, both.start_queued, both.submit_another, both.replan, both.replan, both.replan,
+        both.replan,
         both.recall_failures, both.recall_hand_offs, both.compare_with_peers, both.question, both.question,
     ]  # fmt: skip
     for _ in range(DEEDS):
