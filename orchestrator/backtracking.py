@@ -54,6 +54,11 @@ def backtrack(
     return PlanPatch(supersede=tuple(gone), add=tuple(again))
 
 
+def came_again(key: str) -> bool:
+    """Whether a step of this key took the place of an older one."""
+    return _AGAIN.search(key) is not None
+
+
 def _next_key(key: str, used: set[str]) -> str:
     """`fix` is followed by `fix~2`, that by `fix~3`."""
     found = _AGAIN.search(key)

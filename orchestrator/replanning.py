@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from chargehand.orchestrator.backtracking import backtrack, built_on
+from chargehand.orchestrator.backtracking import backtrack, built_on, came_again
 from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.plan import Plan, PlanPatch, Step, references
 from chargehand.orchestrator.transitions import STEP_ENDINGS
@@ -46,11 +46,7 @@ def question(
     `asked_by`: the step that waits for the answer.
     """
     told: list[JsonValue] = [{"step": one.step, "error": one.error[:MAX_ERROR_CHARACTERS]} for one in reasons]
-    known = [step for step in plan.steps if step.parent is None and statuses.get(step.key) != "superseded"]
-    shown: list[JsonValue] = [_shown(step, statuses) for step in known[:MAX_STEPS_SHOWN]]
-    arguments: dict[str, JsonValue] = {"round": number, "of": of, "reasons": told, "steps": shown}
-    if len(known) > len(shown):
-        arguments["steps_left_out"] = len(known) - len(shown)
+    arguments: dict[str, JsonValue] = {"round": number, "of": of, "reasons": told, **_as_it_is(plan, statuses)}
     if asked_by is not None:
         arguments["asked_by"] = asked_by.key
     return Step(
@@ -69,6 +65,21 @@ def question(
     )
 
 
+def asked_anew(step: Step, plan: Plan, statuses: Mapping[str, str]) -> Step | None:
+    """The question that a person wants put once more, with the plan as it is now; None: the step is no planner's."""
+    if step.role != REPLANNER:
+        return None
+    kept = {name: value for name, value in step.arguments.items() if name not in {"steps", "steps_left_out"}}
+    return step.model_copy(update={"arguments": {**kept, **_as_it_is(plan, statuses)}})
+
+
+def _as_it_is(plan: Plan, statuses: Mapping[str, str]) -> dict[str, JsonValue]:
+    known = [step for step in plan.steps if step.parent is None and statuses.get(step.key) != "superseded"]
+    shown: list[JsonValue] = [_shown(step, statuses) for step in known[:MAX_STEPS_SHOWN]]
+    left_out: dict[str, JsonValue] = {"steps_left_out": len(known) - len(shown)} if len(known) > len(shown) else {}
+    return {"steps": shown, **left_out}
+
+
 def _shown(step: Step, statuses: Mapping[str, str]) -> JsonValue:
     shown: dict[str, JsonValue] = {
         "key": step.key,
@@ -83,8 +94,8 @@ def _shown(step: Step, statuses: Mapping[str, str]) -> JsonValue:
 
 
 def rounds_of(steps: Iterable[Step]) -> int:
-    """How often the plan's author has been asked in this run."""
-    return sum(step.role == REPLANNER for step in steps)
+    """How often the run has had the plan's author asked; when a person lets it think again, that is the same round."""
+    return sum(step.role == REPLANNER and not came_again(step.key) for step in steps)
 
 
 def effective(plan: Plan, statuses: Mapping[str, str], change: PlanPatch) -> PlanPatch:
@@ -120,6 +131,7 @@ def effective(plan: Plan, statuses: Mapping[str, str], change: PlanPatch) -> Pla
         if roots.get(key) is None and rest.by_key[key].parent is None and not dropped.isdisjoint(rest.by_key[key].after)
     }
     again = backtrack(rest, roots, taken=[step.key for step in plan.steps], beside=change.add)
+    _leaves_planners_out(plan, statuses, change, again.add)
     superseded = {*gone, *again.supersede}
     # Those that are still waited for stay, as cancelled or failed; what nobody waits for must not fail the run.
     waited_for: set[str] = set()
@@ -135,6 +147,15 @@ def effective(plan: Plan, statuses: Mapping[str, str], change: PlanPatch) -> Pla
         drop=tuple(key for key in order if key in cancelled),
         supersede=tuple(key for key in order if key in superseded),
     )
+
+
+def _leaves_planners_out(plan: Plan, statuses: Mapping[str, str], change: PlanPatch, added: Iterable[Step]) -> None:
+    """Raise `InvalidPlan` when a planner would be asked by a planner, without end, or kept from answering."""
+    if asks := next((step for step in added if step.role == REPLANNER), None):
+        raise InvalidPlan(f"Step {asks.key!r} would ask for a change of the plan; the run asks when it is needed.")
+    unwanted = {key for key in change.drop if statuses.get(key) not in STEP_ENDINGS}
+    if asked := next((step for step in plan.steps if step.key in unwanted and step.role == REPLANNER), None):
+        raise InvalidPlan(f"Step {asked.key!r} is changing the plan, too; leave it out.")
 
 
 def _is_within(plan: Plan, key: str, owners: set[str]) -> bool:

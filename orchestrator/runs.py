@@ -36,7 +36,7 @@ from chargehand.orchestrator.facts import (
     StepsSkipped,
 )
 from chargehand.orchestrator.plan import Plan, PlanPatch, Step, extend, step_id, validate
-from chargehand.orchestrator.replanning import effective
+from chargehand.orchestrator.replanning import asked_anew, effective
 from chargehand.orchestrator.requests import RunRequest
 from chargehand.orchestrator.tables import (
     BudgetRow,
@@ -290,14 +290,17 @@ def _cancel_started(session: Session, row: StepRow) -> None:
 def retry(session: Session, tenant: UUID, run_id: UUID, key: str) -> tuple[str, ...]:
     """Do a step of a run under way once more, with all that was built on it; gives the keys of the new steps.
 
-    What it gave before is superseded. Raises `NotFound`, `InvalidPlan`, and `UserError` for a run that has ended.
+    What it gave before is superseded; a planner is asked about the plan as it is now. Raises `NotFound`,
+    `InvalidPlan`, and `UserError` for a run that has ended.
     """
     run = lock(session, tenant, run_id)
     if run.status in RUN_ENDINGS:
         raise RunEnded(f"Run {run_id} has ended ({run.status}); do it again with: chargehand fork {run_id} --at {key}")
     rows = session.scalars(select(StepRow).where(StepRow.run == run_id).order_by(StepRow.ordinal)).all()
     counting = Plan(steps=tuple(Step.model_validate(row.spec) for row in rows if row.status != "superseded"))
-    change = backtrack(counting, {key: None}, taken=[row.key for row in rows])
+    step = counting.by_key.get(key)
+    anew = asked_anew(step, counting, {row.key: row.status for row in rows}) if step is not None else None
+    change = backtrack(counting, {key: anew}, taken=[row.key for row in rows])
     patch(session, run, change)
     return tuple(step.key for step in change.add)
 

@@ -16,7 +16,7 @@ from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.facts import StepFinished, StepWaiting, parse_fact
 from chargehand.orchestrator.plan import PlanPatch, Step, step_id
 from chargehand.orchestrator.questions import COLLEAGUE, deadline_after
-from chargehand.orchestrator.replanning import REPLANNER
+from chargehand.orchestrator.replanning import REPLANNER, rounds_of
 from chargehand.orchestrator.tables import RunRow, SignalRow, StepRow
 from chargehand.orchestrator.transitions import STEP_ENDINGS
 
@@ -179,8 +179,10 @@ def _grow(session: Session, run: RunRow, row: StepRow, found: Grow, *, reason: s
 def _too_many(session: Session, run: RunRow) -> str:
     """Why the planner is not asked once more; two agents may have asked at the same time."""
     limit = views.replans(session, run.id)
-    specs = session.scalars(select(StepRow.spec).where(StepRow.run == run.id)).all()
-    done = sum(spec.get("role") == REPLANNER for spec in specs)
+    specs = session.scalars(
+        select(StepRow.spec).where(StepRow.run == run.id, StepRow.spec["role"].astext == REPLANNER)
+    ).all()
+    done = rounds_of(Step.model_validate(spec) for spec in specs)
     return f"the plan may be changed {limit} times, and has been {done} times" if done >= limit else ""
 
 

@@ -43,3 +43,5 @@ class Ledger:
     """How often a step was lost for no fault of any step: its process was killed or frozen by the nemesis."""
     answers: dict[UUID, list[str]] = field(default_factory=lambda: defaultdict(list))
     """step → what people chose, and was accepted."""
+    planners_asked_again: Counter[UUID] = field(default_factory=Counter)
+    """run → how often a person let its planner think again."""

@@ -352,6 +352,18 @@ def _asked_for_ever(_limit_of: Any) -> Any:
     return lambda _run: 99
 
 
+def _forgetting_misfits(apply: Any) -> Any:
+    def forgetful(*given: Any) -> str:
+        apply(*given)
+        return ""
+
+    return forgetful
+
+
+def _counting_every_planner(_rounds_of: Any) -> Any:
+    return lambda steps: sum(step.role == production.REPLANNER for step in steps)
+
+
 def _doing_everything_again(effective: Any) -> Any:
     def lavish(plan: Plan, statuses: Any, change: PlanPatch) -> PlanPatch:
         ended = {
@@ -438,6 +450,10 @@ def _mutations() -> Sequence[Mutation]:
         Mutation("the planner is not asked", replanning, "ask", _always(False)),
         Mutation("the planner is asked about what a person has decided", replanning, "was_refused", _always(False)),
         Mutation("a change throws away all that is done", production, "effective", _doing_everything_again),
+        Mutation("a change that does not fit is forgotten", replanning, "apply", _forgetting_misfits),
+        Mutation("what a planner drops goes on", writers, "cancel_started", _nothing),
+        Mutation("a planner lets itself be asked again", production, "_leaves_planners_out", _nothing),
+        Mutation("whom a person lets think again is another round", replanning, "rounds_of", _counting_every_planner),
         Mutation("nobody hears old rings", watching, "old_rings", lambda _: lambda *_: []),
     )  # fmt: skip
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from chargehand.orchestrator.facts import StepWaiting
+from chargehand.orchestrator.replanning import REPLANNER
 from chargehand.orchestrator.switches import Kind
 from chargehand.orchestrator.transitions import RUN_ENDINGS
 from simulation import switching, writers
@@ -28,6 +29,8 @@ RACING = frozenset({"cancel", "pause", "resume", "answer", "deadline"})
 # Whoever has asked to try again so often gives up.
 MOST_RETRIES = 2
 LOOK_SECONDS = 3.0
+# A planner thinks for some seconds.
+GLANCE_SECONDS = 0.5
 # Deeds of one flurry come that soon after each other.
 MOST_APART_SECONDS = 0.2
 WAIT_FOR_LOCK_SECONDS = 0.01
@@ -54,6 +57,8 @@ class People:
                 world.clock.after(when, lambda run=run, deed=deed: self._act(run, deed))  # type: ignore[misc]
                 when += choices.between(TAPE, 0.0, MOST_APART_SECONDS)
         world.clock.after(LOOK_SECONDS, self._look)
+        if world.conditions.most_replans:
+            world.clock.after(GLANCE_SECONDS, self._forestall_planners)
 
     def settle_down(self) -> None:
         """From now on they only answer, and let everything go on."""
@@ -85,12 +90,26 @@ class People:
             self._world.rules.fleet.on_switch()
             self._world.on_commit()
 
-    def _to_do_again(self, run: RunLine) -> str:
-        """A step that was in the plan from the start or grew out of it, and counts."""
+    def _to_do_again(self, run: RunLine, wanted: str | None = None) -> str:
+        """A step that was in the plan from the start or grew out of it, and counts; the wanted one if it still does."""
         rows = [
             row for row in self._world.tables.of_run[run.id] if row.spec.parent is None and row.status != "superseded"
         ]
+        if any(row.key == wanted for row in rows):
+            return str(wanted)
         return rows[self._world.choices.number(TAPE, 16) % len(rows)].key
+
+    def _retry(self, run: RunLine, key: str) -> bool:
+        """Let a step be done again; who lets a planner think again has wanted it to be asked once more."""
+        asks = next(row for row in self._world.tables.of_run[run.id] if row.key == key).spec.role == REPLANNER
+        # Noted first: what is written is looked at while it is written.
+        self._world.ledger.planners_asked_again[run.id] += asks
+        did = False
+        try:
+            did = writers.retry(self._world.tables, run, key)
+        finally:
+            self._world.ledger.planners_asked_again[run.id] -= asks and not did
+        return did
 
     def _answer_something(self, run_id: UUID) -> None:
         """Whatever the run asks just now, several people answer."""
@@ -99,7 +118,7 @@ class People:
             if asked is not None and asked.options:
                 self._answer(row, asked)
 
-    def _do(self, run_id: UUID, deed: str) -> None:
+    def _do(self, run_id: UUID, deed: str, step: str | None = None) -> None:
         tables, run = self._world.tables, self._world.tables.runs[run_id]
         before = run.status
         try:
@@ -117,7 +136,7 @@ class People:
                     did = writers.raise_budget(tables, run, run.cap_microusd + 2_000)
                     expected = before not in RUN_ENDINGS
                 case "retry":
-                    did = writers.retry(tables, run, self._to_do_again(run))
+                    did = self._retry(run, self._to_do_again(run, step))
                     expected = before not in RUN_ENDINGS
                 case _:
                     did = writers.tell(tables, run, "hurry")
@@ -126,7 +145,7 @@ class People:
             # They wait for the lock, but not for ever.
             if self._is_late and deed in {"pause", "cancel"}:
                 return
-            self._world.clock.after(WAIT_FOR_LOCK_SECONDS, lambda: self._do(run_id, deed))
+            self._world.clock.after(WAIT_FOR_LOCK_SECONDS, lambda: self._do(run_id, deed, step))
             return
         self.deeds[deed] += 1
         self.note(run_id, deed, was=before)
@@ -161,6 +180,18 @@ class People:
                 if choices.happens(TAPE, 0.2):
                     self._answer(row, asked)
         self._world.clock.after(LOOK_SECONDS, self._look)
+
+    def _forestall_planners(self) -> None:
+        """While a planner thinks, let it think anew, or do what has failed again and leave it with an old plan."""
+        choices, tables = self._world.choices, self._world.tables
+        for asked in list(tables.open_rows()):
+            is_asked = asked.spec.role == REPLANNER and asked.spec.parent is None and not asked.has_ended
+            if is_asked and choices.happens(TAPE, 0.12):
+                rows = tables.of_run[asked.run]
+                failed = [row.key for row in rows if row.status == "failed" and row.spec.parent is None]
+                self._do(asked.run, "retry", choices.one_of(TAPE, (asked.key, *failed, *failed)))
+        if not self._is_late:
+            self._world.clock.after(GLANCE_SECONDS, self._forestall_planners)
 
     def _question(self, row: StepLine) -> StepWaiting | None:
         if row.status != "waiting":

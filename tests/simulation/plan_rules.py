@@ -6,6 +6,7 @@ from typing import Any
 from chargehand.orchestrator.facts import OVER_BUDGET, PlanPatched, StepFinished
 from chargehand.orchestrator.plan import PlanPatch, Step, step_id
 from chargehand.orchestrator.replanning import REPLANNER
+from simulation.ledger import Ledger
 from simulation.statements import result_of
 from simulation.tables import Entry, RunLine, StepLine, Tables
 
@@ -13,9 +14,10 @@ from simulation.tables import Entry, RunLine, StepLine, Tables
 class PlanRules:
     """Watches the planners of one world."""
 
-    def __init__(self, tables: Tables, object_: Callable[[str], None]) -> None:
+    def __init__(self, tables: Tables, ledger: Ledger, object_: Callable[[str], None]) -> None:
         """`object_` is told what does not hold."""
         self._tables = tables
+        self._ledger = ledger
         self._object = object_
 
     # --- with every fact ----------------------------------------------------------------------------------------------
@@ -26,7 +28,8 @@ class PlanRules:
         if not isinstance(fact, PlanPatched):
             return
         rows = self._tables.of_run[run.id]
-        asked = sum(row.spec.role == REPLANNER for row in rows)
+        # Whoever lets it think again is a person, who has wanted just that.
+        asked = sum(row.spec.role == REPLANNER for row in rows) - self._ledger.planners_asked_again[run.id]
         if asked > run.replans:
             self._object(f"the planner of run {run.goal!r} was asked {asked} times, at most {run.replans} it may be")
         for step in fact.patch.add:
@@ -112,15 +115,18 @@ class PlanRules:
             if before in by_key and by_key[before].status != "superseded":
                 self._object(f"step {row.key!r} was done again, and {before!r} counts all the same")
         asked = [row for row in rows if row.spec.role == REPLANNER]
-        if run.status == "failed" and not run.reason and len(asked) < run.replans:
+        rounds = len(asked) - self._ledger.planners_asked_again[run.id]
+        if run.status == "failed" and not run.reason and rounds < run.replans:
             told = {str(one["step"]) for row in asked for one in self._reasons(row)}
             silent = [row.key for row in rows if self._is_a_reason(row) and row.key not in told]
             if silent:
                 self._object(f"run {run.goal!r} failed with {silent}, and its planner was not asked about it")
-            self._check_misfits(run, asked, told)
+        if run.status in {"succeeded", "failed"} and not run.reason and rounds < run.replans:
+            self._check_misfits(run, asked)
 
-    def _check_misfits(self, run: RunLine, asked: list[StepLine], told: Collection[str]) -> None:
-        """A change that did not fit is a reason, too."""
+    def _check_misfits(self, run: RunLine, asked: list[StepLine]) -> None:
+        """A change that did not fit is a reason, too, however the run ended."""
+        told = {str(one["step"]) for row in asked for one in self._reasons(row)}
         applied = {fact.by_step for fact in self._tables.facts(run.id, None) if isinstance(fact, PlanPatched)}
         for row in asked:
             end = result_of(self._tables, run.id, row.id)

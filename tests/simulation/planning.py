@@ -19,6 +19,7 @@ def change_of(choices: Choices, arguments: Mapping[str, JsonValue], turn: int) -
     shown: Any = arguments["steps"]
     reasons: Any = arguments["reasons"]
     steps: dict[str, Any] = {str(one["key"]): one for one in shown if one.get("does") != REPLANNER}
+    planners = [str(one["key"]) for one in shown if one.get("does") == REPLANNER]
     again: list[JsonValue] = []
     drop: list[JsonValue] = []
     add: list[JsonValue] = []
@@ -45,6 +46,9 @@ def change_of(choices: Choices, arguments: Mapping[str, JsonValue], turn: int) -
                 drop.append(other)
             else:
                 again.append({"step": other, "by": None})
+        if planners and choices.happens(TAPE, 0.15):
+            # It would rather be asked again.
+            again.append({"step": choices.one_of(TAPE, planners), "by": None})
     return {"rationale": "as planned", "again": again, "drop": drop, "add": add}
 
 

@@ -76,7 +76,7 @@ class Rules:
         self._settings = settings
         self._object = object_
         self._graph = GraphRules(tables, object_)
-        self._plans = PlanRules(tables, object_)
+        self._plans = PlanRules(tables, ledger, object_)
         self.fleet = FleetRules(
             tables,
             object_,

@@ -165,8 +165,10 @@ def retry(tables: Tables, run: RunLine, key: str) -> bool:
     with tables.locked(run):
         if run.status in RUN_ENDINGS:
             return False
-        taken = [row.key for row in tables.of_run[run.id]]
-        patch(tables, run, backtrack(counting_plan(tables, run), {key: None}, taken=taken))
+        rows = tables.of_run[run.id]
+        counting = counting_plan(tables, run)
+        anew = replanning.asked_anew(counting.by_key[key], counting, {row.key: row.status for row in rows})
+        patch(tables, run, backtrack(counting, {key: anew}, taken=[row.key for row in rows]))
         return True
 
 

@@ -215,6 +215,43 @@ def test_a_change_that_does_not_fit_any_more_is_asked_for_anew_with_the_reason(h
     check_end(house, run_id, "succeeded")
 
 
+def test_a_planner_does_not_let_itself_be_asked_again_and_again(house: "House") -> None:
+    run_id = start(house, script("a"), replans=2)
+    end(house, run_id, "a", outcome="failed")
+    answer(house, run_id, again={PLANNER: None})
+    [reason] = house.row(run_id, "replan:2").spec["arguments"]["reasons"]
+    assert "'replan:1~2' would ask for a change of the plan" in reason["error"]
+    itself = Step(key="more", kind="agent", role=REPLANNER).model_dump(mode="json")
+    answer(house, run_id, "replan:2", add=[itself])
+    assert house.statuses(run_id) == {"a": "failed", PLANNER: "succeeded", "replan:2": "succeeded"}
+    check_end(house, run_id, "failed")
+
+
+def test_a_person_may_let_the_planner_think_again_and_that_is_the_same_round(house: "House") -> None:
+    run_id = start(house, script("a"), script("other"), replans=2)
+    end(house, run_id, "a", outcome="failed")
+    thinking = house.claim(run_id, PLANNER)
+    end(house, run_id, "other")
+
+    with house.as_tenant() as session:
+        assert runs.retry(session, house.tenant, run_id, PLANNER) == ("replan:1~2",)
+    go(house, run_id)
+
+    with pytest.raises((LeaseLost, StepCancelled)):
+        thinking.finish(StepFinished(outcome="succeeded", patch=PlanPatch(drop=("a",))))
+    asked = house.row(run_id, "replan:1~2").spec["arguments"]
+    assert (asked["round"], asked["of"], asked["reasons"]) == (1, 2, [{"step": "a", "error": "a broke"}])
+    # It is told of the plan as it is now.
+    assert {step["key"]: step["status"] for step in asked["steps"]}["other"] == "succeeded"
+    answer(house, run_id, "replan:1~2", again={"a": None})
+    end(house, run_id, "a~2", outcome="failed")
+    # It has not cost the run one of its own.
+    answer(house, run_id, "replan:2", again={"a~2": None})
+    end(house, run_id, "a~3", outcome="failed")
+    assert "replan:3" not in house.statuses(run_id)
+    check_end(house, run_id, "failed")
+
+
 def test_what_a_person_has_refused_is_not_planned_anew(house: "House") -> None:
     run_id = start(house, Step(key="ask", kind="gate"), script("do", "ask"))
     gate = step_id(run_id, "ask")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from chargehand.orchestrator.backtracking import built_on, newest_of
 from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.plan import RESULT_OF, Branch, Join, Plan, PlanPatch, Step, extend
-from chargehand.orchestrator.replanning import REPLANNER, Reason, effective, question, rounds_of
+from chargehand.orchestrator.replanning import REPLANNER, Reason, asked_anew, effective, question, rounds_of
 from chargehand.orchestrator.transitions import Settlement, settle
 
 
@@ -148,6 +148,45 @@ def test_the_question_names_the_reason_and_how_the_plan_stands() -> None:
     of_agent = question([Reason(step="c", error="?")], PLAN, STANDS, number=1, of=3, asked_by=PLAN.by_key["c"])
     assert (of_agent.key, of_agent.parent) == ("c/replan:1", "c")
     assert rounds_of([asked, of_agent, PLAN.steps[0]]) == 2
+
+
+PLANNERS = (
+    Step(key="replan:1", kind="agent", role=REPLANNER, pool="research"),
+    Step(key="replan:2", kind="agent", role=REPLANNER, pool="research"),
+)
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        ({"again": {"replan:1": None}}, "'replan:1~2' would ask"),
+        ({"again": {"b": PLANNERS[0].model_copy(update={"key": "by"})}}, "'by' would ask"),
+        ({"add": (PLANNERS[0].model_copy(update={"key": "more"}),)}, "'more' would ask"),
+        ({"drop": ("replan:2",)}, "'replan:2' is changing the plan, too"),
+    ],
+)
+def test_a_planner_neither_asks_a_planner_nor_keeps_one_from_answering(wish: dict[str, Any], said: str) -> None:
+    plan = Plan(steps=(*PLAN.steps, *PLANNERS))
+    stands = {**STANDS, "replan:1": "succeeded", "replan:2": "running"}
+    with pytest.raises(InvalidPlan, match=said):
+        effective(plan, stands, PlanPatch(**wish))
+
+
+def test_a_planner_that_has_failed_may_be_dropped() -> None:
+    plan = Plan(steps=(*PLAN.steps, *PLANNERS))
+    stands = {**STANDS, "replan:1": "failed", "replan:2": "running"}
+    assert effective(plan, stands, PlanPatch(drop=("replan:1",))).supersede == ("replan:1",)
+
+
+def test_a_person_who_lets_the_planner_think_again_begins_no_round_and_shows_it_the_plan_as_it_is() -> None:
+    asked = question([Reason(step="b", error="broke")], PLAN, STANDS, number=1, of=3)
+    anew = asked_anew(asked, PLAN, {**STANDS, "c": "cancelled"})
+    assert anew is not None
+    assert (anew.arguments["round"], anew.arguments["reasons"]) == (1, asked.arguments["reasons"])
+    shown: Any = anew.arguments["steps"]
+    assert {one["key"]: one["status"] for one in shown}["c"] == "cancelled"
+    assert rounds_of([asked, anew.model_copy(update={"key": "replan:1~2"})]) == 1
+    assert asked_anew(PLAN.steps[0], PLAN, STANDS) is None
 
 
 def test_a_key_means_the_newest_step_that_came_again_for_it() -> None:
