@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 ADVANCE = "chargehand.advance"
 SUPERVISOR = "supervisor"
+CLOSE_BATCH = "chargehand.close_batch"
 # Raised when a message means something else; a worker that does not know one leaves its steps to others.
 MESSAGE_VERSION = 1
 # A publish that does not get through at once is left to the watch loop.
@@ -235,6 +236,27 @@ def ring_bells(app: Celery, settings: Settings, run_ids: Sequence[UUID]) -> bool
                     advance_signature(app, settings, run_id).apply_async(producer=producer)
     except PUBLISH_ERRORS as error:
         log.warning("bell not rung", extra={"run_id": str(run_ids[0]), "runs": len(run_ids), "error": str(error)})
+        return False
+    return True
+
+
+def ask_to_close(app: Celery, settings: Settings, *, pool: str, tenant: UUID, call_id: UUID) -> bool:
+    """Ask a worker of the pool to look after a batched call whose step has ended; False when the broker is away."""
+    ids = {"tenant": str(tenant), "call_id": str(call_id)}
+    try:
+        app.signature(
+            CLOSE_BATCH,
+            kwargs=ids,
+            immutable=True,
+            options={
+                "queue": queue_name(settings, pool),
+                "ignore_result": True,
+                "shadow": f"{pool}/close_batch",
+                "kwargsrepr": repr(ids),
+            },
+        ).apply_async()
+    except PUBLISH_ERRORS as error:
+        log.warning("nobody asked to close a batch", extra={"call_id": str(call_id), "error": str(error)})
         return False
     return True
 

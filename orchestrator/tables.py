@@ -308,6 +308,31 @@ class TenantUsageRow(Base):
     day_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
 
 
+class BatchedCallRow(Base):
+    """A call that is about to go through a batch API, or has, and is not settled."""
+
+    __tablename__ = "batched_calls"
+    __table_args__ = (Index("ix_batched_calls_run", "run"), Index("ix_batched_calls_batch", "batch_id"))
+
+    tenant: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True), primary_key=True)
+    call: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True), primary_key=True)
+    run: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True))
+    step: Mapped[UUID] = mapped_column(PG_UUID(as_uuid=True))
+    model: Mapped[str] = mapped_column(Text)
+    max_tokens: Mapped[int] = mapped_column(BigInteger)
+    counted: Mapped[bool] = mapped_column(server_default=sql("false"))
+    """Its tenant's caps have counted it, at its upper bound."""
+    batch_id: Mapped[str | None] = mapped_column(Text)
+    """NULL: not made yet, or nobody knows."""
+    may_cancel: Mapped[bool] = mapped_column(server_default=sql("false"))
+    """Nobody waits for anything in its batch."""
+    looks: Mapped[int] = mapped_column(Integer, server_default="0")
+    """How often a worker was asked to look after it, when its step had ended."""
+    look_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.clock_timestamp())
+    """When the next one is."""
+    asked_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.clock_timestamp())
+
+
 class SettlementRow(Base):
     """What a call cost whose answer came after its step had let go of it; the first one wins, from whoever."""
 

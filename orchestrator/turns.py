@@ -13,6 +13,7 @@ from uuid import UUID
 from chargehand.memory.tables import RUN_STREAM
 from chargehand.orchestrator import joint_turns
 from chargehand.orchestrator.allotments import draw
+from chargehand.orchestrator.batched_calls import BatchedCalls
 from chargehand.orchestrator.breaker import Observed
 from chargehand.orchestrator.connections import Connections, Row
 from chargehand.orchestrator.counting import NOT_COUNTED, Counted, Counter
@@ -99,7 +100,7 @@ _CHARGE = _TURN.format(change=_CHARGED, guard="", feeds="", also="")
 _NOTE = _TURN.format(change="crashes = crashes", guard="", feeds="", also="")
 
 # Money is not fenced: whoever learns what a call cost says so, and the first one is believed.
-_SETTLE_LATE = """
+SETTLE_LATE = """
 INSERT INTO settlements (tenant, call, run, step, cost_microusd)
 SELECT tenant, %(call)s, run, id, %(cost)s FROM steps WHERE id = %(step)s
 ON CONFLICT DO NOTHING
@@ -173,6 +174,9 @@ class StepRecorder:
         self._held = held
         self._lease_seconds = lease_seconds
         self._reserved: dict[UUID, int] = {}
+        self._of_tenant = counted.of_tenant
+        self._batched_calls = BatchedCalls(connections, held.claim)
+        self._batched: set[UUID] = set()
         self._heard_to = 0
         self._run_seq: int | None = None
         rows = connections.rows(
@@ -188,8 +192,10 @@ class StepRecorder:
             match fact:
                 case ModelRequested():
                     self._reserved[fact.call_id] = fact.reserved_microusd
-                    if fact.batched and self._counter is not None:
-                        self._counter.resume(fact)
+                    if fact.batched:
+                        self._batched.add(fact.call_id)
+                        if self._counter is not None:
+                            self._counter.resume(fact)
                 case ModelResponded() | ModelFailed() | CallAbandoned():
                     self._reserved.pop(fact.call_id, None)
                 case StepTold():
@@ -224,8 +230,13 @@ class StepRecorder:
         if self._counter is not None:
             self._counter.count(requested)
         try:
+            if requested.batched:
+                # Before the reservation: whatever was reserved for and never settled has a row.
+                self._batched_calls.open(requested, counted=self._of_tenant)
+                self._batched.add(requested.call_id)
             self._reserve(finished, requested)
         except (BudgetBusy, BudgetExceeded):
+            self._forget_batched(requested.call_id)
             if self._counter is not None:
                 self._counter.forget(requested)
             raise
@@ -265,15 +276,18 @@ class StepRecorder:
         except Fenced:
             self._settle_late(fact)
             raise
+        self._forget_batched(fact.call_id)
 
     def submitted(self, fact: BatchSubmitted) -> None:
-        """The batch API has taken the call in flight."""
+        """The batch API has taken the call in flight; its row says so also when the step is not ours any more."""
+        self._batched_calls.place(fact.call_id, fact.batch_id)
         self._commit(_NOTE, [fact])
 
     def abandon(self, fact: CallAbandoned) -> None:
         """A call of an earlier epoch whose outcome nobody knows: it stays charged as reserved."""
         reserved = self._take_reservation(fact.call_id)
         self._commit(_CHARGE, [fact], reserved=reserved, cost=fact.charged_microusd)
+        self._forget_batched(fact.call_id)
 
     def tool_started(self, fact: ToolStarted) -> None:
         """An effect is about to happen."""
@@ -365,12 +379,17 @@ class StepRecorder:
             raise IllegalFact(f"Call {call_id} is not in flight: it was settled, or never requested.")
         return self._reserved.pop(call_id)
 
+    def _forget_batched(self, call_id: UUID) -> None:
+        if call_id in self._batched:
+            self._batched.discard(call_id)
+            self._batched_calls.forget(call_id)
+
     def _settle_late(self, fact: ModelResponded | ModelFailed) -> None:
         claim = self._held.claim
         try:
             self._connections.run(
                 claim.tenant,
-                _SETTLE_LATE,
+                SETTLE_LATE,
                 {"call": fact.call_id, "step": claim.step_id, "cost": fact.cost_microusd},
             )
         except Unavailable as outage:

@@ -40,7 +40,7 @@ from chargehand.workers.reembedding import Reembedding
 from chargehand.workers.scripts.catalogue import registered_scripts
 from chargehand.workers.scripts.index import run_scope
 from chargehand.workers.shop import Shop
-from chargehand.workers.tasks import QuietRejects, register_tasks
+from chargehand.workers.tasks import QuietRejects, register_closing, register_tasks
 from chargehand.workers.thrift import Thrift
 from chargehand.workers.tools.catalogue import registered_tools
 from chargehand.workers.tools.recall import recall_passages
@@ -145,6 +145,7 @@ def compose(pool: str, slots: int) -> Shop:
 
 for _pool in (*POOLS, SOLO):
     register_tasks(app, _pool, shop, stopping)
+register_closing(app, shop)
 
 
 def pool_of(queues: set[str]) -> str:

@@ -13,6 +13,7 @@ from celery.exceptions import Ignore, Reject
 from chargehand.orchestrator import broker
 from chargehand.orchestrator.telemetry.endings import noting_how_it_ends
 from chargehand.workers.attempt import Delivery
+from chargehand.workers.batch_closing import close_batched_call
 from chargehand.workers.executor import execute, execute_pack
 from chargehand.workers.shop import Shop
 
@@ -45,6 +46,15 @@ def register_tasks(app: Celery, pool: str, shop: Callable[[], Shop], stopping: t
             # This copy of the chain ends here, and no part of a chord is counted.
             _show(self, ended.how)
             raise Ignore
+
+
+def register_closing(app: Celery, shop: Callable[[], Shop]) -> None:
+    """Let `app` look after batched calls whose step has ended, on whichever pool it serves."""
+
+    @app.task(name=broker.CLOSE_BATCH, acks_late=True, shared=False)
+    def close_batch(tenant: str, call_id: str) -> None:
+        """Cancel its batch if nobody waits for it, and settle what has come."""
+        close_batched_call(shop(), tenant=UUID(tenant), call_id=UUID(call_id))
 
 
 def _show(task: Task, how: str) -> None:

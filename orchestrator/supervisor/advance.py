@@ -216,6 +216,9 @@ def _close(
 
     Gives how it ended, once.
     """
+    if found.outcome is None and not _is_anchored(run) and _waits_for_batches(run):
+        # It was ended from outside: what its batches cost is asked for, and goes into its stream before that is sealed.
+        return ""
     if found.to_charge:
         run.execute(_CHARGE, found.to_charge)
         runs.record(run.session, run.tenant, run.run_id, [ReservationsCharged(charged_microusd=dict(found.to_charge))])
@@ -236,6 +239,14 @@ def _close(
     run.execute(GIVE_BACK, ())
     journal.anchor_run(run.session, tenant=run.tenant, run=run.run_id, key=audit_key)
     return found.outcome or run.status
+
+
+def _waits_for_batches(run: _Run) -> bool:
+    return bool(
+        run.session.execute(
+            text("SELECT EXISTS (SELECT FROM batched_calls WHERE run = :run)"), {"run": run.run_id}
+        ).scalar_one()
+    )
 
 
 def _is_anchored(run: _Run) -> bool:

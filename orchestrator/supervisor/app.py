@@ -24,6 +24,7 @@ from chargehand.orchestrator.logs import configure_logging
 from chargehand.orchestrator.settings import Settings, load_settings
 from chargehand.orchestrator.supervisor.admit import admit
 from chargehand.orchestrator.supervisor.advance import advance, has_rings
+from chargehand.orchestrator.supervisor.closing import due_closings
 from chargehand.orchestrator.supervisor.dispatch import KIND, Dispatcher
 from chargehand.orchestrator.supervisor.firing import fire
 from chargehand.orchestrator.supervisor.graphs import Graphs
@@ -98,6 +99,8 @@ class Supervisor:
             except Exception:
                 # A run that this version cannot read must not stop the others; its ring stays.
                 log.exception("run not advanced", extra={"run_id": str(run_id)})
+        for one in due_closings(self._engine):
+            broker.ask_to_close(self._app, self._settings, pool=one.pool, tenant=one.tenant, call_id=one.call_id)
         self.admit()
 
     def watch_forever(self, stop: threading.Event) -> None:

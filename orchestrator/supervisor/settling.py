@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, delete, select, text
 from sqlalchemy.orm import Session
 
 from chargehand.memory.tables import RunAnchor
@@ -26,7 +26,7 @@ from chargehand.orchestrator.facts import (
     ReservationsReturned,
     parse_fact,
 )
-from chargehand.orchestrator.tables import RunRow, SettlementRow, StepRow
+from chargehand.orchestrator.tables import BatchedCallRow, RunRow, SettlementRow, StepRow
 from chargehand.orchestrator.transitions import STEP_ENDINGS
 
 log = logging.getLogger(__name__)
@@ -82,8 +82,19 @@ def _settle_run(engine: Engine, run_id: UUID) -> int:
             # Nothing may follow in a stream whose head is sealed: the rows themselves say what is known.
             for row in late:
                 row.booked = "nowhere"
-            return len(late)
-        return _account(session, run, {step.id: step for step in steps}, late)
+            accounted = len(late)
+        else:
+            accounted = _account(session, run, {step.id: step for step in steps}, late)
+        _forget_batched(session, run, [row.call for row in late if row.booked is not None])
+        return accounted
+
+
+def _forget_batched(session: Session, run: RunRow, calls: Sequence[UUID]) -> None:
+    """Nobody need look after these any more; a run that waits for them to be sealed goes on."""
+    session.flush()
+    gone = delete(BatchedCallRow).where(BatchedCallRow.run == run.id, BatchedCallRow.call.in_(calls))
+    if calls and session.execute(gone.returning(BatchedCallRow.call)).all():
+        runs.ring(session, run.tenant, run.id)
 
 
 def _account(session: Session, run: RunRow, steps: Mapping[UUID, StepRow], late: Sequence[SettlementRow]) -> int:

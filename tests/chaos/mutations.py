@@ -142,7 +142,7 @@ def an_answer_comes_late(stage: Stage) -> UUID:
     agents.attempt(stage, stage.first, run, late)
     # Its worker did not hear that it was understood.
     told_again = {"call": late.calls[0], "step": step_id(run, agents.STEP), "cost": agents.COST_MICROUSD}
-    stage.house.connections.run(stage.house.tenant, turns._SETTLE_LATE, told_again)
+    stage.house.connections.run(stage.house.tenant, turns.SETTLE_LATE, told_again)
     stage.drain(run)
     return run
 

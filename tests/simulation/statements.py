@@ -181,7 +181,7 @@ def note(tables: Tables, tenant: UUID, given: Parameters, count: int) -> Rows:
 
 
 def settle_late(tables: Tables, tenant: UUID, given: Parameters) -> Rows:
-    """`_SETTLE_LATE`: money is not fenced, and the first word counts."""
+    """`SETTLE_LATE`: money is not fenced, and the first word counts."""
     row = tables.steps.get(given["step"])
     if row is not None and row.tenant == tenant:
         tables.settlements.setdefault(given["call"], Settlement(row.run, row.id, given["cost"]))
@@ -451,7 +451,7 @@ HANDLERS: dict[str, Handler] = {
     steps._ROWS_AFTER: lambda *given: rows_after(*given),
     steps._SIGNAL: lambda *given: signal(*given),
     steps._FOLD_IN: lambda *given: fold_in(*given),
-    turns._SETTLE_LATE: lambda *given: settle_late(*given),
+    turns.SETTLE_LATE: lambda *given: settle_late(*given),
     turns._SHORT: lambda *given: is_short(*given),
     allotments.DRAW: lambda *given: draw(*given),
     allotments.STANDING: lambda *given: standing(*given),

@@ -120,6 +120,15 @@ class MessageBatches:
         took = _seconds_between(batch.created_at, batch.ended_at)
         return replace(answer, cost_microusd=batched_microusd(answer.cost_microusd), duration_ms=round(took * 1_000))
 
+    def cancel(self, model: str, batch_id: str) -> None:
+        """Ask for its end; see `Batches`."""
+        wire, _ = self._at(model)
+        try:
+            with _errors(model):
+                wire.batches.cancel(batch_id, timeout=TIMEOUT_SECONDS)
+        except _Gone as gone:
+            raise BatchFailed(f"Batch {batch_id} is not there any more: {gone}", may_be_charged=True) from gone
+
 
 class _Gone(Exception):
     """The server does not know the batch, or has thrown its answers away."""

@@ -164,6 +164,13 @@ class Batches(Protocol):
         """
         ...
 
+    def cancel(self, model: str, batch_id: str) -> None:
+        """Ask for an end of the whole batch, once or many times; what had begun is answered and charged all the same.
+
+        Raises `BatchFailed` when there is no such batch, `ModelBusy` or `ModelUnavailable` when it cannot be asked now.
+        """
+        ...
+
 
 class Models(Protocol):
     """The models of this process."""

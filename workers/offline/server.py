@@ -98,6 +98,9 @@ class MessagesHandler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Messages, token counts and faults."""
         path = self.path.split("?")[0]
+        if path.startswith(f"{batches.PATH}/") and path.endswith("/cancel") and self.server.imitation.has_batches:
+            self._cancel_batch(path)
+            return
         request = self._body()
         if request is _UNREADABLE:
             return
@@ -122,6 +125,16 @@ class MessagesHandler(BaseHTTPRequestHandler):
                 self._send(200, self.server.batches.make(request["requests"], self._batched))
         else:
             self._fail(404, "not_found_error", f"No such page: {path}")
+
+    def _cancel_batch(self, path: str) -> None:
+        length = self.headers.get("content-length", "0")
+        # It says nothing, and must be read all the same: the next request stands behind it.
+        self.rfile.read(min(int(length), MAX_BODY_BYTES) if length.isdigit() else 0)
+        told = self.server.batches.cancel(path.removeprefix(f"{batches.PATH}/").removesuffix("/cancel"))
+        if told is None:
+            self._fail(404, "not_found_error", f"No such batch: {path}")
+        else:
+            self._send(200, told)
 
     def _show_batches(self, path: str) -> None:
         """The list, one batch, or its results as JSON lines."""
