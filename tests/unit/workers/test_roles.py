@@ -38,6 +38,15 @@ def test_a_role_names_only_what_exists(role: Role) -> None:
     assert role.pool in POOLS
 
 
+def test_who_works_on_the_workspace_for_research_coding_or_audit_may_ask_for_another_plan() -> None:
+    assert {name for name, role in ROLES.items() if "request_replan" in role.tools} == {
+        "researcher",
+        "coder",
+        "triager",
+    }
+    assert {ROLES[name].pool for name in ("researcher", "coder", "triager")} == set(POOLS)
+
+
 @pytest.mark.parametrize("role", ROLES.values(), ids=ROLES.keys())
 def test_instructions_are_a_stable_prefix_and_say_what_data_is(role: Role) -> None:
     assert "data" in role.instructions
