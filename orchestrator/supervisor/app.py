@@ -29,6 +29,7 @@ from chargehand.orchestrator.supervisor.dispatch import KIND, Dispatcher
 from chargehand.orchestrator.supervisor.firing import fire
 from chargehand.orchestrator.supervisor.graphs import Graphs
 from chargehand.orchestrator.supervisor.messenger import Messenger
+from chargehand.orchestrator.supervisor.sounding import PATIENCE_SECONDS, database_seconds, sound
 from chargehand.orchestrator.supervisor.watch import forget_dead_pools, watch
 from chargehand.orchestrator.task_brokers import CeleryBrokers, TaskBrokers
 from chargehand.orchestrator.telemetry.exporter import measure_process
@@ -89,7 +90,8 @@ class Supervisor:
 
     def watch(self) -> None:
         """One round: find what was lost, advance what nobody answered, admit what waits."""
-        found = watch(self._engine, self._settings, queue_length=self._queue_length)
+        found_broker = sound(self._redis, self._settings, now=lambda: database_seconds(self._engine))
+        found = watch(self._engine, self._settings, broker=found_broker)
         for run_id in found.runs:
             try:
                 advance(self._engine, self._graphs, run_id, audit_key=self._audit_key)
@@ -101,7 +103,9 @@ class Supervisor:
                 log.exception("run not advanced", extra={"run_id": str(run_id)})
         for one in due_closings(self._engine):
             broker.ask_to_close(self._app, self._settings, pool=one.pool, tenant=one.tenant, call_id=one.call_id)
-        self.admit()
+        # What a broker cannot take stays ready: it is sent once, when the broker is back, and not lost again and again.
+        if found_broker is not None:
+            self.admit()
 
     def watch_forever(self, stop: threading.Event) -> None:
         """Watch until `stop` is set; an outage of Postgres is waited out."""
@@ -142,13 +146,6 @@ class Supervisor:
                 # Without these loops nothing that was lost is ever found again: they go on whatever happens.
                 log.exception(failed)
 
-    def _queue_length(self, pool: str) -> int:
-        try:
-            return int(self._redis.llen(broker.queue_name(self._settings, pool)))
-        except redis.exceptions.RedisError:
-            # Whatever was queued is lost with Redis, or not to be had now.
-            return 0
-
 
 def _compose() -> tuple[Celery, Supervisor, Messenger]:
     settings = load_settings()
@@ -160,7 +157,10 @@ def _compose() -> tuple[Celery, Supervisor, Messenger]:
         connect_timeout_seconds=settings.connect_timeout_seconds,
     )
     client = keyspace.connect(
-        endpoints.redis_url(settings), connect_timeout_seconds=settings.connect_timeout_seconds, retries=0
+        endpoints.redis_url(settings),
+        connect_timeout_seconds=settings.connect_timeout_seconds,
+        socket_timeout_seconds=PATIENCE_SECONDS,
+        retries=0,
     )
     brokers = CeleryBrokers(settings, endpoints.redis_url(settings))
     return (

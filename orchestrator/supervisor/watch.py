@@ -32,6 +32,7 @@ from chargehand.orchestrator.supervisor.admit import MAX_BACKOFF, POOL_SILENCE_S
 from chargehand.orchestrator.supervisor.expiry import expire, is_answered
 from chargehand.orchestrator.supervisor.queueing import start_queued
 from chargehand.orchestrator.supervisor.settling import settle_late_answers
+from chargehand.orchestrator.supervisor.sounding import Sounding
 from chargehand.orchestrator.supervisor.sweeping import sweep_memories
 from chargehand.orchestrator.supervisor.warning import warn
 from chargehand.orchestrator.tables import PoolRow, RunRow, SignalRow, StepRow, SubmissionRow
@@ -44,6 +45,8 @@ T = TypeVar("T")
 
 # Rows that one round takes: a backlog is worked off in many short transactions, not in a long one.
 BATCH = 100
+# Of these a round of lost messages takes so many: all that a pool had may be lost at once, and waits.
+LOST_BATCHES = 20
 # No transaction that changes a run stands still for longer before its commit.
 COMMIT_SECONDS = 5.0
 # A solo pool that is restarted is back within this.
@@ -75,8 +78,8 @@ class Round:
     """Runs to advance: just accepted, just woken, or with a ring that nobody answered."""
 
 
-def watch(engine: Engine, settings: Settings, *, queue_length: Callable[[str], int]) -> Round:
-    """One round; each part commits on its own. `queue_length` gives the messages waiting for a pool."""
+def watch(engine: Engine, settings: Settings, *, broker: Sounding | None) -> Round:
+    """One round; each part commits on its own. `broker`: as it was just found; None: it does not answer."""
     none: list[UUID] = []
     accepted = _isolated(lambda: accept_submissions(engine, settings), none)
     recovered = _isolated(lambda: recover(engine, settings), 0)
@@ -91,7 +94,7 @@ def watch(engine: Engine, settings: Settings, *, queue_length: Callable[[str], i
     started = _isolated(lambda: start_queued(engine), none)
     return Round(
         recovered=recovered,
-        unclaimed=_isolated(lambda: emit_again(engine, settings, queue_length=queue_length), 0),
+        unclaimed=_isolated(lambda: emit_again(engine, settings, broker), 0),
         overdue=overdue,
         runs=frozenset({*accepted, *started, *woken, *old_rings(engine, settings)}),
     )
@@ -358,22 +361,40 @@ def _has_more_money() -> ColumnElement[bool]:
     )
 
 
-def emit_again(engine: Engine, settings: Settings, *, queue_length: Callable[[str], int]) -> int:
-    """Make steps ready again whose message nobody claimed, each time twice as patiently.
+def emit_again(engine: Engine, settings: Settings, broker: Sounding | None) -> int:
+    """Make steps ready again whose message is lost: with the broker, which was emptied, or as it seems.
 
-    Not while their pool has no live process, and not while its queue is longer than its window: then the message is
-    late, not lost. A pool that was away first gets the time to take what has waited for it.
+    What was sent to a broker that was emptied later is lost for sure, and is sent again at once. Of the others nobody
+    knows: a message that nobody claims is sent again, each time twice as patiently; but not while its queue is longer
+    than its pool's window, then it is late, not lost. A pool that was away first gets the time to take what has waited
+    for it. Nothing is sent while a pool has no live process, or the broker does not answer.
     """
+    count = 0
+    if broker is not None:
+        for _ in range(LOST_BATCHES):
+            found = _take_lost(engine, settings, broker)
+            count += found
+            if found < BATCH:
+                break
+    meters.count(metrics.MESSAGES_LOST, count)
+    return count
+
+
+def _take_lost(engine: Engine, settings: Settings, broker: Sounding) -> int:
     with Session(engine) as session, session.begin():
         live = live_slots(session)
-        patient = [pool for pool, slots in live.items() if queue_length(pool) <= 2 * slots]
-        if not patient:
+        if not live:
             return 0
+        patient = [pool for pool, slots in live.items() if broker.lengths.get(pool, 0) <= 2 * slots]
         there = (
             select(PoolRow.pool, func.min(PoolRow.since).label("since"))
-            .where(_age(PoolRow.seen_at) < POOL_SILENCE_SECONDS, PoolRow.pool.in_(patient))
+            .where(_age(PoolRow.seen_at) < POOL_SILENCE_SECONDS)
             .group_by(PoolRow.pool)
             .subquery()
+        )
+        # An admission commits before it publishes: a message that is on its way is not lost.
+        went_down = (StepRow.queued_at < func.to_timestamp(broker.whole_since)) & (
+            _age(StepRow.queued_at) > settings.ring_age_seconds
         )
         waited = _age(func.greatest(StepRow.queued_at, there.c.since))
         patience = settings.unclaimed_seconds * func.least(
@@ -383,7 +404,8 @@ def emit_again(engine: Engine, settings: Settings, *, queue_length: Callable[[st
             select(StepRow)
             .join(RunRow, RunRow.id == StepRow.run)
             .join(there, there.c.pool == case((StepRow.solo, SOLO), else_=StepRow.pool))
-            .where(StepRow.status == "queued", waited > patience, _is_ours())
+            .where(StepRow.status == "queued", _is_ours())
+            .where(went_down | ((waited > patience) & there.c.pool.in_(patient)))
             .order_by(StepRow.run, StepRow.ordinal)
             .limit(BATCH)
             .with_for_update(skip_locked=True, key_share=True, of=StepRow)
@@ -392,8 +414,7 @@ def emit_again(engine: Engine, settings: Settings, *, queue_length: Callable[[st
             row.status = "ready"
             _unchain_followers(session, row)
             log.warning("message lost", extra={"step_id": str(row.id), "emissions": row.emissions})
-    meters.count(metrics.MESSAGES_LOST, len(rows))
-    return len(rows)
+        return len(rows)
 
 
 def end_overdue(engine: Engine) -> int:

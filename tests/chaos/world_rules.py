@@ -283,7 +283,28 @@ def recoveries(case: Case) -> Iterator[str]:
                     yield (
                         f"step {tenure.step.key!r} ran again {gap:.1f} s after its process was killed or the last "
                         f"strike that was in its way, allowed: {most:g} s, and {turn:.1f} s as the others waited there"
+                        + "; "
+                        + _what_it_waited_for(case, tenure, strike.at, again)
                     )
+
+
+def _what_it_waited_for(case: Case, tenure: Tenure, struck: float, again: float) -> str:
+    """As far as the journal tells: for being found, or for a place, and whether its pool took others meanwhile."""
+    rows = case.of_step(tenure.step)
+    found = [row for row in rows if row.kind == "step.recovered" and struck <= seconds(row.at) <= again]
+    pool = tenure.step.spec.get("pool")
+    since = seconds(found[-1].at) if found else struck
+    others = sum(
+        1 for other in case.tenures if other.step.spec.get("pool") == pool and since < seconds(other.claimed.at) < again
+    )
+    last = max((strike for strike in case.evidence.strikes if strike.at < again), key=lambda strike: strike.until)
+    told = [f"found lost ({row.fact.get('cause')}) after {seconds(row.at) - struck:.1f} s" for row in found] or [
+        "never found lost"
+    ]
+    return (
+        f"{', '.join(told)}, then not taken for {again - since:.1f} s in which pool {pool!r} took {others} others; "
+        f"the last strike before was {last.what!r}, over {again - last.until:.1f} s before"
+    )
 
 
 def _taken_up(case: Case, tenure: Tenure, after: float) -> float | None:

@@ -12,6 +12,9 @@ from typing import Literal
 from uuid import UUID
 
 from chargehand.orchestrator.canvas import Chord, Emission, Line, Pack
+from chargehand.orchestrator.plan import POOLS
+from chargehand.orchestrator.supervisor.admit import SOLO
+from chargehand.orchestrator.supervisor.sounding import Sounding
 from simulation.choices import Choices
 from simulation.clock import Clock
 
@@ -77,6 +80,8 @@ class Broker:
         self._choices = choices
         self.manners = manners
         self.is_down = False
+        self.whole_since: float | None = None
+        """As a supervisor has noted it; gone with everything else."""
         self.queues: dict[str, deque[Message]] = defaultdict(deque)
         self._on_message: dict[str, list[Callable[[], None]]] = defaultdict(list)
         self._unacknowledged: dict[int, Delivery] = {}
@@ -161,6 +166,14 @@ class Broker:
         """Messages that wait in a queue; none as long as the broker is down."""
         return 0 if self.is_down else len(self.queues[queue])
 
+    def sound(self) -> Sounding | None:
+        """What a supervisor finds, and the note that it leaves when there is none."""
+        if self.is_down:
+            return None
+        if self.whole_since is None:
+            self.whole_since = self._clock.now
+        return Sounding(whole_since=self.whole_since, lengths={pool: self.length(pool) for pool in (*POOLS, SOLO)})
+
     def take(self, queue: str) -> Delivery | None:
         """The next message, or None."""
         if self.is_down or not self.queues[queue]:
@@ -182,6 +195,7 @@ class Broker:
 
     def empty(self) -> None:
         """Lose everything, the counters of chords too."""
+        self.whole_since = None
         self.queues.clear()
         self._unacknowledged.clear()
         self._chords.clear()

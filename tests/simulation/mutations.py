@@ -412,6 +412,7 @@ def _mutations() -> Sequence[Mutation]:
         Mutation("a join waits for one of its predecessors", transitions, "_judge", _not_waiting_for_all),
         Mutation("nobody looks for what waits", watching, "wake", lambda _: lambda _tables: []),
         Mutation("lost messages are not sent again", watching, "emit_again", lambda _: lambda *_, **__: 0),
+        Mutation("nobody notices an emptied broker", watching, "went_down", lambda _: lambda *_: False),
         Mutation("nobody looks at deadlines", watching, "end_overdue", lambda _: lambda _tables: 0),
         Mutation("what was superseded is written to", statements, "held", _held_though_superseded),
         Mutation("what is at work is not superseded", writers, "supersede", _superseding_only_what_has_ended),

@@ -548,14 +548,14 @@ class Supervisor(Process):
         self._part("warn", lambda: watching.warn(tables))
         self._part("expire", lambda: watching.expire(tables))
         woken = self._part("wake", lambda: watching.wake(tables)) or []
-        length = self.world.broker.length
-        self._part("emit_again", lambda: watching.emit_again(tables, settings, queue_length=length))
+        broker = self.world.broker.sound()
+        self._part("emit_again", lambda: watching.emit_again(tables, settings, broker))
         self._part("end_overdue", lambda: watching.end_overdue(tables))
         started = self._start_queued()
         rung = watching.old_rings(tables, settings)
         for run_id in dict.fromkeys([*started, *woken, *rung]):
             self._advance(run_id)
-        if any(row.status == "ready" for row in tables.open_rows()):
+        if broker is not None and any(row.status == "ready" for row in tables.open_rows()):
             self._admit()
 
     def _start_queued(self) -> list[UUID]:

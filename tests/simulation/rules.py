@@ -29,6 +29,7 @@ from chargehand.orchestrator.rounds import Standing
 from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.supervisor.admit import POOL_SILENCE_SECONDS
 from chargehand.orchestrator.transitions import RUN_ENDINGS
+from simulation.broker import Broker
 from simulation.fleet_rules import LONGEST_ADMISSION_SECONDS, FleetRules
 from simulation.graph_rules import GraphRules
 from simulation.ledger import Call, Effect, Ledger
@@ -88,6 +89,8 @@ class Rules:
         self._losses: Counter[UUID] = Counter()
         """How often a step was recovered since it last got on."""
         self._unclaimed_since: dict[UUID, float] = {}
+        self._sunk_since: dict[UUID, float] = {}
+        """Since when a step has been queued whose message went down with the broker, and could be sent again."""
         self._there_at: dict[str, float] = {}
         """When a pool was last known to live."""
         self._overdue_since: dict[UUID, float] = {}
@@ -319,7 +322,7 @@ class Rules:
 
     # --- now and then -------------------------------------------------------------------------------------------------
 
-    def on_tick(self, *, somebody_watches: bool, queue_length: Callable[[str], int]) -> None:
+    def on_tick(self, *, somebody_watches: bool, broker: Broker) -> None:
         """A second has passed."""
         self._note_live_pools()
         self.fleet.on_tick(somebody_watches=somebody_watches)
@@ -332,7 +335,13 @@ class Rules:
         now = self._tables.clock.now
         for row in self._tables.open_rows():
             pool = "solo" if row.solo else row.pool
-            is_watched = somebody_watches and pool in live and queue_length(pool) <= 2 * live[pool]
+            could_send = somebody_watches and pool in live and not broker.is_down
+            sunk = broker.whole_since is not None and (row.queued_at or now) < broker.whole_since
+            if row.status != "queued" or not could_send or not sunk:
+                self._sunk_since.pop(row.id, None)
+            elif now - self._sunk_since.setdefault(row.id, now) > self._settings.ring_age_seconds + self._slack_seconds:
+                self._object(f"the message of step {row.key!r} went down with the broker and was not sent again")
+            is_watched = could_send and broker.length(pool) <= 2 * live[pool]
             if row.status != "queued" or not is_watched:
                 self._unclaimed_since.pop(row.id, None)
                 continue

@@ -1,7 +1,7 @@
 """What the watch loop finds and puts back: the mirror of `orchestrator/supervisor/watch.py`, a transaction a part."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from uuid import UUID, uuid5
 
 from chargehand.orchestrator import recovery
@@ -26,6 +26,7 @@ from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.supervisor.admit import MAX_BACKOFF, POOL_SILENCE_SECONDS, SOLO
 from chargehand.orchestrator.supervisor.dispatch import KIND
 from chargehand.orchestrator.supervisor.settling import HOLD_NOTHING
+from chargehand.orchestrator.supervisor.sounding import Sounding
 from chargehand.orchestrator.supervisor.watch import (
     COMMIT_SECONDS,
     HUMAN_OPTIONS,
@@ -279,8 +280,10 @@ def warn(tables: Tables) -> int:
     return sum(supervision.warn_of(tables, run) for run in going)
 
 
-def emit_again(tables: Tables, settings: Settings, *, queue_length: Callable[[str], int]) -> int:
-    """Make steps ready again whose message nobody claimed, each time twice as patiently."""
+def emit_again(tables: Tables, settings: Settings, broker: Sounding | None) -> int:
+    """Make steps ready again whose message went down with the broker, or was not claimed for long."""
+    if broker is None:
+        return 0
     rows = [row for row in tables.open_rows() if row.status == "queued"]
     if not rows:
         return 0
@@ -288,15 +291,24 @@ def emit_again(tables: Tables, settings: Settings, *, queue_length: Callable[[st
     again = 0
     for row in rows:
         pool = SOLO if row.solo else row.pool
-        if pool not in slots or queue_length(pool) > 2 * slots[pool]:
+        if pool not in slots:
             continue
         assert row.queued_at is not None
         waited = tables.clock.now - max(row.queued_at, since[pool])
-        if waited > patience_seconds(settings, row.emissions):
+        is_patient = broker.lengths.get(pool, 0) <= 2 * slots[pool]
+        seems_lost = is_patient and waited > patience_seconds(settings, row.emissions)
+        if seems_lost or went_down(tables, settings, row, broker):
             row.status = "ready"
             unchain_followers(tables, row)
             again += 1
     return again
+
+
+def went_down(tables: Tables, settings: Settings, row: StepLine, broker: Sounding) -> bool:
+    """Whether its message is lost for sure: the broker was emptied after it had been sent."""
+    assert row.queued_at is not None
+    since = broker.whole_since
+    return since is not None and row.queued_at < since and tables.clock.now - row.queued_at > settings.ring_age_seconds
 
 
 def patience_seconds(settings: Settings, emissions: int) -> float:

@@ -351,7 +351,7 @@ class World:
         somebody_watches = not self.postgres_is_down and any(
             not supervisor.is_frozen for supervisor in self.supervisors
         )
-        self.rules.on_tick(somebody_watches=somebody_watches, queue_length=self.broker.length)
+        self.rules.on_tick(somebody_watches=somebody_watches, broker=self.broker)
         if not self._is_troubled and self._is_over():
             self.clock.stop()
         else:

@@ -21,14 +21,15 @@ from chargehand.orchestrator.connections import Connections
 from chargehand.orchestrator.facts import StepFinished
 from chargehand.orchestrator.heartbeat import Heartbeat
 from chargehand.orchestrator.hints import Hints
-from chargehand.orchestrator.plan import Plan, Step, step_id
+from chargehand.orchestrator.plan import POOLS, Plan, Step, step_id
 from chargehand.orchestrator.progress import Progress
 from chargehand.orchestrator.requests import RunRequest
 from chargehand.orchestrator.settings import Settings
 from chargehand.orchestrator.steps import Ended, HeldStep
 from chargehand.orchestrator.supervisor import admit, advance, watch
-from chargehand.orchestrator.supervisor.admit import Admitted
+from chargehand.orchestrator.supervisor.admit import SOLO, Admitted
 from chargehand.orchestrator.supervisor.graphs import Graphs
+from chargehand.orchestrator.supervisor.sounding import Sounding
 from chargehand.orchestrator.supervisor.watch import Round
 from chargehand.workers.attempt import Delivery
 from chargehand.workers.executor import execute
@@ -93,8 +94,11 @@ class House:
     def admit(self) -> list[Admitted]:
         return admit.admit(self.supervisor, self.graphs)
 
-    def watch(self, settings: Settings | None = None, *, queue_length: int = 0) -> Round:
-        return watch.watch(self.supervisor, settings or self.settings, queue_length=lambda _pool: queue_length)
+    def watch(
+        self, settings: Settings | None = None, *, queue_length: int = 0, whole_since: float | None = None
+    ) -> Round:
+        broker = Sounding(whole_since=whole_since, lengths=dict.fromkeys((*POOLS, SOLO), queue_length))
+        return watch.watch(self.supervisor, settings or self.settings, broker=broker)
 
     def recover(self, settings: Settings | None = None) -> int:
         return watch.recover(self.supervisor, settings or self.settings)

@@ -8,6 +8,8 @@ from chargehand.orchestrator.errors import NothingToClaim
 from chargehand.orchestrator.facts import StepFinished
 from chargehand.orchestrator.plan import Step
 from chargehand.orchestrator.settings import Settings
+from chargehand.orchestrator.supervisor import watch
+from chargehand.orchestrator.supervisor.sounding import database_seconds
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -121,3 +123,41 @@ def test_a_step_of_two_hours_is_never_run_twice(house: "House") -> None:
     held.finish(StepFinished(outcome="succeeded"))
 
     assert (house.row(run_id, "a").epoch, house.statuses(run_id)) == (1, {"a": "succeeded", "b": "queued"})
+
+
+def test_what_went_down_with_an_emptied_broker_is_sent_again_at_once(house: "House") -> None:
+    # However often it was sent before, however long the queue is by now, however young the pool.
+    run_id = house.start(*(script(f"s{n}") for n in range(3)), script("late"))
+    house.execute("UPDATE steps SET emissions = 4, queued_at = clock_timestamp() - interval '30 s' WHERE key <> 'late'")
+    house.execute("UPDATE pools SET since = clock_timestamp()")
+    emptied = database_seconds(house.supervisor) - 20
+    patient = Settings(lease_seconds=60, unclaimed_seconds=600)
+    assert house.watch(patient, queue_length=10_000).unclaimed == 0
+
+    assert house.watch(patient, queue_length=10_000, whole_since=emptied).unclaimed == 3
+
+    assert house.statuses(run_id) == {"s0": "ready", "s1": "ready", "s2": "ready", "late": "queued"}
+    # What is sent now is not lost: nothing is sent twice for it.
+    house.admit()
+    assert house.watch(patient, whole_since=emptied).unclaimed == 0
+
+
+def test_all_that_a_pool_had_is_sent_again_in_one_round(house: "House", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "BATCH", 2)
+    house.start(*(script(f"s{n}") for n in range(5)))
+    later(house, 30)
+    assert house.watch(whole_since=database_seconds(house.supervisor)).unclaimed == 5
+
+
+def test_what_went_down_with_the_broker_waits_for_a_pool_that_lives(house: "House") -> None:
+    house.start(script("a"))
+    later(house, 30)
+    house.execute("UPDATE pools SET seen_at = clock_timestamp() - interval '1 min'")
+    assert house.watch(whole_since=database_seconds(house.supervisor)).unclaimed == 0
+
+
+def test_nothing_is_sent_again_while_the_broker_does_not_answer(house: "House") -> None:
+    house.start(script("a"))
+    later(house, HOUR)
+    assert watch.watch(house.supervisor, house.settings, broker=None).unclaimed == 0
+    assert house.watch().unclaimed == 1

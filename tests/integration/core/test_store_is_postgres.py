@@ -46,6 +46,7 @@ from chargehand.orchestrator.steps import HeldStep
 from chargehand.orchestrator.supervisor import queueing as production_queueing
 from chargehand.orchestrator.supervisor import settling, watch
 from chargehand.orchestrator.supervisor.admit import SOLO, Admitted
+from chargehand.orchestrator.supervisor.sounding import Sounding, database_seconds
 from chargehand.orchestrator.turns import StepRecorder
 
 # The simulation is a program of its own (`make simulate`) and no part of what is installed.
@@ -392,10 +393,19 @@ class Both:
 
     def emit_again(self) -> None:
         length = self.dice.choice((0, 0, 1_000))
+        # By the store's clock, and by Postgres's. What was queued long ago went down with it, what just was did not.
+        age = self.dice.choice((None, LONG_AGO / 2))
+        lengths = dict.fromkeys((*POOLS, SOLO), length)
+
+        def broker(now: float) -> Sounding:
+            return Sounding(whole_since=None if age is None else now - age, lengths=lengths)
+
         self.both(
-            f"emit again, {length} waiting",
-            lambda: watch.emit_again(self.house.supervisor, self.settings, queue_length=lambda _pool: length),
-            lambda: watching.emit_again(self.tables, self.settings, queue_length=lambda _pool: length),
+            f"emit again, {length} waiting, emptied {age} s ago",
+            lambda: watch.emit_again(
+                self.house.supervisor, self.settings, broker(database_seconds(self.house.supervisor))
+            ),
+            lambda: watching.emit_again(self.tables, self.settings, broker(self.tables.clock.now)),
         )
 
     def end_overdue(self) -> None:

@@ -25,6 +25,7 @@ from chargehand.orchestrator.facts import SignalReceived, StepFinished, parse_fa
 from chargehand.orchestrator.plan import Expiry, Step, step_id
 from chargehand.orchestrator.supervisor import admit, advance, watch
 from chargehand.orchestrator.supervisor.graphs import Graphs
+from chargehand.orchestrator.supervisor.sounding import Sounding
 from chargehand.workers.executor import execute
 from chargehand.workers.models.interface import Block, ModelCall
 from chargehand.workers.tools.registry import Tool, ToolContext, make_tool
@@ -117,7 +118,7 @@ class Machine:
                 engine.dispose()
 
     def _round(self, engine: Any, graphs: Graphs, dice: random.Random) -> None:
-        found = watch.watch(engine, self.settings, queue_length=lambda _pool: 0)
+        found = watch.watch(engine, self.settings, broker=Sounding())
         for run_id in found.runs:
             advance.advance(engine, graphs, run_id, audit_key=AUDIT_KEY)
         for one in admit.admit(engine, graphs):

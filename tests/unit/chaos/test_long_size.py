@@ -99,6 +99,14 @@ def test_what_was_killed_waits_its_turn_as_long_as_the_others_of_its_pool_and_no
     assert (gap.turn_seconds > 20) != objects
 
 
+@pytest.mark.parametrize(("at", "others_taken"), [(54, 0), (72, 9)])
+def test_what_a_late_step_waited_for_is_told_with_the_objection(at: float, others_taken: int) -> None:
+    [told] = [line for line in recoveries(Case(others([0.5] * 9, at=at))) if "'end'" in line]
+    assert "found lost (crash) after 17.5 s, then not taken for 5.0 s" in told
+    assert f"in which pool 'audit' took {others_taken} others" in told
+    assert "the last strike before was 'kill audit', over 22.5 s before" in told
+
+
 def test_a_share_of_the_steps_is_in_wide_runs_whose_fan_is_one_pools_and_meets_again() -> None:
     plans = plans_of(random.Random(1), 2_000, seconds=0.1, wide_share=0.5)
 
