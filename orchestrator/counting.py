@@ -50,6 +50,8 @@ UPDATE tenant_usage SET calls = calls + %(calls)s, tokens = tokens + %(tokens)s,
     day_tokens = day_tokens + CASE WHEN day = %(day)s THEN %(tokens)s ELSE 0 END
 WHERE tenant = %(tenant)s
 """
+# A batched call of an earlier claim, which had been made before anybody counted unless its row says otherwise.
+CORRECT_TENANT_OF_BATCH = f"{CORRECT_TENANT} AND EXISTS (SELECT FROM batched_calls WHERE call = %(call)s AND counted)"
 STANDING_OF_TENANT = f"""
 SELECT calls, max_calls, tokens, max_tokens, {_DAY_CALLS} AS day_calls, day_max_calls, {_DAY_TOKENS} AS day_tokens,
     day_max_tokens, (
@@ -80,6 +82,7 @@ class Counter:
         self._claim = claim
         self._counted = counted
         self._open: ModelRequested | None = None
+        self._resumed: ModelRequested | None = None
         self._day: date | None = None
 
     def count(self, requested: ModelRequested) -> None:
@@ -100,8 +103,8 @@ class Counter:
         self._open = requested
 
     def resume(self, requested: ModelRequested) -> None:
-        """An earlier claim has counted this call, which is still open: it went through the batch API."""
-        self._open = requested
+        """A call of an earlier claim is still open: it went through the batch API."""
+        self._open = self._resumed = requested
 
     def forget(self, requested: ModelRequested) -> None:
         """The call was not made after all."""
@@ -128,7 +131,11 @@ class Counter:
             if self._day is None:
                 today = self._run(ASKED_ON)
                 self._day = today["day"] if today is not None else None
-            self._run(CORRECT_TENANT, calls=calls, tokens=tokens, day=self._day)
+            resumed, self._resumed = self._resumed, None
+            if resumed is None:
+                self._run(CORRECT_TENANT, calls=calls, tokens=tokens, day=self._day)
+            else:
+                self._run(CORRECT_TENANT_OF_BATCH, calls=calls, tokens=tokens, day=self._day, call=resumed.call_id)
             self._day = None
 
     def _run(self, statement: str, **values: object) -> Row | None:

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -37,17 +37,33 @@ class TenantCounts(CountCaps):
 
 
 NOTHING_COUNTED = TenantCounts()
+_TODAY = "(clock_timestamp() AT TIME ZONE 'UTC')::date"
+_OF_DAY = f"CASE WHEN u.day = {_TODAY} THEN u.%s ELSE 0 END"
+# Whoever settles them gives back what they did not use.
+_COUNT_BATCHES = f"""
+WITH sent AS (
+    UPDATE batched_calls SET counted = true WHERE tenant = :tenant AND NOT counted RETURNING max_tokens
+), found AS (
+    SELECT count(*) AS calls, coalesce(sum(max_tokens), 0)::bigint AS tokens FROM sent
+)
+UPDATE tenant_usage u SET calls = u.calls + found.calls, tokens = u.tokens + found.tokens, day = {_TODAY},
+    day_calls = {_OF_DAY % "day_calls"} + found.calls, day_tokens = {_OF_DAY % "day_tokens"} + found.tokens
+FROM found WHERE u.tenant = :tenant AND found.calls > 0
+"""
 
 
 def set_count_caps(session: Session, tenant: UUID, caps: CountCaps) -> None:
     """Cap the tenant's calls and tokens from now on; what was counted goes on.
 
     The session acts as the supervisor, and its caller commits. Counting begins with the first such cap: with calls of
-    steps that are claimed after it.
+    steps that are claimed after it, and with those that are in a batch now, at their upper bounds.
     """
+    was_counting = has_count_caps(session, tenant)
     values = asdict(caps)
     made = insert(TenantUsageRow).values(tenant=tenant, **values)
     session.execute(made.on_conflict_do_update(index_elements=["tenant"], set_=values))
+    if not was_counting and has_count_caps(session, tenant):
+        session.execute(text(_COUNT_BATCHES), {"tenant": tenant})
 
 
 def has_count_caps(session: Session, tenant: UUID) -> bool:

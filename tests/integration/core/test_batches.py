@@ -9,6 +9,7 @@ from uuid import UUID
 
 import anthropic
 import pytest
+from sqlalchemy.orm import Session
 
 from chargehand.orchestrator import charges
 from chargehand.orchestrator.errors import InvalidPlan
@@ -23,6 +24,7 @@ from chargehand.orchestrator.facts import (
 )
 from chargehand.orchestrator.plan import Plan, Step, step_id
 from chargehand.orchestrator.prices import PRICES, batched_microusd, cost_microusd
+from chargehand.orchestrator.tenant_counts import CountCaps, counts_of, set_count_caps
 from chargehand.orchestrator.turns import StepRecorder
 from chargehand.workers.models.client import AnthropicModels
 from chargehand.workers.models.interface import Batches, BatchFailed, ModelAnswer, ModelCall
@@ -345,6 +347,54 @@ def test_tokens_of_a_batch_count_against_the_runs_cap_as_they_were(
     usages = [fact.usage for fact in check(house, server, run_id) if isinstance(fact, ModelResponded)]
     used = sum(u.input_tokens + u.output_tokens + u.cache_write_tokens + u.cache_read_tokens for u in usages)
     assert (house.budget(run_id).calls, house.budget(run_id).tokens) == (len(usages), used)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_batch_that_is_out_when_its_tenants_cap_is_first_set_counts_as_it_was(
+    house: "House", server: OfflineServer, models: AnthropicModels, again: bool
+) -> None:
+    server.batches.delay_seconds = 3_600
+    run_id = agents.start(house, ASK, tools={})
+    shop = shop_of(house, models)
+    agents.deliver(house, shop, run_id, "ask")
+    bound = next(fact for fact in facts(house, run_id) if isinstance(fact, ModelRequested)).max_tokens
+
+    for caps in [CountCaps(day_max_tokens=10_000_000), CountCaps(), CountCaps(max_calls=1_000)][: 3 if again else 1]:
+        with Session(house.supervisor) as session, session.begin():
+            set_count_caps(session, house.tenant, caps)
+    assert counted(house) == (1, bound, 1, bound)
+    server.batches.delay_seconds = 0
+    finish(house, shop, run_id)
+
+    usages = [fact.usage for fact in check(house, server, run_id) if isinstance(fact, ModelResponded)]
+    used = sum(u.input_tokens + u.output_tokens + u.cache_write_tokens + u.cache_read_tokens for u in usages)
+    assert counted(house)[:2] == (len(usages), used)
+
+
+def test_an_answer_of_a_batch_that_nobody_counted_makes_no_cap_wider(
+    house: "House", server: OfflineServer, models: AnthropicModels
+) -> None:
+    run_id = agents.start(house, ASK, tools={})
+    shop = shop_of(house, models)
+    server.batches.delay_seconds = 3_600
+    agents.deliver(house, shop, run_id, "ask")
+    with Session(house.supervisor) as session, session.begin():
+        set_count_caps(session, house.tenant, CountCaps(max_tokens=10_000_000))
+    # As if its claim had asked after the cap was set, and had begun before.
+    house.execute("UPDATE batched_calls SET counted = false WHERE run = :run", {"run": run_id})
+    house.execute("UPDATE tenant_usage SET calls = 0, tokens = 0 WHERE tenant = :t", {"t": house.tenant})
+    server.batches.delay_seconds = 0
+    finish(house, shop, run_id)
+
+    _first, *others = [fact.usage for fact in check(house, server, run_id) if isinstance(fact, ModelResponded)]
+    used = sum(u.input_tokens + u.output_tokens + u.cache_write_tokens + u.cache_read_tokens for u in others)
+    assert counted(house)[:2] == (len(others), used)
+
+
+def counted(house: "House") -> tuple[int, int, int, int]:
+    with house.as_tenant() as session:
+        now = counts_of(session, house.tenant)
+    return now.calls, now.tokens, now.day_calls, now.day_tokens
 
 
 def test_calls_of_a_fan_out_share_a_batch_and_each_has_its_own_journal(
