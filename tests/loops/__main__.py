@@ -14,12 +14,15 @@ from loops import (
     held_out,
     ledgers,
     lists,
+    operations,
     probed,
     reported,
+    screens,
     services,
     shells,
     staged,
     terse,
+    toolchains,
     tongues,
     tuned,
     unseen,
@@ -34,10 +37,11 @@ SEEDS = 12
 # Two hundred agents each: a few of these show all there is to see.
 LARGE_SEEDS = 2
 # By which the families of the transcripts, and of the wide sets, were parted.
-LOT, WIDE_LOT = "2026-11-25", "2026-11-26"
+LOT, WIDE_LOT, FIELD_LOT = "2026-11-25", "2026-11-26", "2026-11-26 field"
 # Of the wide sets, which have many families.
 WIDE_SEEDS = 8
 STAGED_SEEDS = 3
+FIELD_SEEDS = 4
 _Half = tuple[dict[str, list[Family]], list[Family]]
 LARGE = frozenset({tuned.fan_out_429, held_out.fan_out_timeouts})
 
@@ -54,6 +58,7 @@ def sets() -> dict[str, list[str]]:
     designed, sealed = _halves((shells.FAMILIES, services.FAMILIES, crews.FAMILIES), LOT)
     books = (module.FAMILIES for module in (clouds, desks, engineers, ledgers, terse, tongues))
     wide, wide_sealed = _halves(tuple(books), WIDE_LOT)
+    field, field_sealed = _halves((operations.FAMILIES, screens.FAMILIES, toolchains.FAMILIES), FIELD_LOT)
     return {
         "tuned": list(_lines(tuned.LOOPS, tuned.WORK, SEEDS)),
         "held_out": list(_lines(held_out.LOOPS, held_out.WORK, SEEDS)),
@@ -65,6 +70,8 @@ def sets() -> dict[str, list[str]]:
         "wide_sealed": list(_lines(*wide_sealed, WIDE_SEEDS)),
         "staged": list(_lines(staged.FAMILIES.loops, staged.FAMILIES.work, STAGED_SEEDS)),
         "lists": list(_lines(lists.FAMILIES.loops, lists.FAMILIES.work, STAGED_SEEDS)),
+        "field": list(_lines(*field, FIELD_SEEDS)),
+        "field_sealed": list(_lines(*field_sealed, FIELD_SEEDS)),
         "reported": list(_lines(reported.LOOPS, reported.WORK, 1)),
     }
 
