@@ -14,6 +14,7 @@ from loops import (
     held_out,
     ledgers,
     lists,
+    mixtures,
     operations,
     probed,
     reported,
@@ -22,8 +23,8 @@ from loops import (
     shells,
     staged,
     terse,
-    toolchains,
     tongues,
+    toolchains,
     tuned,
     unseen,
 )
@@ -59,6 +60,7 @@ def sets() -> dict[str, list[str]]:
     books = (module.FAMILIES for module in (clouds, desks, engineers, ledgers, terse, tongues))
     wide, wide_sealed = _halves(tuple(books), WIDE_LOT)
     field, field_sealed = _halves((operations.FAMILIES, screens.FAMILIES, toolchains.FAMILIES), FIELD_LOT)
+    crossed, crossed_sealed = mixtures.halves()
     return {
         "tuned": list(_lines(tuned.LOOPS, tuned.WORK, SEEDS)),
         "held_out": list(_lines(held_out.LOOPS, held_out.WORK, SEEDS)),
@@ -72,6 +74,8 @@ def sets() -> dict[str, list[str]]:
         "lists": list(_lines(lists.FAMILIES.loops, lists.FAMILIES.work, STAGED_SEEDS)),
         "field": list(_lines(*field, FIELD_SEEDS)),
         "field_sealed": list(_lines(*field_sealed, FIELD_SEEDS)),
+        "crossed": list(_lines(*crossed, 1)),
+        "crossed_sealed": list(_lines(*crossed_sealed, 1)),
         "reported": list(_lines(reported.LOOPS, reported.WORK, 1)),
     }
 
