@@ -19,8 +19,8 @@ _MARKS: dict[str, Callable[[random.Random], str]] = {
 
 
 def fill(template: str, rng: random.Random) -> str:
-    """The template with a fresh value for each `<mark>`."""
-    return re.sub(r"<(\w+)>", lambda found: _MARKS[found[1]](rng), template)
+    """The template with a fresh value for each `<mark>`; other tags stay."""
+    return re.sub(r"<(\w+)>", lambda found: _MARKS[found[1]](rng) if found[1] in _MARKS else found[0], template)
 
 
 def listed(words: str) -> tuple[str, ...]:
