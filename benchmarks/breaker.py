@@ -30,6 +30,10 @@ SETS = (
     "wide_sealed",
     "staged",
     "lists",
+    "field",
+    "field_sealed",
+    "crossed",
+    "crossed_sealed",
 )
 SMALLEST_SET = 200
 # What a call and its result may be sent in; it may not matter.

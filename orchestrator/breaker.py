@@ -10,10 +10,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from chargehand.orchestrator.gains import DID, FOUND, NOTHING, STATE_CHARACTERS, TRIED, Entry, falls, history
+from chargehand.orchestrator.gains import (
+    DID,
+    FOUND,
+    MOST_DRIFT,
+    NOTHING,
+    STATE_CHARACTERS,
+    TRIED,
+    Entry,
+    falls,
+    history,
+    is_wild,
+)
 from chargehand.orchestrator.handoffs import find_ring
 from chargehand.orchestrator.likeness import is_sibling, normalise, without_echo
-from chargehand.orchestrator.nearness import is_a_form, nearness_of, says_the_same
+from chargehand.orchestrator.nearness import is_a_form, is_a_sweep, nearness_of, says_the_same
 from chargehand.orchestrator.observed import Observed
 
 __all__ = ["Limits", "Observed", "Trip", "normalise", "watch"]
@@ -59,6 +70,8 @@ class Limits:
     """Different calls in a row that came to the same end."""
     unmoved: int = 5
     """The same look at things, whatever was done in between."""
+    swings: int = 4
+    """Looks at things that were each seen before, with deeds in between."""
 
 
 LIMITS = Limits()
@@ -133,6 +146,7 @@ def _own_repetitions(own: Sequence[Entry]) -> list[Observed]:
     newest = own[-1].call
     same: list[Observed] = []
     tried = False
+    noise = _noise(own)
     for entry in reversed(own):
         call = entry.call
         if call.asked != newest.asked:
@@ -141,11 +155,33 @@ def _own_repetitions(own: Sequence[Entry]) -> list[Observed]:
         if entry.gave != own[-1].gave or call.failed != newest.failed:
             break
         # A number that is another one after something was done is a result; by itself it is noise.
-        if same and tried and call.figures != same[-1].figures:
+        if same and tried and not _is_as_before(call, same[-1], noise):
             break
         same.append(call)
         tried = False
     return [] if falls([call.figures for call in reversed(same)]) else same
+
+
+def _noise(own: Sequence[Entry]) -> frozenset[int]:
+    """Which of the numbers in the newest failure jump about, whenever it comes."""
+    newest = own[-1]
+    alike = [entry.call for entry in own if entry.call.asked == newest.call.asked and entry.gave == newest.gave]
+    columns = zip(*((*call.figures, *call.positions) for call in alike), strict=False)
+    return frozenset(index for index, column in enumerate(columns) if is_wild(column))
+
+
+def _is_as_before(call: Observed, later: Observed, noise: frozenset[int]) -> bool:
+    """Whether two failures have the same numbers, set aside which jump about, and lines that drift a little."""
+    if len(call.figures) != len(later.figures):
+        return False
+    mine, theirs = (*call.figures, *call.positions), (*later.figures, *later.positions)
+    if len(mine) != len(theirs):
+        return False
+    for index, (one, other) in enumerate(zip(mine, theirs, strict=True)):
+        allowed = 0 if index < len(call.figures) else MOST_DRIFT
+        if index not in noise and abs(one - other) > allowed:
+            return False
+    return True
 
 
 def _is_worked_off(between: Sequence[Sequence[Entry]]) -> bool:
@@ -235,6 +271,9 @@ def _near_identical(own: Sequence[Entry], limits: Limits) -> Trip | None:
             break
     if "deed" in hows and is_a_form(near):
         return None
+    # One object after the other, each with an answer that others have as well, is bulk work.
+    if not newest.refused and "wording" in hows and is_a_sweep(near):
+        return None
     if _backs_off(waits[-2::-1]):
         limit = max(limit, limits.near_identical + limits.patience)
     if len(near) < limit or _turns(near) < LEAST_TURNS or falls([call.figures for call in reversed(near)]):
@@ -246,8 +285,8 @@ def _near_identical(own: Sequence[Entry], limits: Limits) -> Trip | None:
 def _no_change(own: Sequence[Entry], limits: Limits) -> Trip | None:
     # What is seen again was seen in an earlier turn.
     window = _window(own, limits.no_change, LEAST_TURNS - 1)
-    if window and all(entry.brought == NOTHING for entry in window):
-        calls = [entry.call for entry in window]
+    calls = [entry.call for entry in window]
+    if window and all(entry.brought == NOTHING for entry in window) and not is_a_sweep(calls):
         return _trip("no_change", f"The last {len(calls)} calls gave nothing that the step had not seen.", calls)
     window = _window(own, limits.same_end, LEAST_TURNS)
     if window and _fails_in_known_ways(window):
@@ -266,7 +305,7 @@ def _no_change(own: Sequence[Entry], limits: Limits) -> Trip | None:
         if window and _is_stuck(window):
             calls = [entry.call for entry in window]
             return _trip("no_change", f"The last {len(calls)} calls, whatever they were, came to the same end.", calls)
-    return _unmoved(own, limits)
+    return _unmoved(own, limits) or _swings(own, limits)
 
 
 def _window(own: Sequence[Entry], least: int, least_turns: int) -> list[Entry]:
@@ -332,6 +371,8 @@ def _is_stuck(window: Sequence[Entry]) -> bool:
         return len(says) >= least and all(says_the_same(call, newest) for call in calls)
     if any(call.gave != newest.gave for call in calls):
         return False
+    if is_a_sweep(calls):
+        return False
     # Objects looked at one after the other may well be alike; who comes back to them sees no change.
     return len(newest.gave) >= STATE_CHARACTERS or sum(entry.brought == NOTHING for entry in window) >= COMES_BACK
 
@@ -369,6 +410,29 @@ def _unmoved(own: Sequence[Entry], limits: Limits) -> Trip | None:
     if len(looks) < limits.unmoved or not deeds or _turns(looks) < LEAST_TURNS:
         return None
     return _trip("no_change", f"{newest.tool} shows the same {len(looks)} times, whatever is done in between.", looks)
+
+
+def _swings(own: Sequence[Entry], limits: Limits) -> Trip | None:
+    """One look that shows by turns what it had shown before, while things are done that should move it on."""
+    newest = own[-1].call
+    looks: list[Entry] = []
+    deeds = 0
+    for entry in reversed(own):
+        if entry.call.asked == newest.asked:
+            if entry.brought != NOTHING or entry.call.fact.commit != newest.fact.commit:
+                break
+            looks.append(entry)
+        elif entry.brought == FOUND:
+            break
+        else:
+            deeds += 1
+    calls = [entry.call for entry in looks]
+    if len(looks) < limits.swings or deeds < len(looks) - 1 or _turns(calls) < LEAST_TURNS:
+        return None
+    # One state alone has rules of its own.
+    if len({entry.gave for entry in looks}) < 2 or all(call.tone == "success" for call in calls):
+        return None
+    return _trip("no_change", f"{newest.tool} shows only what it has shown before, {len(looks)} times.", calls)
 
 
 def _turns(calls: Iterable[Observed]) -> int:

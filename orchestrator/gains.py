@@ -1,5 +1,6 @@
 """What each call of a step brought it: nothing new, a try, a deed, or something that it had not seen; pure."""
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -10,8 +11,18 @@ from chargehand.orchestrator.observed import Observed
 # An answer this long, word for word the same to different questions, is how things stand; a shorter one acknowledges,
 # or says the same of objects that are alike.
 STATE_CHARACTERS = 80
+# At so many looks a job that tells how far it is has stood still, though its clock runs.
+CLOCK_LOOKS = 8
+# A number that jumps about by so much of itself, and is so large, names something.
+WILD_SHARE = 0.15
+LEAST_WILD = 1_000
+# So many lines are written above a place between two looks at it; farther off is another place.
+MOST_DRIFT = 6
 # Two spans of time are a pair; with three it shows whether they grow.
 LEAST_SERIES = 3
+
+# A word, with the signs that hold a name together.
+_PIECE = re.compile(r"[\w~-]+|[^\w\s~-]")
 
 # What a call brought its step: nothing it had not seen; a new try that came to what was known; a deed; something new.
 NOTHING, TRIED, DID, FOUND = range(4)
@@ -92,17 +103,51 @@ def _answers(own: Sequence[Observed]) -> dict[int, str]:
             if used is None:
                 used = frozenset().union(*(call.asked_for for call in own))
             spans = [own[place].spans for place in alike]
-            if any(own[place].names & used for place in alike) or (any(spans) and _moves(spans)):
+            # A name that every answer has tells no two of them apart.
+            common = frozenset.intersection(*(own[place].names for place in alike))
+            if any((own[place].names - common) & used for place in alike) or (any(spans) and _moves(spans)):
                 continue
             answers.update(dict.fromkeys(alike, essence))
+        answers.update(_but_for_wild_numbers(own, places))
+        answers.update(_by_the_clock(own, places))
     return answers
+
+
+def _but_for_wild_numbers(own: Sequence[Observed], places: Sequence[int]) -> dict[int, str]:
+    """The answers to one question without large numbers that jump about, if no other number in them has moved."""
+    count = len(own[places[-1]].counts)
+    alike = [place for place in places if own[place].form and len(own[place].counts) == count]
+    columns = zip(*(own[place].counts for place in alike), strict=True)
+    changed = [column for column in columns if len(set(column)) > 1]
+    if not changed or not all(is_wild(column) for column in changed):
+        return {}
+    return {place: own[place].form for place in alike}
+
+
+def is_wild(column: Sequence[float]) -> bool:
+    """Whether large whole numbers jump about: a name that is a number, and no gauge, which moves by steps."""
+    if len(column) < LEAST_SERIES or max(column) < LEAST_WILD or any(not number.is_integer() for number in column):
+        return False
+    steps = [later - earlier for earlier, later in pairwise(column)]
+    jumps = sum(abs(step) for step in steps) / len(steps)
+    return min(steps) < 0 < max(steps) and jumps >= WILD_SHARE * max(column)
+
+
+def _by_the_clock(own: Sequence[Observed], places: Sequence[int]) -> dict[int, str]:
+    """The newest answers to one question, if what they say of how far it is has stood still, whatever a clock says."""
+    newest = places[-CLOCK_LOOKS:]
+    if len(newest) < CLOCK_LOOKS or not own[newest[-1]].shares:
+        return {}
+    if len({(own[place].shares, own[place].form) for place in newest}) > 1:
+        return {}
+    return dict.fromkeys(newest, own[newest[-1]].form)
 
 
 def _is_of(form: str, essence: str) -> bool:
     """Whether two results are the same but for one more name, which looks like a word by chance."""
     if form == essence:
         return True
-    mine, theirs = form.split(), essence.split()
+    mine, theirs = _PIECE.findall(form), _PIECE.findall(essence)
     if len(mine) != len(theirs):
         return False
     different = [(one, other) for one, other in zip(mine, theirs, strict=True) if one != other]

@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import JsonValue
 
@@ -64,14 +64,28 @@ _FAILURE_ONLY = (
     rf"|\b{_SPAN}"
     rf"|{_OPAQUE}"
     r"|\b\d+ (?:more )?(?:attempts?|tries|retries)\b"
+    # A file that is called by its date.
+    r"|/[\w./-]*\d{4}-?\d\d-?\d\d[\w.:-]*"
 )
 # Whatever it is called: letters and digits mixed, as no person names a thing; and how long something took.
 _MADE = re.compile(
     r"(?P<span>\b(?P<count>\d+(?:\.\d+)?)\s?(?:ns|us|µs|ms|s|sec|secs|seconds)\b)"
+    r"|\b\d?\d:\d\d(?::\d\d)?(?![:\w])"
     r"|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"
     # A number of a thing, by its form or by what it is called.
-    r"|(?P<called>(?:\b|_)(?:id|no|nr|number|key)[\"'\s:=]{1,4})(?=[\w-]*\d)[\w-]+|#\d+\b|\b(?-i:[A-Z]{2,10})-\d+\b"
+    r"|(?P<called>(?:(?:\b|_)(?:id|no|nr|number|key)|(?-i:(?<=[a-z])(?:Id|ID|Key|Token)))[\"'\s:=]{1,4})"
+    r"(?=[\w-]*\d)[\w-]+|#\d+\b|\b(?-i:[A-Z]{2,10})-\d+\b"
     r"|(?<![^\W_])(?=[a-z]*\d)(?=\d*[a-z])[0-9a-z]{6,}(?![^\W_])",
+    re.IGNORECASE,
+)
+# What goes from page to page: long, in one piece, letters and digits.
+_MADE_ALONE = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[\w=+/.:-]+")
+MADE_CHARACTERS = 10
+_CLOCK_ANYWHERE = re.compile(_CLOCK, re.IGNORECASE)
+# A part of a whole, which moves while something is being done: a percentage, or so many of so many.
+_SHARE = re.compile(
+    rf"{_NUMBER} ?%|\b\d+ ?(?:/|of) ?\d+\b"
+    rf"|(?:percent\w*|pct|progress)[\"'\s:=]{{1,4}}{_NUMBER}",
     re.IGNORECASE,
 )
 # The signs between a name's parts.
@@ -105,6 +119,10 @@ _VOLATILE_IN_FAILURES = (
 )
 # A number by itself, unlike a percentage or a part of a whole, which are always told as they are.
 _FIGURE = re.compile(rf"(?<![\w./%])(?<!of ){_NUMBER}(?!\s?%|\s?/\s?\d| of \d|\w)")
+# Where something stands in a file; what is written above it moves it.
+_POSITION = re.compile(
+    r"(?<=\w:)\d+(?::\d+)?(?![\w.])|\b(?:line|lines|at|ln) (?P<line>\d+)\b|^\s*\d+(?= ?\|)", re.I | re.M
+)
 # Of a long text's middle, what changes by itself beyond doubt; quick, because such a text may be a whole file.
 _VOLATILE_IN_THE_MIDDLE = re.compile(r"0x[0-9a-f]{4,}|\d\d:\d\d:\d\d(?:[.,]\d+)?|/tmp/[\w./-]+|\d+\.\d+ ?m?s\b")
 _WITH_DIGITS = re.compile(r"(?<!\S)[^\s\d]*\d\S*")
@@ -181,16 +199,35 @@ def settle(text: str) -> str:
     return "\n".join(sorted(lines if middle else (" ".join(line.split()) for line in lines)))
 
 
-def settle_failure(text: str) -> tuple[str, tuple[float, ...]]:
+class Settled(NamedTuple):
+    """A failure, taken apart."""
+
+    said: str
+    """Its words."""
+    figures: tuple[float, ...]
+    """Its numbers, but for those that change by themselves."""
+    positions: tuple[float, ...]
+    """Numbers of lines."""
+
+
+def settle_failure(text: str) -> Settled:
     """What a failure says, and its figures apart: those that change by themselves tell nothing."""
     head, middle, tail = parts(without_notes_on_itself(text), HEAD_CHARACTERS, TAIL_CHARACTERS)
     volatile = _VOLATILE_IN_FAILURES[_may_name(head, tail)]
     head, tail = volatile.sub("~", head), volatile.sub("~", tail)
+    positions: list[float] = []
+
+    def place(found: re.Match[str]) -> str:
+        positions.append(float(re.findall(r"\d+", found[0])[0]))
+        return re.sub(r"\d+", "#", found[0])
+
+    head, tail = _POSITION.sub(place, head), _POSITION.sub(place, tail)
     figures = tuple(float(found) for found in (*_FIGURE.findall(head), *_FIGURE.findall(tail)))
     # Of the middle of a long failure, the way to it, only words count.
     said = f"{_FIGURE.sub('#', head)}{_WITH_DIGITS.sub('#', middle)}{_FIGURE.sub('#', tail)}"
     lines = said.splitlines()
-    return "\n".join(sorted(lines if middle else (" ".join(line.split()) for line in lines))), figures
+    said = "\n".join(sorted(lines if middle else (" ".join(line.split()) for line in lines)))
+    return Settled(said, figures, tuple(positions))
 
 
 def without_identity(text: str) -> str:
@@ -198,7 +235,7 @@ def without_identity(text: str) -> str:
     return _IDENTITY.sub("~", text)
 
 
-def essence(text: str) -> tuple[str, frozenset[str], tuple[float, ...]]:
+def essence(text: str, least_words: int = ESSENCE_WORDS) -> tuple[str, frozenset[str], tuple[float, ...]]:
     """A result without names that a machine made and spans of time, these names, and these spans.
 
     The first is empty where so few words are left that the names may be what was asked for.
@@ -215,7 +252,17 @@ def essence(text: str) -> tuple[str, frozenset[str], tuple[float, ...]]:
         return called + NAME
 
     left = _MADE.sub(strip, text)
-    return (left if len(words(left)) >= ESSENCE_WORDS else ""), frozenset(names), tuple(spans)
+    return (left if len(words(left)) >= least_words else ""), frozenset(names), tuple(spans)
+
+
+def shares(text: str) -> tuple[str, ...]:
+    """What a result says of how far it is."""
+    return tuple(_SHARE.findall(text))
+
+
+def without_numbers(text: str) -> str:
+    """A result without clocks and numbers."""
+    return re.sub(_NUMBER, NAME, _CLOCK_ANYWHERE.sub(NAME, text))
 
 
 def names_in(text: str) -> list[str]:
@@ -290,7 +337,7 @@ def _change_of_text(one: str, other: str) -> Change | None:
         return None
     lost = 0
     for word in gone:
-        partner = next((candidate for candidate in come if _same_stem(word, candidate)), None)
+        partner = next((candidate for candidate in come if same_stem(word, candidate)), None)
         if partner is None:
             lost += 1
         else:
@@ -324,7 +371,13 @@ def _beginning(text: str) -> tuple[str, ...]:
     return tuple(words(text)[:COMPARED_WORDS])
 
 
-def _same_stem(one: str, other: str) -> bool:
+def is_made(value: JsonValue) -> bool:
+    """Whether an argument is a name that a machine made."""
+    return isinstance(value, str) and len(value) >= MADE_CHARACTERS and _MADE_ALONE.fullmatch(value) is not None
+
+
+def same_stem(one: str, other: str) -> bool:
+    """Whether two words are one in two spellings."""
     longest, shortest = max(len(one), len(other)), min(len(one), len(other))
     if shortest >= STEM_LETTERS and shortest >= WORD_RATIO * longest and (one in other or other in one):
         return True

@@ -3,8 +3,10 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from pydantic import JsonValue
+
 from chargehand.orchestrator.gains import Entry
-from chargehand.orchestrator.likeness import change, without_echo, without_options, words
+from chargehand.orchestrator.likeness import change, is_made, same_stem, without_echo, without_options, words
 from chargehand.orchestrator.observed import Observed
 
 # So many arguments may come or go between two calls that are nearly the same.
@@ -15,6 +17,17 @@ TELLING_CHARACTERS = 40
 LETTER_WORDS = 8
 # Of a letter's words, so many are kept by who says the same in other words.
 LETTER_SHARE = 0.6
+# Of two sentences in other words.
+SHARED = 0.7
+LEAST_SHARED = 4
+# Of pairs of names.
+ALIKE_SHARE = 0.3
+# Words this short hold a sentence together, and say little.
+SMALL_LETTERS = 3
+# Of the words of a question, so many name what it is asked of.
+SLOTS_SHARE = 0.34
+# Of the words of two lists that are one.
+SAME_BAG_SHARE = 0.95
 # Of texts in one form, so many have a name that no other has.
 OWN_NAMES_SHARE = 0.8
 
@@ -33,8 +46,7 @@ def nearness_of(entry: Entry, last: Entry) -> str | None:
         return "wording" if _differs_by_options(call, newest) else None
     if newest.tone == "success":
         return "deed" if _acknowledge_alike(call, newest) and _is_reworded(call, newest) else None
-    if call.gave != newest.gave if is_answer else not says_the_same(call, newest):
-        return None
+    is_same = call.gave == newest.gave if is_answer else says_the_same(call, newest)
     nearness = "wording"
     mine, theirs = call.named_values, newest.named_values
     # An option more or less is a variation, as long as something else was asked for in both.
@@ -42,16 +54,81 @@ def nearness_of(entry: Entry, last: Entry) -> str | None:
         return None
     for name in mine.keys() & theirs.keys():
         how = change(mine[name], theirs[name])
+        if how is None and (_is_rephrased(mine[name], theirs[name]) or _are_tokens(call, newest, name)):
+            how = "wording"
         if how is None and without_options(str(mine[name])) == without_options(str(theirs[name])):
             how = "wording"
         # The same name with another number in it is another object, which may well be like the first.
         if how is None or (how == "numbered" and not newest.failed):
             return None
         if how == "figures":
+            if not is_same or _is_told_apart(call, newest):
+                return None
             if is_answer and len(newest.gave) < TELLING_CHARACTERS:
                 return None
             nearness = how
-    return nearness
+    # The dear comparison comes last.
+    return nearness if is_same or _is_about_the_same(call, newest) else None
+
+
+def _is_about_the_same(call: Observed, newest: Observed) -> bool:
+    """Whether two results differ only by names that a machine made, most of which they share or which say nothing."""
+    if not call.essence or call.essence != newest.essence:
+        return False
+    shared = call.names & newest.names
+    own = max(len(call.names), len(newest.names)) - len(shared)
+    return own <= max(1, len(shared))
+
+
+def _is_rephrased(one: JsonValue, other: JsonValue) -> bool:
+    """Whether two sentences have most of their words in common, or all that is not small, whatever stands around."""
+    mine, theirs = set(words(str(one))), set(words(str(other)))
+    shared = len(mine & theirs)
+    if shared >= LEAST_SHARED and shared >= SHARED * min(len(mine), len(theirs)):
+        return True
+    if " " not in str(one) or " " not in str(other):
+        return False
+    fewer, more = sorted(({word for word in each if len(word) > SMALL_LETTERS} for each in (mine, theirs)), key=len)
+    return (
+        len(fewer) > 1
+        and len(more) - len(fewer) <= MOST_OPTIONS
+        and all(word in more or any(same_stem(word, each) for each in more) for word in fewer)
+    )
+
+
+def _are_tokens(call: Observed, newest: Observed, name: str) -> bool:
+    """Whether an argument is a machine's name in both, and what was given for it does not hang on it."""
+    return (
+        is_made(call.named_values[name])
+        and is_made(newest.named_values[name])
+        and bool(newest.names & call.names or len(newest.gave_words) >= LETTER_WORDS)
+    )
+
+
+def _is_told_apart(call: Observed, newest: Observed) -> bool:
+    """Whether each result names what it, and not the other, was asked for: it is about that."""
+    if newest.failed or call.said == newest.said:
+        return False
+    asked, asked_last = (Counter(words(" ".join(map(str, each.values)))) for each in (call, newest))
+    said, said_last = Counter(words(call.said)), Counter(words(newest.said))
+    return bool((asked - asked_last) & (said - said_last)) and bool((asked_last - asked) & (said_last - said))
+
+
+def is_a_sweep(calls: Sequence[Observed]) -> bool:
+    """Whether one question was asked of one object after the other: all words are the same, but for the objects'."""
+    texts = [words(" ".join(str(value) for value in call.values)) for call in calls]
+    if len({len(text) for text in texts}) > 1:
+        return False
+    varied = [column for column in zip(*texts, strict=True) if len(set(column)) > 1]
+    return 0 < len(varied) <= SLOTS_SHARE * len(texts[0]) and any(_are_objects(column) for column in varied)
+
+
+def _are_objects(column: Sequence[str]) -> bool:
+    """Whether names are all different, and few are spellings of another, as names may be by chance."""
+    if len(set(column)) < len(column):
+        return False
+    alike = [same_stem(one, other) for index, one in enumerate(column) for other in column[:index]]
+    return sum(alike) <= ALIKE_SHARE * len(alike)
 
 
 def _is_reworded(call: Observed, newest: Observed) -> bool:
@@ -59,6 +136,9 @@ def _is_reworded(call: Observed, newest: Observed) -> bool:
     mine, theirs = call.named_values, newest.named_values
     if mine.keys() != theirs.keys() or newest.fact.commit is not None:
         return False
+    bags = [Counter(words(" ".join(map(str, each.values())))) for each in (mine, theirs)]
+    if (bags[0] & bags[1]).total() >= max(LETTER_WORDS, SAME_BAG_SHARE * max(bag.total() for bag in bags)):
+        return True
     different = [name for name in mine if mine[name] != theirs[name]]
     if len(different) != 1:
         return False

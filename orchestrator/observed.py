@@ -10,19 +10,25 @@ from pydantic import JsonValue
 
 from chargehand.orchestrator.facts import ToolFinished
 from chargehand.orchestrator.likeness import (
+    ESSENCE_WORDS,
+    Settled,
     essence,
     leaves,
     names_in,
     normalise,
     settle,
     settle_failure,
+    shares,
     spelling,
     without_identity,
+    without_numbers,
     words,
 )
 from chargehand.orchestrator.tones import Tone, is_refusal, is_transient, lets_time_pass, tone
 from chargehand.orchestrator.wrappings import unwrap, without_remarks
 
+# What is left of an acknowledgement without its names.
+LEAST_OF_AN_ACKNOWLEDGEMENT = 1
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
@@ -90,13 +96,13 @@ class Observed:
     def gave(self) -> str:
         """The result, in words that are the same for the same result."""
         if self.tone == "failure":
-            return f"{self.fact.error_type}: {spelling(self._failure[0])}"
+            return f"{self.fact.error_type}: {spelling(self._failure.said)}"
         said = settle(self.said)
         return without_identity(said) if self.tone == "success" else said
 
     @cached_property
     def _essence(self) -> tuple[str, frozenset[str], tuple[float, ...]]:
-        return essence(self.gave)
+        return essence(self.gave, LEAST_OF_AN_ACKNOWLEDGEMENT if self.tone == "success" else ESSENCE_WORDS)
 
     @property
     def essence(self) -> str:
@@ -114,6 +120,21 @@ class Observed:
         return self._essence[2]
 
     @cached_property
+    def shares(self) -> tuple[str, ...]:
+        """What it says of how far it is: percentages, and so many of so many."""
+        return shares(self.said)
+
+    @cached_property
+    def form(self) -> str:
+        """The result without names, clocks and numbers; empty where too little is left."""
+        return without_numbers(self.essence)
+
+    @cached_property
+    def counts(self) -> tuple[float, ...]:
+        """The numbers in it, but for those in names and spans of time."""
+        return self.figures if self.tone == "failure" else tuple(map(float, _NUMBER.findall(self.essence)))
+
+    @cached_property
     def asked_for(self) -> frozenset[str]:
         """The values of its arguments, and the names in them that a machine made."""
         texts = [str(value) for value in self.values]
@@ -122,7 +143,12 @@ class Observed:
     @cached_property
     def figures(self) -> tuple[float, ...]:
         """The numbers in a failure."""
-        return self._failure[1] if self.tone == "failure" else ()
+        return self._failure.figures if self.tone == "failure" else ()
+
+    @cached_property
+    def positions(self) -> tuple[float, ...]:
+        """The numbers of lines in a failure."""
+        return self._failure.positions if self.tone == "failure" else ()
 
     @cached_property
     def numbers(self) -> tuple[float, ...]:
@@ -168,7 +194,7 @@ class Observed:
         return tuple(words(self.gave))
 
     @cached_property
-    def _failure(self) -> tuple[str, tuple[float, ...]]:
+    def _failure(self) -> Settled:
         return settle_failure(self.said)
 
 

@@ -21,7 +21,7 @@ _TRANSIENT = re.compile(
 )
 _NO_ENTRY = re.compile(r"\b(?:401|403|access|permi(?:ssion|tted)|forbidden|unauthori[sz]ed|denied|not allowed)\b", re.I)
 _NO_FAILURE = re.compile(
-    r"\b(?:0|no|zero|without)\s+(?:\w+\s+)?(?:fail\w*|errors?|exceptions?)"
+    r"\bno_?errors?\b|\b(?:0|no|zero|without)\s+(?:\w+\s+)?(?:fail\w*|errors?|exceptions?)"
     # Named, and not there: `"error": null`, `failed=0`.
     r"|\b\w*(?:fail\w*|errors?|exceptions?)\w*[\"']?\s?[:=]\s?(?:null|none|false|0\b|\"\"|''|\[\]|\{\})",
     re.IGNORECASE,
@@ -31,6 +31,12 @@ _FAILURE = re.compile(
     r"|forbidden|unauthori[sz]ed|aborted|panicked|segmentation fault|core dumped|timed out|\w+backoff|command not found"
     r"|no such (?:file|table|column|host|key|user|command)|not permitted|undefined reference"
     r"|exit(?:ed)? (?:code|status|with) [1-9])\b",
+    re.IGNORECASE,
+)
+# In a few words; a text that merely has one of these is about something else.
+_SHORT_FAILURE = re.compile(
+    r"\b(?:nack|nak|reject(?:ed|s|ion)?|invalid|blocked|runaway|must (?:be|not|have)|(?:is|are) required"
+    r"|not (?:allowed|permitted|supported|confirmed|valid)|expected)\b",
     re.IGNORECASE,
 )
 _REFUSAL = re.compile(
@@ -70,6 +76,8 @@ def tone(text: str) -> Tone:
     said = text.strip()
     if not said:
         return "success"
+    if len(said.split(maxsplit=SHORT_WORDS)) <= SHORT_WORDS and _SHORT_FAILURE.search(said):
+        return "failure"
     beginning = said.split(maxsplit=SHORT_WORDS)
     if len(beginning) > SHORT_WORDS:
         return "success" if _LONG_SUCCESS.search(" ".join(beginning[:SHORT_WORDS])) else "plain"

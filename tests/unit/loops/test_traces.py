@@ -27,6 +27,8 @@ from chargehand.orchestrator.facts import ToolFinished
 KINDS = {"identical", "near_identical", "alternating", "ping_pong", "stuck_state", "work"}
 # Known to be mistaken: the first seven objects of a list, each refused.
 MISTAKEN = {"forbidden_here_and_there"}
+# Not what is promised: recall and false trips as docs/benchmarks.md has them.
+SHORT_OF_IT = {"field_sealed": (0.87, 0), "crossed": (0.93, 0), "crossed_sealed": (0.91, 0)}
 
 
 def test_the_traces_are_those_that_their_seeds_make() -> None:
@@ -50,7 +52,7 @@ def test_there_are_enough_of_every_kind_and_about_half_of_them_are_work() -> Non
 
 
 @pytest.mark.parametrize(
-    "name", ["tuned", "held_out", "unseen", "probed", "reported", "sealed", "wide", "staged", "lists"]
+    "name", ["tuned", "held_out", "unseen", "probed", "reported", "sealed", "wide", "staged", "lists", "field"]
 )
 def test_loops_are_found_in_time_and_work_is_left_alone(name: str) -> None:
     score = count([judge(trace) for trace in load(name)])
@@ -58,6 +60,15 @@ def test_loops_are_found_in_time_and_work_is_left_alone(name: str) -> None:
     assert score.recall >= LEAST_RECALL
     assert score.false_trip_rate <= MOST_FALSE_TRIPS
     assert max(score.wasted) <= MOST_WASTED
+
+
+@pytest.mark.parametrize("name", SHORT_OF_IT)
+def test_where_the_promise_is_not_kept_as_much_is_found_as_is_written_down(name: str) -> None:
+    score = count([judge(trace) for trace in load(name)])
+    least_recall, most_false = SHORT_OF_IT[name]
+
+    assert score.recall >= least_recall
+    assert score.false <= most_false
 
 
 def test_of_the_transcripts_only_what_is_known_is_mistaken() -> None:

@@ -499,3 +499,68 @@ def test_a_foreman_with_another_task_each_time_is_no_ping_pong() -> None:
         calls.append(call(seq + 2, "handoff", gave="", step="s2", role="hand", to="lead", result=result))
 
     assert all(rule(*calls[: index + 1]) is None for index in range(len(calls)))
+
+
+def test_an_error_that_an_edit_moved_by_a_line_is_the_same_and_one_far_below_is_another() -> None:
+    def tries(step: int) -> list[Observed]:
+        calls = []
+        for seq in range(1, 12, 2):
+            calls.append(call(seq, "edit", gave="edited", text=f"{'abcdefghijkl'[seq]}{seq * 7}"))
+            said = f"app/load.py:{40 + step * seq}: error: incompatible type"
+            calls.append(call(seq + 1, "check", gave=said, what="all"))
+        return calls
+
+    assert rule(*tries(1)) is not None
+    assert rule(*tries(20)) is None
+
+
+def test_a_job_that_says_how_far_it_is_is_stuck_when_only_its_clock_runs() -> None:
+    def looks(step: int) -> list[Observed]:
+        said = "reindex is running at {} %, elapsed {} s"
+        return [call(seq, "status", gave=said.format(30 + step * seq, 10 * seq), job="r") for seq in range(1, 9)]
+
+    assert rule(*looks(0)[:7]) is None
+    assert rule(*looks(0)) is not None
+    assert rule(*looks(3)) is None
+
+
+def test_serial_numbers_that_jump_about_are_no_gauge_and_steps_are_one() -> None:
+    serials = (81_204, 7_311, 55_120, 23_876, 90_412)
+    jumping = [call(i, "post", gave=f"comment {n} created", text="again") for i, n in enumerate(serials)]
+    rising = [call(i, "post", gave=f"comment {n} created", text="again") for i, n in enumerate(sorted(serials))]
+
+    assert rule(*jumping) is not None
+    assert rule(*rising) is None
+
+
+def test_a_state_that_swings_between_two_is_a_standstill() -> None:
+    def drafts(scores: tuple[int, ...]) -> list[Observed]:
+        calls = []
+        for seq, score in enumerate(scores):
+            calls.append(call(2 * seq, "write", gave="Draft saved.", text="abcdefgh"[seq]))
+            calls.append(call(2 * seq + 1, "score", gave=f"Readability {score}: too long", doc="d"))
+        return calls
+
+    assert rule(*drafts((61, 72, 61, 72, 61, 72))) == "no_change"
+    assert rule(*drafts((61, 72, 65, 74, 68, 77))) is None
+
+
+def test_one_command_for_other_objects_is_work_and_one_question_in_other_words_is_none() -> None:
+    long = "in every one of them the header warns of a macro that is defined twice, as it did before " * 2
+    objects = ("parser", "lexer", "emitter", "driver", "symbols", "linker", "archive", "output")
+    asked = (
+        "opening hours of the museum", "museum opening hours", "the opening hours of museum",
+        "which opening hours has the museum", "museum: opening hours please", "opening hours museum",
+    )  # fmt: skip
+
+    built = [call(seq, "sh", gave=long, cmd=f"cc -c src/{name} -o out/{name}") for seq, name in enumerate(objects)]
+    searched = [call(seq, "search", gave="Three pages mention it.", q=q) for seq, q in enumerate(asked)]
+
+    assert rule(*built) is None
+    assert rule(*searched) == "near_identical"
+
+
+def test_a_status_of_no_error_is_no_failure() -> None:
+    answers = [call(seq, "dig", gave=f"status: NOERROR, v={seq}", name="x") for seq in range(5)]
+
+    assert all(answer.tone != "failure" for answer in answers)
