@@ -33,6 +33,9 @@ MAX_CONNECTIONS = 300
 # Memory is taken as tables and indexes grow into it. With the default of 128 MB the vectors of 200,000 memories come
 # page by page from the system's cache, and a search by HNSW takes a quarter longer.
 SHARED_BUFFERS = "512MB"
+# Until tables that were filled at once have statistics, a search takes ten times as long: seconds and not the default
+# minute.
+AUTOVACUUM_NAP = "10s"
 # Recovery after a crash replays at most a checkpoint interval of WAL.
 START_TIMEOUT_SECONDS = 60.0
 # A fast shutdown writes a checkpoint; after this something is wrong and WAL replay is the better way.
@@ -177,6 +180,7 @@ class Postgres:
             "unix_socket_permissions": "0700",
             "max_connections": str(MAX_CONNECTIONS),
             "shared_buffers": SHARED_BUFFERS,
+            "autovacuum_naptime": AUTOVACUUM_NAP,
             "fsync": "on",
             "timezone": "UTC",
             "log_timezone": "UTC",
