@@ -5,6 +5,7 @@ they are escaped, and no link is made of what is not a run's id.
 """
 
 import ast
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from uuid import UUID
 
 import prometheus_client
 from flower.views import BaseHandler
-from flower.views.tasks import TaskView
+from flower.views.tasks import TasksDataTable, TaskView
 from tornado import web
 from tornado.template import Template
 
@@ -98,6 +99,22 @@ class RunPage(BaseHandler):
         return found
 
 
+class BriefTasks(TasksDataTable):
+    """The rows of Flower's list: of what a message names, as much as fits into its column.
+
+    Two whole ids do not: of the step nothing was seen. Whole ones are on the page of the task, and are searched for.
+    """
+
+    def format_task(self, task: tuple[str, Any]) -> tuple[str, Any]:
+        """One task and its id, the task as it is shown."""
+        uuid, known = super().format_task(task)  # type: ignore[no-untyped-call]
+        named = shown(known.kwargs)
+        if run_in(named) is not None:
+            known = copy.copy(known)
+            known.kwargs = brief(named)
+        return uuid, known
+
+
 class LinkedTask(TaskView):
     """Flower's page of a task, with a link to the run that it belongs to."""
 
@@ -141,6 +158,14 @@ def shown(kwargs: object) -> Mapping[str, Any]:
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def brief(named: Mapping[str, Any]) -> str:
+    """The run as our commands and pages shorten its id, and its step or steps."""
+    told = f"run {str(named['run_id'])[-8:]}"
+    if "step_id" in named:
+        return f"{told} step {str(named['step_id'])[:8]}"
+    return f"{told} {named['steps']} steps" if "steps" in named else told
 
 
 def run_in(named: Mapping[str, Any]) -> str | None:

@@ -7,7 +7,7 @@ open to every user of the machine. `/healthcheck` stays open and says `OK`, noth
 from flower.urls import handlers
 from tornado.web import url
 
-from chargehand.orchestrator.laptop.flower_pages import GuardedMetrics, LinkedTask, RunPage
+from chargehand.orchestrator.laptop.flower_pages import BriefTasks, GuardedMetrics, LinkedTask, RunPage
 from chargehand.orchestrator.laptop.flower_password import flower_password
 from chargehand.orchestrator.settings import load_settings
 
@@ -26,5 +26,6 @@ tasks_columns = "name,uuid,state,kwargs,received,started,runtime,worker"
 handlers[:0] = [
     url(r"/metrics", GuardedMetrics),
     url(r"/runs/([0-9a-fA-F-]+)", RunPage, {"pages_url": _settings.pages_url}, name="run"),
+    url(r"/tasks/datatable", BriefTasks),
     url(r"/task/(.+)", LinkedTask, name="linked-task"),
 ]
