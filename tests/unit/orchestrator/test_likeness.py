@@ -57,7 +57,10 @@ def test_a_failure_is_what_it_says_and_its_figures_are_apart(one: str, other: st
 
 
 def test_the_figures_of_a_failure_are_kept_and_its_noise_is_not() -> None:
-    assert settle_failure("pid 311: 4 tests failed at line 12 in 0.3s")[1] == (4, 12)
+    settled = settle_failure("pid 311: 4 tests failed at line 12 in 0.3s")
+
+    assert settled.figures == (4,)
+    assert settled.positions == (12,)
 
 
 @pytest.mark.parametrize(
