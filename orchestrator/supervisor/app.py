@@ -30,13 +30,15 @@ from chargehand.orchestrator.supervisor.firing import fire
 from chargehand.orchestrator.supervisor.graphs import Graphs
 from chargehand.orchestrator.supervisor.messenger import Messenger
 from chargehand.orchestrator.supervisor.sounding import PATIENCE_SECONDS, database_seconds, sound
-from chargehand.orchestrator.supervisor.watch import forget_dead_pools, watch
+from chargehand.orchestrator.supervisor.watch import for_a_while, forget_dead_pools, watch
 from chargehand.orchestrator.task_brokers import CeleryBrokers, TaskBrokers
 from chargehand.orchestrator.telemetry.exporter import measure_process
 from chargehand.orchestrator.telemetry.following import follow_process
 
 log = logging.getLogger(__name__)
 
+# Behind a crowd of runs what was lost must be looked for all the same; the rings of those that are left stay.
+MOST_ADVANCING_SECONDS = 1.0
 # Rounds of the watch loop between two looks for dead pools.
 ROUNDS_PER_CLEANING = 200
 
@@ -92,7 +94,7 @@ class Supervisor:
         """One round: find what was lost, advance what nobody answered, admit what waits."""
         found_broker = sound(self._redis, self._settings, now=lambda: database_seconds(self._engine))
         found = watch(self._engine, self._settings, broker=found_broker)
-        for run_id in found.runs:
+        for run_id in for_a_while(found.runs, seconds=MOST_ADVANCING_SECONDS):
             try:
                 advance(self._engine, self._graphs, run_id, audit_key=self._audit_key)
                 self._hints.give(run_id)

@@ -5,7 +5,8 @@ has written to is left to a supervisor of that version, and takes no place in a 
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID
@@ -74,8 +75,8 @@ class Round:
     recovered: int
     unclaimed: int
     overdue: int
-    runs: frozenset[UUID]
-    """Runs to advance: just accepted, just woken, or with a ring that nobody answered."""
+    runs: tuple[UUID, ...]
+    """Runs to advance: just accepted, just woken, or with a ring that nobody answered, the oldest of them first."""
 
 
 def watch(engine: Engine, settings: Settings, *, broker: Sounding | None) -> Round:
@@ -96,8 +97,17 @@ def watch(engine: Engine, settings: Settings, *, broker: Sounding | None) -> Rou
         recovered=recovered,
         unclaimed=_isolated(lambda: emit_again(engine, settings, broker), 0),
         overdue=overdue,
-        runs=frozenset({*accepted, *started, *woken, *old_rings(engine, settings)}),
+        runs=tuple(dict.fromkeys((*accepted, *started, *woken, *old_rings(engine, settings)))),
     )
+
+
+def for_a_while(runs: Iterable[UUID], *, seconds: float, clock: Callable[[], float] = time.monotonic) -> Iterator[UUID]:
+    """These, until the time is up, and at least the first."""
+    began = clock()
+    for run_id in runs:
+        yield run_id
+        if clock() - began > seconds:
+            return
 
 
 def _isolated(part: Callable[[], T], nothing: T) -> T:

@@ -1,6 +1,6 @@
 """The evidence in order: whose stream a row is of, which call it speaks of, who held a step and until when; pure."""
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +18,8 @@ STEP_ENDINGS = frozenset({"succeeded", "failed", "cancelled", "skipped"})
 LETS_GO = frozenset({"step.released", "step.waiting", "step.finished", "step.recovered"})
 # Of fewer steps nothing can be said of what is usual.
 LEAST_WAITS = 5
+# Two that wait for a place, and one that has it.
+MESSAGES_A_PLACE = 3
 ANSWERS = frozenset({"model.responded", "model.failed"})
 
 
@@ -130,6 +132,22 @@ class Case:
             by_pid[tenure.holder_pid].append(tenure)
         return by_pid
 
+    def turn(self, step: Step, *, struck: float, mended: float, again: float) -> float:
+        """Seconds that a step which was lost at `struck` may have waited for its turn before it ran `again`.
+
+        `mended`: when the last strike in its way was over.
+        """
+        found = [
+            seconds(row.at)
+            for row in self.of_step(step)
+            if row.kind == "step.recovered" and struck <= seconds(row.at) < again
+        ]
+        ready = max([mended, *found])
+        return max(
+            self.usual_wait(step, since=struck, again=again),
+            self.queue_wait(step, since=min(ready, again), again=again),
+        )
+
     def usual_wait(self, step: Step, *, since: float, again: float) -> float:
         """Seconds that half of the steps of its pool waited at least that were claimed for the first time meanwhile.
 
@@ -142,6 +160,30 @@ class Case:
         first = bisect_left(waits, (since, 0.0))
         meanwhile = sorted(waited for at, waited in waits[first : bisect_left(waits, (until, 0.0))])
         return meanwhile[len(meanwhile) // 2] if len(meanwhile) >= LEAST_WAITS else 0.0
+
+    def queue_wait(self, step: Step, *, since: float, again: float) -> float:
+        """Seconds that the messages took which may lie before that of a step that is ready again since then.
+
+        A pool has up to two messages for each of its places, and may be refilled by others once more before it is the
+        step's turn. It must go on taking them: a pause as long as the margin of a recovery ends what is excused.
+        """
+        pool = step.spec.get("pool")
+        taken = self._messages_taken[pool]
+        first = bisect_right(taken, since)
+        turn = since
+        for at in taken[first : first + MESSAGES_A_PLACE * self.evidence.places]:
+            if at >= again or at - turn > self.evidence.recovery_margin_seconds:
+                break
+            turn = at
+        return turn - since
+
+    @cached_property
+    def _messages_taken(self) -> dict[Any, list[float]]:
+        """pool → when each message was taken, in order; the scripts of a pack are claimed at one moment."""
+        taken: dict[Any, set[tuple[float, Any]]] = defaultdict(set)
+        for tenure in self.tenures:
+            taken[tenure.step.spec.get("pool")].add((seconds(tenure.claimed.at), tenure.claimed.fact.get("holder")))
+        return defaultdict(list, {pool: sorted(at for at, _ in messages) for pool, messages in taken.items()})
 
     @property
     def recovery_seconds(self) -> float:

@@ -196,6 +196,8 @@ class Evidence:
     lease_seconds: float = 15.0
     max_crashes: int = 2
     recovery_margin_seconds: float = 5.0
+    places: int = 0
+    """Steps or packs that a pool runs at a time; 0: nobody needed to wait for one."""
     outcomes: Mapping[UUID, Collection[str]] = field(default_factory=dict)
     """How a run may have ended, where that is known; others may end in any way."""
 

@@ -51,7 +51,7 @@ def gaps(case: Case) -> Iterator[Gap]:
                 killed_at=strike.at,
                 seconds=again - strike.at,
                 undisturbed_seconds=max(0.0, again - mended),
-                turn_seconds=case.usual_wait(tenure.step, since=strike.at, again=again),
+                turn_seconds=case.turn(tenure.step, struck=strike.at, mended=mended, again=again),
             )
 
 

@@ -147,7 +147,7 @@ def play(
             pause_seconds=scale.pause_seconds,
             say=say,
         )
-        witness = _witness(running)
+        witness = _witness(running, scale)
         patrol = Patrol(witness=witness, ended_runs=partial(submitter.ended_runs, for_seconds=SETTLED_SECONDS), say=say)
         reporter = Reporter(submitter=submitter, nemesis=nemesis, patrol=patrol, scale=scale, say=say)
         began = time.time()
@@ -287,13 +287,14 @@ def _drain(submitter: Submitter, timeout_seconds: float) -> None:
         until(ended, timeout_seconds)
 
 
-def _witness(running: Machine) -> Witness:
+def _witness(running: Machine, scale: Scale) -> Witness:
     return Witness(
         database_url=running.laptop.services.endpoints.database_url,
         ledger=running.ledger.folder,
         audit_key=audit_key(running.settings),
         lease_seconds=running.settings.lease_seconds,
         max_crashes=running.settings.max_crashes,
+        places=scale.threads * (2 if POOLS[0] in scale.twins else 1),
     )
 
 

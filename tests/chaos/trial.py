@@ -36,6 +36,8 @@ class Witness:
     audit_key: bytes
     lease_seconds: float
     max_crashes: int
+    places: int
+    """Of one pool."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -83,6 +85,7 @@ def hear(
         patience_seconds=patience_seconds,
         in_parts=True,
         strikes=strikes,
+        places=witness.places,
     )
     objections = judge(evidence, RULES_OF_RUNS)
     if len(objections) > MOST_OBJECTIONS_A_PART:

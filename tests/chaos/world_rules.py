@@ -266,7 +266,8 @@ def _paid_again(case: Case, arrived: dict[str, list[Call]]) -> Iterator[str]:
 def recoveries(case: Case) -> Iterator[str]:
     """What a killed process held ran again within a lease and a margin after the last strike in its way.
 
-    Where more is ready than a pool has places for, it also waits its turn: as long as the others there did meanwhile.
+    Where more is ready than a pool has places for, it also waits its turn: as long as the others there did meanwhile,
+    or as the messages take that may lie before its own.
     """
     most = case.recovery_seconds
     for strike in case.evidence.strikes:
@@ -277,8 +278,9 @@ def recoveries(case: Case) -> Iterator[str]:
                 continue
             again = _taken_up(case, tenure, strike.at)
             if again is not None:
-                gap = again - _last_disturbance(case, strike, case.runs[tenure.step.run], again)
-                turn = case.usual_wait(tenure.step, since=strike.at, again=again) if gap > most else 0.0
+                mended = _last_disturbance(case, strike, case.runs[tenure.step.run], again)
+                gap = again - mended
+                turn = case.turn(tenure.step, struck=strike.at, mended=mended, again=again) if gap > most else 0.0
                 if gap > most + turn:
                     yield (
                         f"step {tenure.step.key!r} ran again {gap:.1f} s after its process was killed or the last "

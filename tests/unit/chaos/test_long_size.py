@@ -2,6 +2,7 @@
 
 import argparse
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
@@ -97,6 +98,52 @@ def test_what_was_killed_waits_its_turn_as_long_as_the_others_of_its_pool_and_no
     assert any("step 'end' ran again 22.5 s after" in line for line in told) == objects
     [gap] = [gap for gap in gaps(case) if gap.step == "end"]
     assert (gap.turn_seconds > 20) != objects
+
+
+def queued(moments: Sequence[float], *, places: int) -> Evidence:
+    """The same story; these messages of its pool were taken meanwhile."""
+    evidence = others([0.5] * len(moments))
+    claims = [row for row in evidence.journal if row.kind == "step.claimed" and row.step.int >= 2_000]
+    claims = [row for row in claims if row.step.int < 2_000 + len(moments)]
+    moved = {
+        row.step: replace(row, at=BEGAN + timedelta(seconds=moment))
+        for row, moment in zip(claims, moments, strict=True)
+    }
+    journal = [moved.get(row.step, row) if row.kind == "step.claimed" else row for row in evidence.journal]
+    return replace(evidence, journal=journal, places=places)
+
+
+@pytest.mark.parametrize(
+    ("moments", "places", "turn_seconds"),
+    [
+        # 'end' is ready at 70 and runs again at 75.
+        ([70.5, 71, 72, 74.5], 2, 4.5),
+        # What one place may have had before it, and no more.
+        ([70.5, 71, 72, 74.5], 1, 2),
+        ([70.5, 71, 72, 74.5], 0, 0),
+        # A pack is one message.
+        ([71] * 30 + [72], 1, 2),
+        # What was taken before it was ready, or with it, was not in its way.
+        ([60, 69, 75, 76], 9, 0),
+    ],
+)
+def test_the_messages_that_may_lie_before_a_step_are_its_turn(
+    moments: Sequence[float], places: int, turn_seconds: float
+) -> None:
+    case = Case(queued(moments, places=places))
+    end = case.named[str(RUN), "end"]
+
+    assert case.queue_wait(end, since=clock(70), again=clock(75)) == pytest.approx(turn_seconds, abs=0.001)
+    assert case.turn(end, struck=clock(52.5), mended=clock(52.5), again=clock(75)) == pytest.approx(
+        turn_seconds, abs=0.001
+    )
+
+
+def test_a_pool_that_paused_for_longer_than_a_recovery_may_take_made_nobody_wait_their_turn() -> None:
+    case = Case(queued([54, 55, 61, 62, 63], places=9))
+    end = case.named[str(RUN), "end"]
+
+    assert case.queue_wait(end, since=clock(53), again=clock(75)) == pytest.approx(2, abs=0.001)
 
 
 @pytest.mark.parametrize(("at", "others_taken"), [(54, 0), (72, 9)])
