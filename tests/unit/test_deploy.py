@@ -1,7 +1,7 @@
 """What deploy/ starts is there, with settings that exist, as nobody's root, and reachable from nowhere else.
 
-No Docker is needed: these are the rules that matter to us. The schema of compose files itself is checked by
-`docker compose config`.
+No Docker is needed. `SCHEMA` writes down what the compose specification says of the keys that we use, and refuses
+others.
 """
 
 import importlib.util
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 
 from chargehand.orchestrator import broker
 from chargehand.orchestrator.cli import _Chargehand
@@ -25,11 +26,67 @@ OURS = {name: service for name, service in SERVICES.items() if service["image"].
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 SETTINGS = {f"CHARGEHAND_{field.upper()}" for field in Settings.model_fields}
 QUEUES = {broker.queue_name(Settings(), pool) for pool in (*POOLS, broker.SUPERVISOR, "solo")}
-# Of the compose specification; a misspelt key would be refused, or worse, ignored.
-KEYS = {
-    *("image", "build", "restart", "init", "cap_drop", "security_opt", "environment", "volumes", "depends_on"),
-    *("stop_grace_period", "command", "ports", "healthcheck", "deploy", "shm_size"),
-}
+
+
+def _of(properties, required=()):
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(required),
+        "additionalProperties": False,
+        "patternProperties": {"^x-": {}},
+    }
+
+
+def _named(value):
+    return {"type": "object", "patternProperties": {r"^[a-zA-Z0-9._-]+$": value}, "additionalProperties": False}
+
+
+STRING = {"type": "string"}
+STRINGS = {"type": "array", "items": STRING}
+DISTINCT = {**STRINGS, "uniqueItems": True}
+WORDS = {"oneOf": [STRING, STRINGS]}
+DURATION = {"type": "string", "pattern": r"^(\d+(\.\d+)?(us|ms|s|m|h))+$"}
+SERVICE = _of(
+    {
+        "image": STRING,
+        "build": _of({"context": STRING, "dockerfile": STRING}),
+        "restart": {"type": "string", "pattern": r"^(no|always|unless-stopped|on-failure(:\d+)?)$"},
+        "init": {"type": "boolean"},
+        "cap_drop": DISTINCT,
+        "security_opt": DISTINCT,
+        "environment": {
+            "type": "object",
+            "patternProperties": {".+": {"type": ["string", "number", "boolean", "null"]}},
+            "additionalProperties": False,
+        },
+        "volumes": DISTINCT,
+        "depends_on": _named(
+            _of(
+                {"condition": {"enum": ["service_started", "service_healthy", "service_completed_successfully"]}},
+                ["condition"],
+            )
+        ),
+        "stop_grace_period": DURATION,
+        "command": WORDS,
+        "ports": DISTINCT,
+        "healthcheck": _of(
+            {
+                "test": {**STRINGS, "prefixItems": [{"enum": ["CMD", "CMD-SHELL", "NONE"]}]},
+                "interval": DURATION,
+                "retries": {"type": "integer", "minimum": 1},
+            }
+        ),
+        "deploy": _of({"replicas": {"type": "integer", "minimum": 0}}),
+        "shm_size": {"type": ["integer", "string"], "pattern": r"^\d+(b|k|m|g|kb|mb|gb)?$"},
+    },
+    ["image"],
+)
+SCHEMA = _of(
+    {"name": {"type": "string", "pattern": r"^[a-z0-9][a-z0-9_-]*$"}, "services": _named(SERVICE),
+     "volumes": _named({"type": "null"})},
+    ["services"],
+)  # fmt: skip
 
 
 def commands():
@@ -47,10 +104,32 @@ def test_the_fleet_of_the_design_is_there():
     assert len({service["image"] for service in OURS.values()}) == 1
 
 
+def test_the_compose_file_keeps_the_schema():
+    assert [f"{error.json_path}: {error.message}" for error in Draft202012Validator(SCHEMA).iter_errors(COMPOSE)] == []
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        {"comand": ["celery"]},
+        {"restart": "sometimes"},
+        {"deploy": {"replicas": "two"}},
+        {"depends_on": {"postgres": {"condition": "healthy"}}},
+        {"healthcheck": {"test": ["pg_isready"]}},
+        {"stop_grace_period": 120},
+        {"command": ["celery", "-c", 4]},
+        {"ports": ["127.0.0.1:1:1", "127.0.0.1:1:1"]},
+    ],
+    ids=lambda mistake: next(iter(mistake)),
+)
+def test_a_mistake_in_the_compose_file_is_refused(mistake):
+    services = {**SERVICES, "api": {**SERVICES["api"], **mistake}}
+    assert not Draft202012Validator(SCHEMA).is_valid({**COMPOSE, "services": services})
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_names_only_what_there_is(name):
     service = SERVICES[name]
-    assert set(service) <= KEYS
     assert set(service.get("depends_on", ())) <= set(SERVICES)
     for volume in service.get("volumes", ()):
         source = volume.split(":")[0]
