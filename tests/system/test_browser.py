@@ -229,6 +229,14 @@ def test_pages_can_be_used_by_keyboard_and_on_a_phone(chromium: Browser, site: S
         page.goto(f"{site.url}{path}")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
     person.keep("phone_run")
+    for path in ("/runs", "/fleet"):
+        page.goto(f"{site.url}{path}")
+        assert page.locator(".cards").count() > 0
+        # Rows are cards: nothing of them has to be scrolled into sight.
+        assert page.evaluate(
+            "[...document.querySelectorAll('.scroll')].every(box => box.scrollWidth <= box.clientWidth)"
+        ), path
+        person.keep(f"phone_{path.strip('/')}")
     page.goto(f"{site.url}/inbox?run={run.run_id}")
     for _ in range(40):
         page.keyboard.press("Tab")
