@@ -112,6 +112,14 @@ def rounds_before(step: Step, plan: Sequence[Step]) -> int:
     return 0
 
 
+def escalated_from(step: Step, plan: Sequence[Step]) -> Tier | None:
+    """The tier of the chooser before this one, which gave its branch no sure answer; None for any other step."""
+    branch = next((one.branch for one in plan if one.key == step.parent), None)
+    if branch is None or branch.role is None or step.tier not in TIERS_OF_BRANCH[1:]:
+        return None
+    return TIERS_OF_BRANCH[TIERS_OF_BRANCH.index(step.tier) - 1]
+
+
 # --- branch -----------------------------------------------------------------------------------------------------------
 
 

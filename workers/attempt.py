@@ -18,7 +18,7 @@ from chargehand.memory.git import StorageFull
 from chargehand.memory.procedural import Role
 from chargehand.memory.state_changes import Author
 from chargehand.orchestrator.approval import APPROVE_OR_REJECT, REFUSALS, guarded, is_approved, not_approved
-from chargehand.orchestrator.control import rounds_before
+from chargehand.orchestrator.control import escalated_from, rounds_before
 from chargehand.orchestrator.counting import NOT_COUNTED, Counted
 from chargehand.orchestrator.errors import ChargehandError, Fenced, LeaseLost, NewerVersion, StepPaused, Unavailable
 from chargehand.orchestrator.facts import (
@@ -237,6 +237,8 @@ class Attempt:
             run=gathered.wished,
             role_models=self.shop.settings.role_models,
         )
+        plan = gathered.plan.steps if gathered.plan is not None else ()
+        before = escalated_from(step, plan)
         role = replace(role, tier=wanted.tier)
         try:
             finish = finish_tool(role.output)
@@ -281,10 +283,10 @@ class Attempt:
             max_turns=step.max_turns or role.max_turns or self.shop.settings.max_turns,
             on_budget=gathered.on_budget,
             model=wanted.model,
-            routed_by=wanted.by,
+            routed_by=wanted.by if before is None else f"escalated from {before} (unsure)",
             urgent=step.urgent,
             cache_scope=str(self.claim.tenant),
-            refuted=rounds_before(step, gathered.plan.steps if gathered.plan is not None else ()),
+            refuted=rounds_before(step, plan),
         )
         attributes = {
             names.OPERATION: names.INVOKE_AGENT,

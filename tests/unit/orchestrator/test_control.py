@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from chargehand.orchestrator.control import Child, End, Grow, proceed, rounds_before
+from chargehand.orchestrator.control import Child, End, Grow, escalated_from, proceed, rounds_before
 from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.plan import ITEM, RESULT_OF, Branch, Map, Merge, Plan, Repeat, Step, StepKind
 
@@ -71,6 +71,8 @@ def test_who_is_not_sure_is_followed_by_the_larger_model_and_then_by_a_person() 
     unsure: JsonValue = {"odds": {"yes": 0.5, "no": 0.5}}
     [large] = added(after(BY_ROLE, unsure))
     assert (large.key, large.tier) == ("c/large", "large")
+    [small] = added(after(BY_ROLE))
+    assert [escalated_from(one, [BY_ROLE, small, large]) for one in (BY_ROLE, small, large)] == [None, None, "small"]
     [person] = added(after(BY_ROLE, unsure, unsure))
     assert (person.key, person.kind, person.options) == ("c/person", "gate", ("yes", "no"))
     found = ended(after(BY_ROLE, unsure, unsure, {"choice": "no", "body": None}))
