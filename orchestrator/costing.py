@@ -44,6 +44,8 @@ class Charge:
     is_call: bool = True
     batched: bool = False
     """At half price, whatever else would have been: the batch's saving is neither routing's nor caching's."""
+    cache_miss: str = ""
+    """Why the server could not read what it had cached of the prompt before, as `model.responded` has it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +89,17 @@ class Totals:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Misses:
+    """Calls whose cached prefix the server could not read, for one reason of its own words."""
+
+    calls: int = 0
+    tokens: int = 0
+    """That had been cached and were not read, as far as the server said how many."""
+    steps: tuple[str, ...] = ()
+    """Whose calls, each once."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Compared:
     """The answered calls at the prices of one table, in four ways."""
 
@@ -125,6 +138,8 @@ class Costs:
     by_model: Mapping[str, Totals] = field(default_factory=dict)
     by_tier: Mapping[str, Totals] = field(default_factory=dict)
     compared: Compared
+    cache_misses: Mapping[str, Misses] = field(default_factory=dict)
+    """By reason; only servers with `diagnostics` give one."""
     prices_as_of: str = PRICES_AS_OF
 
 
@@ -141,7 +156,8 @@ def charges_of(facts: Iterable[tuple[UUID | None, AnyFact]], steps: Mapping[UUID
                 request = asked.get(fact.call_id)
                 tier = request.tier if request is not None else ""
                 charge = _charge(key, role, fact.model, tier, fact.cost_microusd, fact.usage)
-                charges.append(replace(charge, batched=request is not None and request.batched))
+                batched = request is not None and request.batched
+                charges.append(replace(charge, batched=batched, cache_miss=fact.cache_miss))
             case ModelFailed() | CallAbandoned():
                 call = asked.get(fact.call_id)
                 cost = fact.cost_microusd if isinstance(fact, ModelFailed) else fact.charged_microusd
@@ -167,6 +183,7 @@ def costs_of(
         by_model=_grouped(listed, lambda one: one.model),
         by_tier=_grouped(listed, lambda one: one.tier),
         compared=compare(listed, large_model=large_model, prices=prices),
+        cache_misses=misses_of(listed),
         prices_as_of=as_of,
     )
 
@@ -181,6 +198,24 @@ def compare(charges: Iterable[Charge], *, large_model: str, prices: Mapping[str,
         cached_microusd=sum(_price(one, large_model, usage, prices) for one, usage in answered),
         neither_microusd=sum(_price(one, large_model, uncached(usage), prices) for one, usage in answered),
     )
+
+
+def misses_of(charges: Iterable[Charge]) -> dict[str, Misses]:
+    """Why prompts were not read from the cache, by the server's reason, the most tokens first."""
+    found: dict[str, Misses] = {}
+    for one in charges:
+        if not one.cache_miss:
+            continue
+        # "tools_changed: 8120 tokens", or the reason alone.
+        reason, _, missed = one.cache_miss.partition(": ")
+        tokens, _, _ = missed.partition(" ")
+        before = found.get(reason, Misses())
+        found[reason] = Misses(
+            calls=before.calls + 1,
+            tokens=before.tokens + (int(tokens) if tokens.isdecimal() else 0),
+            steps=tuple(dict.fromkeys((*before.steps, *filter(None, (one.step,))))),
+        )
+    return dict(sorted(found.items(), key=lambda item: (-item[1].tokens, -item[1].calls, item[0])))
 
 
 def served_by(charges: Iterable[Charge], models: Mapping[str, str], prices: Mapping[str, Price]) -> list[Charge]:

@@ -25,7 +25,7 @@ from chargehand.orchestrator.cli.terminal import (
     short,
 )
 from chargehand.orchestrator.client import Client
-from chargehand.orchestrator.costing import Costs, Totals
+from chargehand.orchestrator.costing import Costs, Misses, Totals
 from chargehand.orchestrator.errors import UserError
 
 app = typer.Typer()
@@ -33,6 +33,8 @@ app = typer.Typer()
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 # More steps than this are not read one by one.
 MOST_LINES = 30
+# Reasons of a server, and steps of a reason.
+MOST_MISSES = 5
 
 
 @app.command()
@@ -112,6 +114,10 @@ def _as_json(costs: Costs, unpriced: tuple[str, ...]) -> dict[str, object]:
             "saved_by_routing_microusd": compared.saved_by_routing_microusd,
             "saved_microusd": compared.saved_microusd,
         },
+        "cache_misses": {
+            reason: {"calls": one.calls, "tokens": one.tokens, "steps": list(one.steps)}
+            for reason, one in costs.cache_misses.items()
+        },
         "prices_as_of": costs.prices_as_of,
         "unpriced_models": list(unpriced),
     }
@@ -162,6 +168,7 @@ def _print_facts(
 ) -> None:
     total, compared = costs.total, costs.compared
     wasted = f", {money(total.without_answer_microusd)} of the cost" if total.without_answer_microusd else ""
+    missed = list(costs.cache_misses.items())[:MOST_MISSES]
     lines = {
         **first,
         "model calls": f"{total.calls:,} answered, {total.calls_without_answer:,} failed or of unknown outcome{wasted}",
@@ -171,6 +178,7 @@ def _print_facts(
             f"{total.cache_read_tokens:,} read, {total.cache_write_tokens:,} written; "
             f"{total.hit_rate:.0%} of the prompts' tokens were read"
         ),
+        **{f"cache miss {number}": _miss(reason, one) for number, (reason, one) in enumerate(missed, start=1)},
         "saved by caching": _saved(compared.saved_by_caching_microusd, compared.routed_microusd, "without it"),
         "saved by routing": _saved(
             compared.saved_by_routing_microusd, compared.cached_microusd, f"with all by {compared.large_model}"
@@ -190,6 +198,11 @@ def _print_facts(
         console.print(
             Text(f"{names}: no known price, compared at the dearest; set CHARGEHAND_MODEL_PRICES."), soft_wrap=True
         )
+
+
+def _miss(reason: str, one: Misses) -> str:
+    steps = ", ".join(map(one_line, one.steps[:MOST_MISSES])) + (", …" if len(one.steps) > MOST_MISSES else "")
+    return f"{one_line(reason)}: {plural(one.calls, 'call')}, {one.tokens:,} tokens" + (f" ({steps})" if steps else "")
 
 
 def _saved(microusd: int, whole: int, without: str) -> str:

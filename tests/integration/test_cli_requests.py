@@ -122,6 +122,11 @@ def test_a_goal_of_200_kilobytes_is_refused(chargehand):
     refused(chargehand("run", "-", stdin="x" * 200_000), "200,000 bytes", "put long texts into the workspace")
 
 
+def test_a_tier_or_a_model_that_cannot_be_is_refused_with_those_that_can(in_process):
+    refused(in_process("run", "Audit", "--tier", "huge"), "small, medium, large")
+    refused(in_process("run", "Audit", "--model", " "), "give a name")
+
+
 @pytest.mark.parametrize("budget", ["0", "-1", "NaN", "Infinity", "much", "", "0.0000001", "1e9"])
 def test_a_budget_that_is_no_positive_amount_is_refused(in_process, budget):
     refused(in_process("run", "Audit", "--budget", budget), "Budget", "0.")
@@ -229,7 +234,21 @@ def test_a_run_is_accepted_while_the_broker_is_down(chargehand, repository, data
 
 def test_a_run_is_watched_steered_and_proved_without_any_worker(in_process, repository, database_url, redis_url):
     servers = {"CHARGEHAND_DATABASE_URL": database_url, "CHARGEHAND_REDIS_URL": redis_url}
-    started = in_process("run", "Audit", "--workspace", str(repository), "-d", "--idempotency-key", "k1", **servers)
+    wishes = (
+        "--tier",
+        "large",
+        "--model",
+        "local/qwen3",
+        "--on-budget",
+        "ask",
+        "--max-calls",
+        "7",
+        "--max-tokens",
+        "900",
+    )
+    started = in_process(
+        "run", "Audit", "--workspace", str(repository), "-d", "--idempotency-key", "k1", *wishes, **servers
+    )
     run_id = started.stdout.strip()
     name = run_id[-8:]
 
@@ -264,6 +283,10 @@ def test_a_run_is_watched_steered_and_proved_without_any_worker(in_process, repo
         assert kind in logged
     objects = [json.loads(line) for line in in_process("logs", name, "--json", **servers).stdout.splitlines()]
     assert [event["seq"] for event in objects] == list(range(1, len(objects) + 1))
+    asked = objects[0]["fact"]
+    assert [asked[name] for name in ("tier", "model", "on_budget", "max_calls", "max_tokens")] == [
+        "large", "local/qwen3", "ask", 7, 900,
+    ]  # fmt: skip
 
     cost = json.loads(in_process("cost", name, "--json", **servers).stdout)
     assert cost["account"]["calls"] == cost["total"]["calls"] == 0

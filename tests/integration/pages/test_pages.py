@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 from urllib.parse import quote
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from fastapi.routing import APIRoute
@@ -12,12 +12,18 @@ from httpx2 import Response
 from sqlalchemy import text
 
 from chargehand.memory.database import SUPERVISOR_ROLE, open_engine
-from chargehand.orchestrator import keys
+from chargehand.orchestrator import keys, steps
 from chargehand.orchestrator.api.app import PAGES, ROUTERS
 from chargehand.orchestrator.client import RunHandle
+from chargehand.orchestrator.facts import ModelRequested, ModelResponded, Usage
 from chargehand.orchestrator.pages import entrance
 from chargehand.orchestrator.pages.entrance import _own
 from chargehand.orchestrator.pages.visitors import COOKIE
+from chargehand.orchestrator.plan import step_id
+from chargehand.orchestrator.prices import PRICES_AS_OF
+from chargehand.orchestrator.supervisor.advance import advance
+from chargehand.orchestrator.supervisor.graphs import Graphs
+from chargehand.orchestrator.turns import StepRecorder
 from tests.integration.api.conftest import GATE, Api, Open
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -135,6 +141,60 @@ def test_every_page_of_a_run_is_there_and_runs_no_script_but_ours(api: Api, brow
         assert static.status_code == 200
         assert "immutable" in static.headers["cache-control"]
     assert browser.get("/static/..%2f__init__.py").status_code == 404
+
+
+def test_the_page_of_a_runs_money_shows_where_it_went_and_what_was_saved(
+    api: Api, browser: TestClient, database_url: str
+) -> None:
+    plan = {"steps": [{"key": "ask", "kind": "agent", "role": "researcher", "instruction": "Where?"}]}
+    run_id = UUID(api.submit(plan))
+    ask(api, run_id, database_url)
+
+    shown = " ".join(re.sub(r"<[^>]+>", " ", browser.get(f"/runs/{run_id}/money").text).split())
+    as_read = api.http.get(f"/v1/runs/{run_id}/costs").json()["costs"]
+
+    for part in (
+        "Prompt cache 9,000 tokens read, 500 written: 86% of the prompts read",
+        "Cache miss tools_changed: 1 call, 700 tokens (ask)",
+        "Saved by caching $0.0008 of $0.0010 without it",
+        "Saved by routing $0.0080 of $0.0083 with all by claude-opus-5-5",
+        f"Prices of {PRICES_AS_OF}",
+        "ask 1 1,000 500 9,000 86% 0 $0.0003",
+        "researcher 1 1,000 500 9,000 86% 0 $0.0003",
+        "claude-haiku-5-5 1 1,000 500 9,000 86% 0 $0.0003",
+        "small 1 1,000 500 9,000 86% 0 $0.0003",
+    ):
+        assert part in shown
+    assert as_read["cache_misses"] == {"tools_changed": {"calls": 1, "tokens": 700, "steps": ["ask"]}}
+
+
+def ask(api: Api, run_id: UUID, database_url: str) -> None:
+    """What a worker records of one call of the run's step, whose cached tools had changed."""
+    engine = open_engine(database_url, role=SUPERVISOR_ROLE)
+    try:
+        advance(engine, Graphs(), run_id, audit_key=b"k" * 32)
+    finally:
+        engine.dispose()
+    with api.client.session() as session:
+        session.execute(text("UPDATE steps SET status = 'queued' WHERE run = :run"), {"run": run_id})
+    connections = api.client.services.connections
+    assert connections is not None
+    claimed = steps.claim(
+        connections, tenant=api.tenant, step_id=step_id(run_id, "ask"), holder="test", lease_seconds=600.0
+    )
+    recorder = StepRecorder(connections, steps.HeldStep(connections, claimed), lease_seconds=600.0)
+    asked = ModelRequested(
+        call_id=uuid4(), turn=1, model="claude-haiku-5-5", tier="small", routed_because="small: named for the run",
+        prompt_hash="0", max_tokens=1, reserved_microusd=1_000,
+    )  # fmt: skip
+    recorder.request([], asked)
+    usage = Usage(input_tokens=1_000, cache_write_tokens=500, cache_read_tokens=9_000)
+    recorder.respond(
+        ModelResponded(
+            call_id=asked.call_id, model="claude-haiku-5-5", content=({"type": "text", "text": "x"},),
+            stop_reason="end_turn", usage=usage, cost_microusd=253, cache_miss="tools_changed: 700 tokens",
+        )
+    )  # fmt: skip
 
 
 def test_the_page_of_a_run_leads_to_its_tasks_in_flower_where_there_is_one(open_api: Open) -> None:

@@ -4,7 +4,16 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from chargehand.orchestrator.costing import Totals, charges_of, compare, costs_of, served_by, unpriced
+from chargehand.orchestrator.costing import (
+    Misses,
+    Totals,
+    charges_of,
+    compare,
+    costs_of,
+    misses_of,
+    served_by,
+    unpriced,
+)
 from chargehand.orchestrator.facts import (
     AnyFact,
     CallAbandoned,
@@ -112,3 +121,22 @@ def test_models_without_a_price_are_named() -> None:
 def test_the_hit_rate_is_the_share_of_prompt_tokens_read(read: int, rate: float) -> None:
     assert Totals(input_tokens=60, cache_write_tokens=40, cache_read_tokens=read).hit_rate == rate
     assert Totals().hit_rate == 0.0
+
+
+def test_misses_of_the_cache_are_told_by_reason_with_their_tokens_and_steps() -> None:
+    facts: list[tuple[UUID | None, AnyFact]] = []
+    for step, miss in (
+        (A, "tools_changed: 8120 tokens"),
+        (B, "tools_changed: 880 tokens"),
+        (B, "previous_message_not_found"),
+        (B, ""),
+    ):
+        asked, answer = call("cheap", "small", Usage(input_tokens=1), 1)
+        facts += [(step, asked), (step, answer.model_copy(update={"cache_miss": miss}))]
+    charges = charges_of(facts, STEPS)
+
+    assert misses_of(charges) == {
+        "tools_changed": Misses(calls=2, tokens=9_000, steps=("plan", "read")),
+        "previous_message_not_found": Misses(calls=1, tokens=0, steps=("read",)),
+    }
+    assert costs_of(charges, large_model="dear", prices=PRICES).cache_misses == misses_of(charges)
