@@ -56,7 +56,7 @@ test: setup ## Run the tests (TEST_WORKERS=4 processes; ARGS="-k words" for some
 
 test-browser: setup ## Run the tests of the pages in Debian's chromium; screenshots go to build/screenshots
 	@command -v chromium >/dev/null || { echo "The pages are tested in a browser; on Debian: apt-get install chromium" >&2; exit 1; }
-	@$(BIN)/python -m pytest -n 0 -m browser tests/system/test_browser.py $(ARGS)
+	@$(BIN)/python -m pytest -n 0 -m browser tests/system/test_browser.py tests/integration/test_bench_slice.py $(ARGS)
 
 test-long: setup ## Run the tests that kill, race and measure for long; CI runs them after the others
 	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder -m long $(ARGS)

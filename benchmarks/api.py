@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -188,10 +188,19 @@ def submitted(server: Server, *, count: int, connections: int = CONNECTIONS) -> 
     return latencies
 
 
-def followed(ground: Ground, server: Server, *, run_count: int, reader_count: int, turns: int) -> list[float]:
+def followed(
+    ground: Ground,
+    server: Server,
+    *,
+    run_count: int,
+    reader_count: int,
+    turns: int,
+    beside: Callable[[Sequence[UUID]], None] = lambda run_ids: None,
+) -> list[float]:
     """Seconds from before a fact's commit until a reader has read it, for each fact and reader.
 
-    Agents write as workers do, with a hint after each commit; the commit itself is in the figure.
+    Agents write as workers do, with a hint after each commit; the commit itself is in the figure. `beside` is called
+    with the runs before the first turn.
     """
     redis_client = keyspace.connect(
         ground.redis_url, connect_timeout_seconds=1.0, socket_timeout_seconds=1.0, retries=0
@@ -209,6 +218,7 @@ def followed(ground: Ground, server: Server, *, run_count: int, reader_count: in
     written: dict[tuple[UUID, int], float] = {}
     readers = Readers(server, [run_ids[number % run_count] for number in range(reader_count)])
     readers.start()
+    beside(run_ids)
 
     def agent(number: int) -> None:
         recorder, step = recorders[number], step_id(run_ids[number], "work-0")

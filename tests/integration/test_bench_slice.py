@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from sqlalchemy.orm import Session
 
-from benchmarks import agents, api, core, linear, memory, peers, recovery, replay, tenants, turn
+from benchmarks import agents, api, browser, core, linear, memory, peers, recovery, replay, tenants, turn
 from benchmarks.collection import collections_in
 from benchmarks.ground import Ground, make_floor_table
 from chargehand.memory import journal
@@ -72,6 +72,13 @@ def test_the_api_is_measured_as_a_process_of_its_own(ground: Ground) -> None:
     assert figures["api_submit_p99_ms"] >= figures["api_submit_p50_ms"] > 0
     assert figures["api_event_to_reader_p95_ms"] > 0
     assert figures["api_peak_rss_mb"] >= figures["api_rss_mb"] > 0
+
+
+@pytest.mark.browser
+def test_a_browser_draws_each_fact_of_the_run_that_is_watched(ground: Ground) -> None:
+    figures = {figure.name: figure.value for figure in browser.measure(ground, run_count=2, turns=2)}
+    assert figures["browser_runs_at_work"] == 2
+    assert figures["event_to_browser_p99_ms"] >= figures["event_to_browser_p50_ms"] > 0
 
 
 def test_a_journal_is_written_and_replayed_without_a_divergence(ground: Ground) -> None:
