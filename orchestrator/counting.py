@@ -1,4 +1,4 @@
-"""Counts calls and tokens where they have a cap: on the row of the run's budget, and on that of the tenant's usage.
+"""Counts calls, tokens and time where they have a cap: on the row of the run's budget, and of the tenant's usage.
 
 Others are not counted. Every call that is writes to one row, or two, and twice: who caps calls or tokens has few enough
 of them. The output is counted at its upper bound before the call and as it was after it, the prompt after it: racing
@@ -6,10 +6,15 @@ agents may pass a cap of tokens by the prompts of the calls that are in flight, 
 stays counted, and so does one whose worker died between two of these writes.
 
 The day is the database's, in UTC; what a call took is counted to the day on which it was asked for.
+
+Only a tenant's time has a cap: for how long its agents hold workers, from a claim to its end, by the database's clock.
+It is added by the same statements, from the one before it of the same claim, and once more when the agent lets go. An
+attempt that is not the step's any more adds nothing, so that no moment of a step counts twice; of one that died, what
+came after its last call counts not at all. Racing agents may pass the cap by the turns that are under way.
 """
 
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from typing import NoReturn
 
 from chargehand.orchestrator.connections import Connections, Row
@@ -33,38 +38,62 @@ FROM budgets b WHERE run = %(run)s
 """
 _TODAY = "(clock_timestamp() AT TIME ZONE 'UTC')::date"
 _OF_DAY = f"CASE WHEN day = {_TODAY} THEN %s ELSE 0 END"
-_DAY_CALLS, _DAY_TOKENS = _OF_DAY % "day_calls", _OF_DAY % "day_tokens"
+_DAY_CALLS, _DAY_TOKENS, _DAY_AGENT_MS = _OF_DAY % "day_calls", _OF_DAY % "day_tokens", _OF_DAY % "day_agent_ms"
+# Time of this claim that is not counted yet, and its part of today; the claim is the row of the journal that it left.
+_HELD = """
+WITH uncounted AS (
+    SELECT clock_timestamp() AS held_to, coalesce(%(since)s::timestamptz, (
+        SELECT at FROM journal WHERE run = %(run)s AND step = %(step)s AND seq = %(claimed)s)) AS since
+    WHERE EXISTS (SELECT FROM steps WHERE id = %(step)s AND epoch = %(epoch)s AND status = 'running')
+), held AS (
+    SELECT max(held_to) AS held_to,
+        coalesce(max(greatest(1000 * extract(epoch FROM held_to - since), 0)), 0)::bigint AS held_ms,
+        coalesce(max(greatest(1000 * extract(epoch FROM
+            held_to - greatest(since, date_trunc('day', held_to, 'UTC'))), 0)), 0)::bigint AS day_held_ms
+    FROM uncounted
+)"""
+_ADD_HELD = f"agent_ms = agent_ms + held_ms, day_agent_ms = {_DAY_AGENT_MS} + day_held_ms"
 # Every cap is a column of the row that is locked.
-COUNT_TENANT = f"""
+COUNT_TENANT = f"""{_HELD}
 UPDATE tenant_usage SET calls = calls + 1, tokens = tokens + %(tokens)s, day = {_TODAY},
-    day_calls = {_DAY_CALLS} + 1, day_tokens = {_DAY_TOKENS} + %(tokens)s
+    day_calls = {_DAY_CALLS} + 1, day_tokens = {_DAY_TOKENS} + %(tokens)s, {_ADD_HELD}
+FROM held
 WHERE tenant = %(tenant)s AND (max_calls IS NULL OR calls < max_calls)
     AND (max_tokens IS NULL OR tokens + %(tokens)s <= max_tokens)
     AND (day_max_calls IS NULL OR {_DAY_CALLS} < day_max_calls)
     AND (day_max_tokens IS NULL OR {_DAY_TOKENS} + %(tokens)s <= day_max_tokens)
-RETURNING day
+    AND (max_agent_ms IS NULL OR agent_ms + held_ms < max_agent_ms)
+    AND (day_max_agent_ms IS NULL OR {_DAY_AGENT_MS} + day_held_ms < day_max_agent_ms)
+RETURNING day, held_to
 """
-CORRECT_TENANT = """
-UPDATE tenant_usage SET calls = calls + %(calls)s, tokens = tokens + %(tokens)s,
-    day_calls = day_calls + CASE WHEN day = %(day)s THEN %(calls)s ELSE 0 END,
-    day_tokens = day_tokens + CASE WHEN day = %(day)s THEN %(tokens)s ELSE 0 END
-WHERE tenant = %(tenant)s
+_IS_OF_DAY = f"day = %(day)s::date AND day = {_TODAY}"
+_CORRECT_TENANT = f"""{_HELD}
+UPDATE tenant_usage SET calls = calls + %(calls)s, tokens = tokens + %(tokens)s, day = {_TODAY},
+    day_calls = {_DAY_CALLS} + CASE WHEN {_IS_OF_DAY} THEN %(calls)s ELSE 0 END,
+    day_tokens = {_DAY_TOKENS} + CASE WHEN {_IS_OF_DAY} THEN %(tokens)s ELSE 0 END, {_ADD_HELD}
+FROM held
+WHERE tenant = %(tenant)s {{guard}}
+RETURNING held_to
 """
+CORRECT_TENANT = _CORRECT_TENANT.format(guard="")
 # A batched call of an earlier claim, which had been made before anybody counted unless its row says otherwise.
-CORRECT_TENANT_OF_BATCH = f"{CORRECT_TENANT} AND EXISTS (SELECT FROM batched_calls WHERE call = %(call)s AND counted)"
-STANDING_OF_TENANT = f"""
+CORRECT_TENANT_OF_BATCH = _CORRECT_TENANT.format(
+    guard="AND EXISTS (SELECT FROM batched_calls WHERE call = %(call)s AND counted)"
+)
+STANDING_OF_TENANT = f"""{_HELD}
 SELECT calls, max_calls, tokens, max_tokens, {_DAY_CALLS} AS day_calls, day_max_calls, {_DAY_TOKENS} AS day_tokens,
-    day_max_tokens, (
+    day_max_tokens, agent_ms + held_ms AS agent_ms, max_agent_ms, {_DAY_AGENT_MS} + day_held_ms AS day_agent_ms,
+    day_max_agent_ms, (
     SELECT count(*) FROM steps s WHERE s.tenant = u.tenant AND s.id <> %(step)s AND s.status = 'running'
         AND s.spec->>'kind' = 'agent') AS others
-FROM tenant_usage u WHERE tenant = %(tenant)s
+FROM tenant_usage u CROSS JOIN held WHERE tenant = %(tenant)s
 """
 ASKED_ON = f"SELECT {_TODAY} AS day"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counted:
-    """Whose calls and tokens have a cap."""
+    """Whose calls, tokens or time have a cap."""
 
     of_run: bool = False
     of_tenant: bool = False
@@ -84,6 +113,7 @@ class Counter:
         self._open: ModelRequested | None = None
         self._resumed: ModelRequested | None = None
         self._day: date | None = None
+        self._held_to: datetime | None = None
 
     def count(self, requested: ModelRequested) -> None:
         """Count a call that is about to be made.
@@ -94,7 +124,7 @@ class Counter:
         if self._counted.of_run and self._run(COUNT, tokens=requested.max_tokens) is None:
             _refuse_in_run(self._run(STANDING), requested)
         if self._counted.of_tenant:
-            row = self._run(COUNT_TENANT, tokens=requested.max_tokens)
+            row = self._count_of_tenant(COUNT_TENANT, tokens=requested.max_tokens)
             if row is None:
                 if self._counted.of_run:
                     self._run(CORRECT, calls=-1, tokens=-requested.max_tokens)
@@ -123,6 +153,11 @@ class Counter:
             used = asked.max_tokens if fact.cost_microusd else 0
         self._correct(calls=0, tokens=used - asked.max_tokens)
 
+    def let_go(self) -> None:
+        """Count the time since the last call: the agent is about to let go of its step."""
+        if self._counted.of_tenant:
+            self._count_of_tenant(CORRECT_TENANT, calls=0, tokens=0, day=None)
+
     def _correct(self, *, calls: int, tokens: int) -> None:
         if self._counted.of_run:
             self._run(CORRECT, calls=calls, tokens=tokens)
@@ -133,14 +168,24 @@ class Counter:
                 self._day = today["day"] if today is not None else None
             resumed, self._resumed = self._resumed, None
             if resumed is None:
-                self._run(CORRECT_TENANT, calls=calls, tokens=tokens, day=self._day)
+                self._count_of_tenant(CORRECT_TENANT, calls=calls, tokens=tokens, day=self._day)
             else:
-                self._run(CORRECT_TENANT_OF_BATCH, calls=calls, tokens=tokens, day=self._day, call=resumed.call_id)
+                self._count_of_tenant(
+                    CORRECT_TENANT_OF_BATCH, calls=calls, tokens=tokens, day=self._day, call=resumed.call_id
+                )
             self._day = None
 
+    def _count_of_tenant(self, statement: str, **values: object) -> Row | None:
+        row = self._run(statement, **values)
+        if row is not None and row["held_to"] is not None:
+            self._held_to = row["held_to"]
+        return row
+
     def _run(self, statement: str, **values: object) -> Row | None:
-        ids = {"run": self._claim.run_id, "tenant": self._claim.tenant, "step": self._claim.step_id}
-        return self._connections.run(self._claim.tenant, statement, {**ids, **values})
+        claim = self._claim
+        ids = {"run": claim.run_id, "tenant": claim.tenant, "step": claim.step_id, "epoch": claim.epoch}
+        time = {"claimed": claim.seq, "since": self._held_to}
+        return self._connections.run(claim.tenant, statement, {**ids, **time, **values})
 
 
 def _refuse_in_run(standing: Row | None, requested: ModelRequested) -> NoReturn:
@@ -179,6 +224,15 @@ def _refuse_of_tenant(standing: Row | None, requested: ModelRequested) -> NoRetu
         if cap is not None and used + requested.max_tokens > cap:
             _refuse_tokens(
                 used, cap, standing["others"], requested, f"`chargehand caps {option}` gives the tenant more"
+            )
+    for used, cap, whose, option in (
+        (standing["agent_ms"], standing["max_agent_ms"], "tenant", "--total-seconds"),
+        (standing["day_agent_ms"], standing["day_max_agent_ms"], "tenant's day", "--day-seconds"),
+    ):
+        if cap is not None and used >= cap:
+            raise BudgetExceeded(
+                f"The {whose} has used up its time of agents: {used / 1000:.1f} of {cap / 1000:.1f} seconds; "
+                f"`chargehand caps {option}` gives more."
             )
     # Another call has ended since, a day has, or somebody has raised a cap.
     raise BudgetBusy("What was in the way of this call is gone by now; it is asked again.")

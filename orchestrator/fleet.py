@@ -94,7 +94,7 @@ class Fleet:
             return caps_of(session, chosen)
 
     def set_count_caps(self, tenant: UUID | None = None, *, caps: CountCaps) -> TenantCaps:
-        """Cap the calls of models of all runs of a tenant, and the tokens that they take, in all and in a day."""
+        """Cap the calls, the tokens and the time of all agents of a tenant, in all and in a day."""
         chosen = tenant or self.settings.tenant
         with self._session() as session:
             set_count_caps(session, chosen, caps)

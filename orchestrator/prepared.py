@@ -7,7 +7,7 @@ is prepared once a connection and then sent as it is, with the few types of para
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 from functools import cache
 from typing import Any
 from uuid import UUID
@@ -131,6 +131,7 @@ _TEXT: dict[type, Callable[[Any], bytes]] = {
     float: lambda value: repr(value).encode(),
     UUID: lambda value: str(value).encode(),
     date: lambda value: value.isoformat().encode(),
+    datetime: lambda value: value.isoformat().encode(),
     bytes: lambda value: b"\\x" + value.hex().encode(),
     list: _array,
 }

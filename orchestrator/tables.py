@@ -287,7 +287,7 @@ class TenantBudgetRow(Base):
 
 
 class TenantUsageRow(Base):
-    """How many calls and tokens all runs of a tenant together may take; only of tenants that have such caps."""
+    """How many calls, tokens and seconds of workers all runs of a tenant may take; only where one is capped."""
 
     __tablename__ = "tenant_usage"
     __table_args__ = (HOT,)
@@ -299,13 +299,18 @@ class TenantUsageRow(Base):
     day_max_calls: Mapped[int | None] = mapped_column(BigInteger)
     """Of each day in UTC; NULL: none."""
     day_max_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    max_agent_ms: Mapped[int | None] = mapped_column(BigInteger)
+    day_max_agent_ms: Mapped[int | None] = mapped_column(BigInteger)
     calls: Mapped[int] = mapped_column(BigInteger, server_default="0")
     tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
     """Those of answered calls, and the upper bounds of the others."""
     day: Mapped[date | None] = mapped_column(Date)
-    """That the next two are of."""
+    """That the next three are of."""
     day_calls: Mapped[int] = mapped_column(BigInteger, server_default="0")
     day_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    day_agent_ms: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    agent_ms: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    """For how long agents have held workers."""
 
 
 class BatchedCallRow(Base):

@@ -168,7 +168,7 @@ class StepRecorder:
     def __init__(
         self, connections: Connections, held: HeldStep, *, lease_seconds: float, counted: Counted = NOT_COUNTED
     ) -> None:
-        """Read the step's stream up to the claim; `counted`: whose calls or tokens have a cap."""
+        """Read the step's stream up to the claim; `counted`: whose calls, tokens or time have a cap."""
         self._counter = Counter(connections, held.claim, counted) if counted != NOT_COUNTED else None
         self._connections = connections
         self._held = held
@@ -288,6 +288,16 @@ class StepRecorder:
         reserved = self._take_reservation(fact.call_id)
         self._commit(_CHARGE, [fact], reserved=reserved, cost=fact.charged_microusd)
         self._forget_batched(fact.call_id)
+
+    def let_go(self) -> None:
+        """The agent is about to let go of its step: what its tenant's time is counted by needs to know."""
+        if self._counter is None:
+            return
+        try:
+            self._counter.let_go()
+        except Unavailable as outage:
+            # What the step came to matters more than these seconds.
+            log.warning("time not counted", extra={"step_id": str(self._held.claim.step_id), "why": str(outage)})
 
     def tool_started(self, fact: ToolStarted) -> None:
         """An effect is about to happen."""

@@ -298,18 +298,21 @@ class Attempt:
             return self._run_agent_loop(task, recorder)
 
     def _run_agent_loop(self, task: AgentTask, recorder: StepRecorder) -> Outcome:
-        return run_agent(
-            task,
-            recorder=recorder,
-            models=self.shop.models,
-            batches=self.shop.batches,
-            tools=self.shop.tools,
-            should_stop=lambda: self.shop.stopping.is_set() or self.lost.is_set() or self._paused() is not None,
-            holds=self.shop.holds,
-            used_percent=self._used_percent,
-            # A streamed call costs twice the CPU of a plain one: only where somebody looks.
-            on_delta=self._show_delta if self.shop.progress.is_watched(self.claim.run_id) else None,
-        )
+        try:
+            return run_agent(
+                task,
+                recorder=recorder,
+                models=self.shop.models,
+                batches=self.shop.batches,
+                tools=self.shop.tools,
+                should_stop=lambda: self.shop.stopping.is_set() or self.lost.is_set() or self._paused() is not None,
+                holds=self.shop.holds,
+                used_percent=self._used_percent,
+                # A streamed call costs twice the CPU of a plain one: only where somebody looks.
+                on_delta=self._show_delta if self.shop.progress.is_watched(self.claim.run_id) else None,
+            )
+        finally:
+            recorder.let_go()
 
     def _used_percent(self) -> int:
         thrift = self.shop.thrift

@@ -56,7 +56,7 @@ class Gathered:
     on_budget: OnBudget = "fail"
     """agents: what they do when a call does not fit into the budget."""
     counted: Counted = NOT_COUNTED
-    """agents: whose calls or tokens have a cap."""
+    """agents: whose calls, tokens or time have a cap."""
     statuses: dict[str, str] = field(default_factory=dict)
     """Where the steps of the graph stand, for an agent that extends it."""
 

@@ -56,7 +56,7 @@ class _Chargehand(LazyGroup):
                 _RUNS,
                 "caps",
                 "caps",
-                "Show or set what all runs of a tenant together may spend, and their calls and tokens.",
+                "Show or set what all runs of a tenant together may spend, and their calls, tokens and time of agents.",
             ),
             (_RUNS, "control", "tell", "Leave a message for the agents of a run."),
             (_PEOPLE, "questions", "escalations", "List what agents ask people."),

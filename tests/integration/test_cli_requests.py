@@ -306,6 +306,12 @@ def test_a_run_is_watched_steered_and_proved_without_any_worker(in_process, repo
         ]
         is None
     )
+    timed = in_process("caps", "--tenant", stranger, "--day-seconds", "7200", **servers).stdout
+    assert "agents' seconds a day" in timed
+    assert "7,200, of which 0.0 used" in timed
+    kept = json.loads(in_process("caps", "--tenant", stranger, "--total-seconds", "9", "--json", **servers).stdout)
+    assert (kept["counts"]["day_max_agent_ms"], kept["counts"]["max_agent_ms"]) == (7_200_000, 9_000)
+    refused(in_process("caps", "--day-seconds", "an hour", **servers), "number of at least 1")
     refused(in_process("caps", "--day", "much", **servers), "not a number")
     verified = in_process("audit", "verify", name, **servers)
     assert verified.returncode == 0, verified.stdout

@@ -1,6 +1,6 @@
 """Statements and parameters in the form that libpq takes."""
 
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
 from uuid import UUID
 
 import psycopg
@@ -23,6 +23,8 @@ def test_a_name_used_twice_is_one_parameter() -> None:
         (0.5, b"0.5"),
         ("naïve", "naïve".encode()),
         (UUID(int=1), b"00000000-0000-0000-0000-000000000001"),
+        (date(2026, 11, 26), b"2026-11-26"),
+        (datetime(2026, 11, 26, 1, 2, 3, 4, tzinfo=UTC), b"2026-11-26T01:02:03.000004+00:00"),
         (["a", 'say "b"', "back\\slash", None], b'{"a","say \\"b\\"","back\\\\slash",NULL}'),
         ([UUID(int=2)], b"{00000000-0000-0000-0000-000000000002}"),
         ([], b"{}"),
