@@ -25,7 +25,15 @@ from chargehand.orchestrator.facts import (
     ReservationsReturned,
     Usage,
 )
-from chargehand.orchestrator.prices import PRICES, PRICES_AS_OF, Price, batched_microusd, cost_microusd, price_of
+from chargehand.orchestrator.prices import (
+    PRICES,
+    PRICES_AS_OF,
+    Price,
+    batched_microusd,
+    cost_microusd,
+    is_language_model,
+    price_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,6 +149,12 @@ class Costs:
     cache_misses: Mapping[str, Misses] = field(default_factory=dict)
     """By reason; only servers with `diagnostics` give one."""
     prices_as_of: str = PRICES_AS_OF
+
+    @property
+    def by_rules_alone(self) -> bool:
+        """Whether calls were answered, none of them by a language model, and nothing was charged: nothing was saved."""
+        answered = [model for model, one in self.by_model.items() if one.calls]
+        return bool(answered) and not self.total.cost_microusd and not any(map(is_language_model, answered))
 
 
 def charges_of(facts: Iterable[tuple[UUID | None, AnyFact]], steps: Mapping[UUID, tuple[str, str]]) -> list[Charge]:

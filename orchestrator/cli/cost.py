@@ -193,6 +193,11 @@ def _print_facts(
     for name, value in lines.items():
         facts.add_row(Text(name, style="bold"), Text(value))
     console.print(facts)
+    if costs.by_rules_alone:
+        console.print(
+            Text("No language model answered: nothing was paid, nothing saved. --as-claude prices the same tokens."),
+            soft_wrap=True,
+        )
     if unpriced:
         names = ", ".join(map(one_line, unpriced))
         console.print(

@@ -109,6 +109,15 @@ def test_the_command_prints_every_part_of_a_runs_money_and_of_the_fleets(
 
     of_run, of_fleet = said(str(run_id)), said("--since", "7d")
     told = json.loads(said(str(run_id), "--json"))
+    rules = start(house, agent("c"), tools={})
+    turn(
+        StepRecorder(house.connections, house.claim(rules, "c"), lease_seconds=60),
+        "offline-rules-1",
+        "small",
+        Usage(input_tokens=9),
+        0,
+    )
+    of_rules, as_claude = said(str(rules)), said(str(rules), "--as-claude")
     load_settings.cache_clear()
 
     for text in (of_run, of_fleet):
@@ -123,6 +132,8 @@ def test_the_command_prints_every_part_of_a_runs_money_and_of_the_fleets(
     assert "b 2 1,000 0 0 9,000 90% $0.0502" in of_run
     assert "tools_changed: 1 call, 700 tokens" in of_fleet
     assert f"{str(run_id)[-8:]} $0.0572" in of_fleet
+    nobody = "No language model answered"
+    assert [nobody in text for text in (of_run, of_rules, as_claude)] == [False, True, False]
     assert told["cache_misses"] == {"tools_changed": {"calls": 1, "tokens": 700, "steps": ["b"]}}
 
 

@@ -110,6 +110,15 @@ def test_a_run_of_a_model_that_costs_nothing_can_be_priced_as_another() -> None:
     assert [(one.model, one.cost_microusd) for one in priced] == [("cheap", 1_000)]
 
 
+def test_what_the_offline_rules_answered_is_told_from_what_a_model_did() -> None:
+    free = charges_of([(B, fact) for fact in call("offline-rules-1", "small", Usage(input_tokens=1_000), 0)], STEPS)
+    paid = served_by(free, {"small": "cheap"}, PRICES)
+
+    found = [costs_of(some, large_model="dear", prices=PRICES).by_rules_alone for some in (free, paid, free + paid, [])]
+
+    assert found == [True, False, False, False]
+
+
 def test_models_without_a_price_are_named() -> None:
     charges = charges_of([(A, fact) for fact in call("who-knows", "large", Usage(input_tokens=1), 1)], STEPS)
 
