@@ -128,6 +128,9 @@ def run(
     check_request(goal, chosen, workspace=workspace, budget=budget, settings=settings)
     if out is not None:
         check_folder(out)
+    if workspace is not None and not is_remote(workspace) and (found := locate(workspace)).subdirectory:
+        words = f"{workspace} is a folder of the repository {found.work_tree}, and agents get all of it."
+        notes().print(Text(plain(f"{words} To keep to the folder, say so in the goal.")), soft_wrap=True)
     with Client(settings=settings) as client:
         handle = client.submit(
             goal,

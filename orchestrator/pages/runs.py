@@ -80,6 +80,12 @@ def parts_of_run(visitor: Reader, run_id: RunId) -> Response:
     return page("run_parts.html", looking.at_run(visitor.client, run_id).context(), visitor=visitor, here="")
 
 
+@router.get("/runs/{run_id}/steps/{step}")
+def step_of_run(visitor: Reader, run_id: RunId, step: Annotated[str, Path(max_length=300)]) -> Response:
+    """Why one step does not go on, in depth, as `chargehand explain RUN STEP` says it."""
+    return page("step.html", visitor=visitor, here="runs", found=visitor.client.run(run_id).explain_step(step))
+
+
 @router.get("/runs/{run_id}/money")
 def money_of_run(visitor: Reader, run_id: RunId, as_claude: bool = False) -> Response:
     """Where its money went; by itself, because it reads every answer of a model."""

@@ -232,6 +232,16 @@ def test_a_run_is_accepted_while_the_broker_is_down(chargehand, repository, data
     assert json.loads(done.stdout)["status"] == "running"
 
 
+def test_a_folder_of_a_repository_is_told_that_all_of_it_is_read(in_process, repository, database_url, redis_url):
+    servers = {"CHARGEHAND_DATABASE_URL": database_url, "CHARGEHAND_REDIS_URL": redis_url}
+    (repository / "src").mkdir()
+    done = in_process("run", "Audit", "--workspace", str(repository / "src"), "-d", "--json", **servers)
+    assert f"src is a folder of the repository {repository}, and agents get all of it." in done.stderr
+    assert json.loads(done.stdout)["run_id"]
+    done = in_process("run", "Audit", "--workspace", str(repository), "-d", "--json", **servers)
+    assert "is a folder of" not in done.stderr
+
+
 def test_a_run_is_watched_steered_and_proved_without_any_worker(in_process, repository, database_url, redis_url):
     servers = {"CHARGEHAND_DATABASE_URL": database_url, "CHARGEHAND_REDIS_URL": redis_url}
     wishes = (

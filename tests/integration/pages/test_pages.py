@@ -9,6 +9,7 @@ import pytest
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from httpx2 import Response
+from markupsafe import escape
 from sqlalchemy import text
 
 from chargehand.memory.database import SUPERVISOR_ROLE, open_engine
@@ -57,7 +58,8 @@ def test_whoever_has_not_signed_in_sees_nothing_and_comes_back_to_where_they_wan
     run_id = api.submit()
     visitor = TestClient(api.http.app)
     for path in ("/runs", f"/runs/{run_id}", f"/runs/{run_id}/parts", f"/runs/{run_id}/live", f"/runs/{run_id}/money",
-                 f"/runs/{run_id}/journal", f"/runs/{run_id}/files/x", "/inbox", "/memory", "/fleet"):  # fmt: skip
+                 f"/runs/{run_id}/journal", f"/runs/{run_id}/files/x", f"/runs/{run_id}/steps/a", "/inbox",
+                 "/memory", "/fleet"):  # fmt: skip
         answer = visitor.get(path, follow_redirects=False)
         assert (answer.status_code, answer.headers["location"]) == (303, f"/sign-in?next={path}")
         assert run_id not in answer.text
@@ -128,7 +130,8 @@ def test_signing_in_leads_to_no_other_site(address: str) -> None:
 def test_every_page_of_a_run_is_there_and_runs_no_script_but_ours(api: Api, browser: TestClient) -> None:
     run_id = api.submit()
     for path in ("/runs", f"/runs/{run_id}", f"/runs/{run_id}/parts", f"/runs/{run_id}/journal?verify=true",
-                 f"/runs/{run_id}/money", "/inbox", "/memory?q=counter", "/fleet", "/sign-in"):  # fmt: skip
+                 f"/runs/{run_id}/money", f"/runs/{run_id}/steps/a", "/inbox", "/memory?q=counter", "/fleet",
+                 "/sign-in"):  # fmt: skip
         answer = browser.get(path)
         assert answer.status_code == 200, (path, answer.text[:500])
         policy = answer.headers["content-security-policy"]
@@ -141,6 +144,20 @@ def test_every_page_of_a_run_is_there_and_runs_no_script_but_ours(api: Api, brow
         assert static.status_code == 200
         assert "immutable" in static.headers["cache-control"]
     assert browser.get("/static/..%2f__init__.py").status_code == 404
+
+
+def test_the_page_of_a_step_says_what_explain_says(api: Api, browser: TestClient) -> None:
+    behind = {"key": "behind", "kind": "gate", "instruction": EVIL, "after": ["sure"]}
+    run_id = api.submit({"steps": [{"key": "sure", "kind": "gate", "instruction": "Sure?"}, behind]})
+    assert f'href="/runs/{run_id}/steps/behind"' in browser.get(f"/runs/{run_id}").text
+    page = browser.get(f"/runs/{run_id}/steps/behind").text
+    told = api.http.get(f"/v1/runs/{run_id}/steps/behind/explain").json()
+    for words in (told["why"], *told["details"].values(), *(one["why"] for one in told["behind"])):
+        assert str(escape(words)) in page
+    assert f'href="/runs/{run_id}/steps/sure"' in page
+    nowhere = browser.get(f"/runs/{run_id}/steps/{quote('<img src=x>')}")
+    assert nowhere.status_code == 404
+    assert "<img" not in nowhere.text
 
 
 def test_the_page_of_a_runs_money_shows_where_it_went_and_what_was_saved(
