@@ -3,9 +3,11 @@
 import ast
 import importlib
 import importlib.util
+import json
 import re
 import shlex
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ import chargehand
 from chargehand.memory.embedder_settings import EmbedderSettings
 from chargehand.orchestrator.cli import _Chargehand
 from chargehand.orchestrator.cli.lazy import load
+from chargehand.orchestrator.plan_files import parse_plan
 from chargehand.orchestrator.settings import Endpoint, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -145,3 +148,27 @@ def test_every_python_block_of_a_page_parses_and_finds_what_it_imports(document)
                 module = importlib.import_module(node.module or "")
                 names = [one.name for one in node.names if not hasattr(module, one.name)]
                 assert [one for one in names if not importlib.util.find_spec(f"{node.module}.{one}")] == [], line
+
+
+def test_every_plan_of_the_page_of_plans_is_an_example_that_is_run():
+    """`tests/system/test_example_plans.py` runs them; a page that shows another one would be believed all the same."""
+    shown = [text for _, text in blocks(ROOT / "docs/plans.md", "yaml")]
+    examples = [file.read_text() for file in (ROOT / "examples/plans").glob("*.yaml")]
+    assert len(shown) > 10
+    assert [text for text in shown if not any(text in example for example in examples)] == []
+
+
+@pytest.mark.parametrize("document", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_block_of_data_of_a_page_can_be_read(document):
+    """Steps that are shown without their plan are steps all the same."""
+    for _, text in blocks(document, "yaml"):
+        if text.startswith("- key:"):
+            parse_plan("steps:\n" + text)
+        elif text.startswith("steps:"):
+            parse_plan(text)
+        else:
+            assert isinstance(yaml.safe_load(text), dict)
+    for _, text in blocks(document, "json"):
+        json.loads(text)
+    for _, text in blocks(document, "toml"):
+        tomllib.loads(text)
