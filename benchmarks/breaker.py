@@ -34,6 +34,8 @@ SETS = (
     "field_sealed",
     "crossed",
     "crossed_sealed",
+    "daily",
+    "daily_sealed",
 )
 SMALLEST_SET = 200
 # What a call and its result may be sent in; it may not matter.

@@ -11,6 +11,7 @@ from loops import (
     crews,
     desks,
     engineers,
+    errands,
     held_out,
     ledgers,
     lists,
@@ -22,6 +23,7 @@ from loops import (
     services,
     shells,
     staged,
+    stalled,
     terse,
     tongues,
     toolchains,
@@ -38,11 +40,12 @@ SEEDS = 12
 # Two hundred agents each: a few of these show all there is to see.
 LARGE_SEEDS = 2
 # By which the families of the transcripts, and of the wide sets, were parted.
-LOT, WIDE_LOT, FIELD_LOT = "2026-11-25", "2026-11-26", "2026-11-26 field"
+LOT, WIDE_LOT, FIELD_LOT, DAILY_LOT = "2026-11-25", "2026-11-26", "2026-11-26 field", "2026-11-26 daily"
 # Of the wide sets, which have many families.
 WIDE_SEEDS = 8
 STAGED_SEEDS = 3
 FIELD_SEEDS = 4
+DAILY_SEEDS = 2
 _Half = tuple[dict[str, list[Family]], list[Family]]
 LARGE = frozenset({tuned.fan_out_429, held_out.fan_out_timeouts})
 
@@ -60,6 +63,7 @@ def sets() -> dict[str, list[str]]:
     books = (module.FAMILIES for module in (clouds, desks, engineers, ledgers, terse, tongues))
     wide, wide_sealed = _halves(tuple(books), WIDE_LOT)
     field, field_sealed = _halves((operations.FAMILIES, screens.FAMILIES, toolchains.FAMILIES), FIELD_LOT)
+    daily, daily_sealed = _halves((stalled.FAMILIES, errands.FAMILIES), DAILY_LOT)
     crossed, crossed_sealed = mixtures.halves()
     return {
         "tuned": list(_lines(tuned.LOOPS, tuned.WORK, SEEDS)),
@@ -76,6 +80,8 @@ def sets() -> dict[str, list[str]]:
         "field_sealed": list(_lines(*field_sealed, FIELD_SEEDS)),
         "crossed": list(_lines(*crossed, 1)),
         "crossed_sealed": list(_lines(*crossed_sealed, 1)),
+        "daily": list(_lines(*daily, DAILY_SEEDS)),
+        "daily_sealed": list(_lines(*daily_sealed, DAILY_SEEDS)),
         "reported": list(_lines(reported.LOOPS, reported.WORK, 1)),
     }
 
