@@ -1,10 +1,11 @@
 """What each call of a step brought it: nothing new, a try, a deed, or something that it had not seen; pure."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from chargehand.orchestrator.columns import LEAST_WILD, WILD_SHARE, Columns, Key, noise
 from chargehand.orchestrator.likeness import NAME
 from chargehand.orchestrator.observed import Observed
 
@@ -13,9 +14,6 @@ from chargehand.orchestrator.observed import Observed
 STATE_CHARACTERS = 80
 # At so many looks a job that tells how far it is has stood still, though its clock runs.
 CLOCK_LOOKS = 8
-# A number that jumps about by so much of itself, and is so large, names something.
-WILD_SHARE = 0.15
-LEAST_WILD = 1_000
 # So many lines are written above a place between two looks at it; farther off is another place.
 MOST_DRIFT = 6
 # Two spans of time are a pair; with three it shows whether they grow.
@@ -87,6 +85,7 @@ def _answers(own: Sequence[Observed]) -> dict[int, str]:
     for index, call in enumerate(own):
         askers.setdefault(call.asked, []).append(index)
     answers: dict[int, str] = {}
+    noisy = _noise_of_tools(own, askers.values())
     used: frozenset[str] | None = None
     for places in askers.values():
         if len(places) < 2:
@@ -108,20 +107,30 @@ def _answers(own: Sequence[Observed]) -> dict[int, str]:
             if any((own[place].names - common) & used for place in alike) or (any(spans) and _moves(spans)):
                 continue
             answers.update(dict.fromkeys(alike, essence))
-        answers.update(_but_for_wild_numbers(own, places))
+        # What was made is called something; at the third time nobody has asked for, it was not what was sought.
+        if len(places) >= LEAST_SERIES and all(len(own[p].gave_words) == len(own[p].names) == 1 for p in places):
+            used = used or frozenset().union(*(call.asked_for for call in own))
+            if not any(own[place].names & used for place in places):
+                answers.update(dict.fromkeys(places, NAME))
+        answers.update(_but_for_noise(own, places, noisy[own[places[0]].tool]))
         answers.update(_by_the_clock(own, places))
     return answers
 
 
-def _but_for_wild_numbers(own: Sequence[Observed], places: Sequence[int]) -> dict[int, str]:
-    """The answers to one question without large numbers that jump about, if no other number in them has moved."""
-    count = len(own[places[-1]].counts)
-    alike = [place for place in places if own[place].form and len(own[place].counts) == count]
-    columns = zip(*(own[place].counts for place in alike), strict=True)
-    changed = [column for column in columns if len(set(column)) > 1]
-    if not changed or not all(is_wild(column) for column in changed):
+def _noise_of_tools(own: Sequence[Observed], askers: Iterable[Sequence[int]]) -> dict[str, frozenset[Key]]:
+    """By a tool, which numbers in its answers only jump about."""
+    by_tool: dict[str, list[list[Columns]]] = {}
+    for places in askers:
+        if len(places) > 1:
+            by_tool.setdefault(own[places[0]].tool, []).append([own[place].columns for place in places])
+    return {tool: noise(answers) for tool, answers in by_tool.items()}
+
+
+def _but_for_noise(own: Sequence[Observed], places: Sequence[int], noisy: frozenset[Key]) -> dict[int, str]:
+    """The answers to one question without the numbers that jump about."""
+    if not noisy:
         return {}
-    return {place: own[place].form for place in alike}
+    return {place: own[place].columns.without(noisy) for place in places if own[place].essence}
 
 
 def is_wild(column: Sequence[float]) -> bool:

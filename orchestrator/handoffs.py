@@ -17,6 +17,8 @@ TARGETS = ("to", "to_agent", "agent", "agent_name", "role", "target", "recipient
 SAME_MESSAGE_SHARE = 0.6
 # With so few in common it is about another matter.
 OTHER_MATTER_SHARE = 0.3
+# So many words that no message of the round before had make it about something else, if there is a commit to show.
+NEW_NAMES = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +89,9 @@ def _hand_off(index: int, call: Observed, parties: set[str]) -> HandOff | None:
 def _is_ring(ring: Sequence[HandOff], agents: int, rounds: int) -> bool:
     if len(ring) < agents * rounds:
         return False
+    # Two who have handed to and fro four times are no ring of four.
+    if len({hand_off.giver for hand_off in ring}) < agents:
+        return False
     closed = all(ring[place].taker == ring[(place + 1) % agents].giver for place in range(agents))
     return closed and all(ring[place].way == ring[place - agents].way for place in range(agents, len(ring)))
 
@@ -94,6 +99,8 @@ def _is_ring(ring: Sequence[HandOff], agents: int, rounds: int) -> bool:
 def _gets_on(observed: Sequence[Observed], hand_offs: Sequence[HandOff], agents: int, rounds: int) -> bool:
     """Whether the last round carried other words than the one before, and something came of it."""
     last, before = hand_offs[-agents:], hand_offs[-2 * agents : -agents]
+    if _is_other_work(observed, before, last):
+        return True
     shares = [_in_common(observed[old.index], observed[new.index]) for old, new in zip(before, last, strict=True)]
     if max(shares) >= SAME_MESSAGE_SHARE:
         return False
@@ -109,6 +116,22 @@ def _gets_on(observed: Sequence[Observed], hand_offs: Sequence[HandOff], agents:
         return True
     # Other words alone are worth one round more.
     return not _is_ring(hand_offs[-agents * (rounds + 1) :], agents, rounds + 1)
+
+
+def _is_other_work(observed: Sequence[Observed], before: Sequence[HandOff], last: Sequence[HandOff]) -> bool:
+    """Whether every message names things that no message before it named, and a deed came of the one before."""
+    known: set[str] = set()
+    for hand_off in before:
+        known |= observed[hand_off.index].asked_words
+    new: list[int] = []
+    for hand_off in last:
+        said = observed[hand_off.index].asked_words
+        new.append(len(said - known))
+        known |= said
+    start, end = before[-1].index, last[-1].index
+    commits = {call.fact.commit for call in observed[:start]}
+    deeds = any(call.fact.commit not in commits for call in observed[start:end])
+    return deeds and min(new) >= NEW_NAMES
 
 
 def _in_common(one: Observed, other: Observed) -> float:

@@ -46,24 +46,31 @@ _NAMES = (
     r"|\b(?:request|req|ref|reference|incident|trace|span|correlation"
     r"|session|connection|conn|transaction|txn)(?:[ _-]?id)?[\"'\s:=#-]{1,4}"
     r"(?=[\w-]*\d)[\w-]+"
-    r"|\b(?:pid|process|port|thread|worker|attempts?|try|retry|retries)[\"'\s:=#-]{1,4}\d+(?: ?(?:/|of) ?\d+)?"
+    r"|\b(?:pid|process|port|thread|worker|attempts?|try|retry|retries)[\"'\s:=#-]{1,4}"
+    r"(?:(?=\w*\d)[0-9a-f]{6,64}\b|\d+(?: ?(?:/|of) ?\d+)?)"
     # What counts the calls: a cell of a notebook, an action of a browser, a job of a shell.
-    r"|\b(?:(?:in|out) ?\[|(?:action|command|invocation|call|turn|execution_count)[\"'\s:=#-]{1,4})\d+\b"
+    r"|\b(?:(?:in|out) ?\[|(?:action|command|invocation|call|turn|snapshot|seq|execution_count)[\"'\s:=#-]{1,4})\d+\b"
     r"(?! ?(?:/|of\b))"
     r"|^\[\d+\]\s+\d+$"
 )
-_TIMINGS = rf"\b(?:in|after|within|time)[\"'\s:=]{{1,4}}{_SPAN}"
+_TIMINGS = rf"\b(?:in|after|within|time)[\"'\s:=]{{1,4}}{_SPAN}|\b{_NUMBER}\s?(?:[smhd]|[a-z]{{3,8}}) ago\b"
 _TIMINGS_OF_THE_ANSWER = (
     rf"\btook[\"'\s:=]{{1,4}}{_SPAN}"
-    rf"|\b(?:took|latency|duration|(?:response|query|run)_?time|runtime)(?:_\w+)?[\"'\s:=]{{1,4}}{_NUMBER}"
+    rf"|\b(?:took|latency|duration|(?:response|query|search|execution|processing|run)_?time|runtime)(?:_\w+)?[\"'\s:=]{{1,4}}{_NUMBER}"
 )
 # An opaque name: hexadecimal digits that are neither a word nor a number.
 _OPAQUE = r"\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{8,64}\b"
+# The end of a pod's name: five signs that are no word.
+_POD = r"(?<=[0-9a-z]-)(?:(?=[a-z]*\d)(?=\d*[a-z])[0-9a-z]{5}|[bcdfghjklmnpqrstvwxz]{5})(?![\w-])"
 # A failure says nothing new by a time, an id, or where something lay in memory.
 _FAILURE_ONLY = (
     rf"|\b{_SPAN}"
     rf"|{_OPAQUE}"
     r"|\b\d+ (?:more )?(?:attempts?|tries|retries)\b"
+    # Who asked, or who of many answered; and names that are no hexadecimal number.
+    r"|\b\d{1,3}(?:\.\d{1,3}){3}\b"
+    rf"|{_POD}"
+    r"|\b(?=(?:[a-z]*\d){3})(?=(?:\d*[a-z]){3})[0-9a-z]{12,64}\b"
     # A file that is called by its date.
     r"|/[\w./-]*\d{4}-?\d\d-?\d\d[\w.:-]*"
 )
@@ -75,7 +82,8 @@ _MADE = re.compile(
     # A number of a thing, by its form or by what it is called.
     r"|(?P<called>(?:(?:\b|_)(?:id|no|nr|number|key)|(?-i:(?<=[a-z])(?:Id|ID|Key|Token)))[\"'\s:=]{1,4})"
     r"(?=[\w-]*\d)[\w-]+|#\d+\b|\b(?-i:[A-Z]{2,10})-\d+\b"
-    r"|(?<![^\W_])(?=[a-z]*\d)(?=\d*[a-z])[0-9a-z]{6,}(?![^\W_])",
+    r"|(?<![^\W_])(?=[a-z]*\d)(?=\d*[a-z])[0-9a-z]{6,}(?![^\W_])"
+    rf"|{_POD}",
     re.IGNORECASE,
 )
 # What goes from page to page: long, in one piece, letters and digits.
@@ -99,7 +107,8 @@ NAME = "~"
 NAMED_BY = (
     "0x", "/tmp/", "/var/folders", "req", "ref", "incident", "trace", "span", "correlation", "session", "conn",
     "transaction", "txn", "pid", "process", "port", "thread", "worker", "attempt", "try", "retries",
-    "in [", "out[", "action", "command", "invocation", "call", "turn", "execution_count", "[1]", "[2]", "[3]",
+    "in [", "out[", "action", "command", "invocation", "call", "turn", "snapshot", "seq", "execution_count",
+    "[1]", "[2]", "[3]",
 )  # fmt: skip
 DASHES_OF_A_UUID = 4
 _TIMES = f"(?P<time>{_CLOCK}|{_TIMINGS})|{_TIMINGS_OF_THE_ANSWER}"
@@ -138,6 +147,15 @@ _AT_WORK = re.compile(
     re.IGNORECASE,
 )
 AT_WORK_WORDS = 30
+# Before the time of a look, and before a time that moves while something is being done.
+_LOOKED_AT = re.compile(
+    r"(?<!last )\b(?:viewed|checked|read|fetched|queried|retrieved|loaded|rendered|as of)\W+(?:at\W+)?$", re.IGNORECASE
+)
+_MOVED_ON = re.compile(
+    r"(?:updated|heartbeat|modified|progress|changed|active|activity|seen|last)\W*(?:about )?$", re.I
+)
+BEFORE_A_TIME = 24
+_BETWEEN_OBJECTS = re.compile(r"(?<=\[)(?=\{)|(?<=\}), ?(?=\{)|(?<=\})(?=\])")
 DIGITS = "0123456789"
 
 
@@ -193,10 +211,19 @@ def settle(text: str) -> str:
     keeps_times = len(said.split(maxsplit=AT_WORK_WORDS)) <= AT_WORK_WORDS and _AT_WORK.search(said) is not None
     head, middle, tail = parts(said, HEAD_CHARACTERS, TAIL_CHARACTERS)
     volatile = _VOLATILE[_may_name(head, tail)]
-    head = volatile.sub(lambda found: found[0] if keeps_times and found["time"] else "~", head)
+    head = volatile.sub(lambda found: found[0] if keeps_times and _is_of_the_work(found) else "~", head)
     said = f"{head}{_VOLATILE_IN_THE_MIDDLE.sub('~', middle)}{volatile.sub('~', tail)}"
-    lines = said.splitlines()
+    # Neither is that of the objects in a list.
+    lines = (_BETWEEN_OBJECTS.sub("\n", said) if "{" in said else said).splitlines()
     return "\n".join(sorted(lines if middle else (" ".join(line.split()) for line in lines)))
+
+
+def _is_of_the_work(found: re.Match[str]) -> bool:
+    """Whether a time may say when something happened to the work, and not when it began, or somebody looked."""
+    if not found["time"]:
+        return False
+    before = found.string[max(0, found.start() - BEFORE_A_TIME) : found.start()]
+    return bool(_MOVED_ON.search(before)) if found[0].endswith("ago") else not _LOOKED_AT.search(before)
 
 
 class Settled(NamedTuple):
@@ -253,6 +280,12 @@ def essence(text: str, least_words: int = ESSENCE_WORDS) -> tuple[str, frozenset
 
     left = _MADE.sub(strip, text)
     return (left if len(words(left)) >= least_words else ""), frozenset(names), tuple(spans)
+
+
+def without_names(text: str) -> str:
+    """A result without clocks and the names that a machine made; spans of time stay."""
+    left = _CLOCK_ANYWHERE.sub(NAME, text)
+    return _MADE.sub(lambda found: found[0] if found["span"] else f"{found['called'] or ''}{NAME}", left)
 
 
 def shares(text: str) -> tuple[str, ...]:
@@ -357,9 +390,9 @@ def _may_name(*texts: str) -> bool:
 
 
 def parts(text: str, head: int, tail: int) -> tuple[str, str, str]:
-    """A text's beginning, middle and end; one that is not longer than both has no middle."""
+    """A text's beginning, middle and end; one that is not longer than both is all beginning."""
     if len(text) <= head + tail:
-        return text[:head], "", text[head:]
+        return text, "", ""
     # Where a word ends: half an address is no address.
     head = text.rfind(" ", 0, head) + 1 or head
     end = text.find(" ", len(text) - tail) if " " in text[-tail:] else len(text) - tail

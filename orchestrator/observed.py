@@ -8,6 +8,7 @@ from functools import cached_property
 
 from pydantic import JsonValue
 
+from chargehand.orchestrator.columns import Columns, columns
 from chargehand.orchestrator.facts import ToolFinished
 from chargehand.orchestrator.likeness import (
     ESSENCE_WORDS,
@@ -130,9 +131,9 @@ class Observed:
         return without_numbers(self.essence)
 
     @cached_property
-    def counts(self) -> tuple[float, ...]:
-        """The numbers in it, but for those in names and spans of time."""
-        return self.figures if self.tone == "failure" else tuple(map(float, _NUMBER.findall(self.essence)))
+    def columns(self) -> Columns:
+        """The result taken apart at its numbers; a failure's are its `figures`."""
+        return columns(self.gave)
 
     @cached_property
     def asked_for(self) -> frozenset[str]:

@@ -66,6 +66,10 @@ _SUCCESS = re.compile(
 _NO_SUCCESS = re.compile(r"\b\w+[\"']?\s?[:=]\s?[\"']?(?:false|no|none|null)\b", re.IGNORECASE)
 # An acknowledgement that goes on with good advice.
 _LONG_SUCCESS = re.compile(r"\b(?:has|have) been \w+|\bsuccessful(?:ly)?\b", re.IGNORECASE)
+# What was done to one thing, as many tools say it of whatever they do.
+_HAS_BEEN = re.compile(
+    r"(?!.*\b(?:is|are|was|still|not|remains?|stays?)\b)[^:=|\s]+(?: [^:=|\s]+){0,4} [a-z]+ed[.!]?", re.IGNORECASE
+)
 _WAITS = re.compile(r"(?:^|[\W_])(?:sleep|wait|delay|pause|backoff)(?:$|[\W_])", re.IGNORECASE)
 
 
@@ -83,6 +87,8 @@ def tone(text: str) -> Tone:
         return "success" if _LONG_SUCCESS.search(" ".join(beginning[:SHORT_WORDS])) else "plain"
     if _NOTHING.search(said):
         return "nothing"
+    if _HAS_BEEN.fullmatch(said):
+        return "success"
     return "success" if _SUCCESS.search(_INNER_CAPITAL.sub(" ", _NO_SUCCESS.sub("", said))) else "plain"
 
 

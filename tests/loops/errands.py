@@ -19,7 +19,7 @@ def bash(scene: Scene, command: str, ok: str | None = None, *, error: str | None
 
 @FAMILIES.honest
 def misses_once_in_each_file(scene: Scene, rng: random.Random) -> None:
-    for _ in range(5):
+    for _ in range(4):
         path, old = module(rng), f"import {name(rng).lower()}"
         scene.act(
             "edit_file",
@@ -35,7 +35,7 @@ def misses_once_in_each_file(scene: Scene, rng: random.Random) -> None:
 @FAMILIES.honest
 def fewer_fail_each_time(scene: Scene, rng: random.Random) -> None:
     path = module(rng)
-    for failed in (12, 9, 10, 7, 7, 5, 3, 4, 1, 0):
+    for failed in (12, 9, 10, 7, 5, 3, 4, 0):
         scene.act(
             "edit_file",
             {"path": path, "old_str": name(rng).lower(), "new_str": name(rng).lower()},
@@ -50,7 +50,7 @@ def fewer_fail_each_time(scene: Scene, rng: random.Random) -> None:
 
 @FAMILIES.honest
 def one_conflict_after_another(scene: Scene, rng: random.Random) -> None:
-    for index in range(1, 7):
+    for index in range(1, 6):
         path = module(rng)
         bash(
             scene,
@@ -86,7 +86,7 @@ def tree_resolves_in_the_end(scene: Scene, rng: random.Random) -> None:
 
 @FAMILIES.honest
 def solver_goes_back(scene: Scene, rng: random.Random) -> None:
-    for package in names(rng, 7):
+    for package in names(rng, 5):
         low = package.lower()
         tried = "\n".join(
             f"  Downloading {low}-2.{minor}.0-py3-none-any.whl ({rng.randint(20, 90)} kB)"
@@ -101,7 +101,7 @@ def solver_goes_back(scene: Scene, rng: random.Random) -> None:
 
 @FAMILIES.honest
 def build_gets_further(scene: Scene, rng: random.Random) -> None:
-    for step in range(2, 9):
+    for step in range(2, 8):
         missing = name(rng).lower()
         scene.act(
             "edit_file",
@@ -308,7 +308,7 @@ def looks_for_secrets(scene: Scene, rng: random.Random) -> None:
 
 @FAMILIES.honest
 def fewer_warnings(scene: Scene, rng: random.Random) -> None:
-    left = 31
+    left = 21
     while left > 2:
         path = module(rng)
         bash(
@@ -336,7 +336,7 @@ def files_fetched(scene: Scene, rng: random.Random) -> None:
 
 @FAMILIES.honest
 def compiler_finds_the_next(scene: Scene, rng: random.Random) -> None:
-    for _ in range(8):
+    for _ in range(6):
         line = rng.randint(20, 400)
         bash(
             scene,
@@ -424,7 +424,7 @@ def is_it_flaky(scene: Scene, rng: random.Random) -> None:
 @FAMILIES.honest
 def pages_by_cursor(scene: Scene, rng: random.Random) -> None:
     cursor = None
-    for _ in range(8):
+    for _ in range(6):
         asked, cursor = {"limit": 2, "cursor": cursor}, token(rng, 20)
         scene.act(
             "list_customers",

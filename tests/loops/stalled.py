@@ -62,8 +62,8 @@ def page_keeps_robots_out(scene: Scene, rng: random.Random) -> None:
 def reads_it_once_more(scene: Scene, rng: random.Random) -> None:
     path = module(rng)
     scene.act("grep", {"pattern": "def ", "path": path}, "12:def load(self):\n40:def store(self):")
-    text = "\n".join(f"{line}\t{name(rng).lower()} = {name(rng).lower()}()" for line in range(1, 16))
-    go_round(scene, 8, 2, lambda _: scene.act("read_file", {"path": path, "offset": 1, "limit": 15}, text))
+    text = "\n".join(f"{line}\t{name(rng).lower()} = {name(rng).lower()}()" for line in range(1, 9))
+    go_round(scene, 8, 2, lambda _: scene.act("read_file", {"path": path, "offset": 1, "limit": 8}, text))
 
 
 @FAMILIES.loop_at("identical", 2)
@@ -81,7 +81,7 @@ def push_is_refused(scene: Scene, rng: random.Random) -> None:
 @FAMILIES.loop_at("identical", 2)
 def image_does_not_build(scene: Scene, rng: random.Random) -> None:
     package = name(rng).lower()
-    for _ in range(8):
+    for _ in range(6):
         said = f'#0 building with "default" instance\n#5 [2/6] WORKDIR /app\n#5 CACHED\n#8 [4/6] RUN apt-get install -y lib{package}-dev\n#8 {rng.uniform(1, 3):.3f} E: Unable to locate package lib{package}-dev\n#8 ERROR: process "/bin/sh -c apt-get install" did not complete successfully: exit code: 100\n------\nERROR: failed to solve (ref {token(rng, 25)})'
         scene.act("bash", {"command": "docker build -t app:dev ."}, error=said, error_type="CommandFailed")
 
@@ -89,7 +89,7 @@ def image_does_not_build(scene: Scene, rng: random.Random) -> None:
 @FAMILIES.loop_at("identical", 3)
 def service_is_away(scene: Scene, rng: random.Random) -> None:
     url = f"https://api.{name(rng).lower()}.io/v1/items"
-    for _ in range(9):
+    for _ in range(8):
         scene.act(
             "bash",
             {"command": f"curl -sS -i {url}"},
@@ -109,7 +109,7 @@ def asks_the_web_in_other_words(scene: Scene, rng: random.Random) -> None:
             "url": f"https://{name(rng).lower()}.org/{token(rng, 6)}",
             "snippet": f"{thing} reported {name(rng).lower()} of {rng.randint(3, 90)} million",
         }
-        for _ in range(4)
+        for _ in range(3)
     ]
     words = (
         "revenue {t} {y}",
@@ -120,8 +120,6 @@ def asks_the_web_in_other_words(scene: Scene, rng: random.Random) -> None:
         "{t} total revenue fiscal year {y}",
         "how much revenue did {t} make {y}",
         "{t} financial results revenue {y}",
-        "{y} {t} income revenue statement",
-        "{t} earnings revenue {y} pdf",
     )
     for index, said in enumerate(words):
         shown = hits if index % 2 == 0 else [hits[1], hits[0], *hits[2:]]
@@ -158,7 +156,6 @@ def pip_with_other_options(scene: Scene, rng: random.Random) -> None:
         " --force-reinstall",
         " --no-cache-dir --upgrade",
         " --pre",
-        " --prefer-binary",
         " -v",
     ):
         said = f"Collecting {one}\n  Using cached {one}-2.1.0-py3-none-any.whl ({rng.randint(20, 400)} kB)\nERROR: Cannot install {one} and {other}==1.4 because these package versions have conflicting dependencies.\nThe conflict is caused by:\n    {one} 2.1.0 depends on attrs>=23\n    {other} 1.4 depends on attrs<22\nERROR: ResolutionImpossible"
@@ -286,7 +283,7 @@ def rebased_and_aborted(scene: Scene, rng: random.Random) -> None:
 @FAMILIES.loop_at("alternating", 4)
 def two_pins_that_fight(scene: Scene, rng: random.Random) -> None:
     one, other = names(rng, 2)
-    for index in range(10):
+    for index in range(9):
         here, there, version = (one, other, "4.2.0") if index % 2 == 0 else (other, one, "1.9.3")
         said = f"npm warn ERESOLVE overriding peer dependency\nchanged 1 package, and audited {rng.randint(311, 319)} packages in {rng.randint(1, 9)}s\n└─ invalid: {there.lower()} requires a peer of {here.lower()}, found {version}"
         scene.act("bash", {"command": f"npm i {here.lower()}@{version}"}, said)
@@ -364,7 +361,7 @@ def neither_will_merge(scene: Scene, rng: random.Random) -> None:
 def desk_to_desk_to_desk(scene: Scene, rng: random.Random) -> None:
     roles, matter = ("researcher", "writer", "editor"), name(rng)
     scene.loop_begins()
-    for index in range(12):
+    for index in range(9):
         giver, taker = roles[index % 3], roles[(index + 1) % 3]
         scene.act("read_file", {"path": f"notes/{matter}.md"}, f"# {matter}\n\nTODO", step=f"s{index}", role=giver)
         scene.act(
@@ -408,7 +405,7 @@ def same_test_whatever_is_edited(scene: Scene, rng: random.Random) -> None:
             "bash", {"command": "pytest -q"}, failing(rng, test, "assert Decimal('10.125') == Decimal('10.13')", 57)
         )
 
-    go_round(scene, 8, 3, body)
+    go_round(scene, 7, 3, body)
 
 
 @FAMILIES.loop_at("stuck_state", 7)
@@ -429,7 +426,7 @@ def restarted_and_still_down(scene: Scene, rng: random.Random) -> None:
 @FAMILIES.loop_at("stuck_state", 7)
 def warnings_stay_as_many(scene: Scene, rng: random.Random) -> None:
     path, rule = module(rng), rng.choice(("arg-type", "union-attr", "return-value"))
-    for _ in range(8):
+    for _ in range(6):
         scene.act(
             "edit_file",
             {"path": path, "old_str": name(rng).lower(), "new_str": f"cast({name(rng)}, {name(rng).lower()})"},
@@ -445,7 +442,7 @@ def warnings_stay_as_many(scene: Scene, rng: random.Random) -> None:
 @FAMILIES.loop_at("stuck_state", 3)
 def bottom_of_the_page(scene: Scene, rng: random.Random) -> None:
     text = " ".join(names(rng, 24))
-    for index in range(9):
+    for index in range(8):
         scene.act(
             "browser_scroll",
             {"direction": "down", "amount": rng.choice((400, 500, 600, 800))},

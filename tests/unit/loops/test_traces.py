@@ -28,7 +28,13 @@ KINDS = {"identical", "near_identical", "alternating", "ping_pong", "stuck_state
 # Known to be mistaken: the first seven objects of a list, each refused.
 MISTAKEN = {"forbidden_here_and_there"}
 # Not what is promised: recall and false trips as docs/benchmarks.md has them.
-SHORT_OF_IT = {"field_sealed": (0.87, 0), "crossed": (0.93, 0), "crossed_sealed": (0.91, 0)}
+SHORT_OF_IT = {
+    "field_sealed": (0.98, 0),
+    "crossed": (0.99, 0),
+    "crossed_sealed": (0.99, 0),
+    "daily": (0.93, 0),
+    "daily_sealed": (0.92, 0),
+}
 
 
 def test_the_traces_are_those_that_their_seeds_make() -> None:

@@ -117,3 +117,22 @@ def test_any_text_can_be_judged(text: str) -> None:
     assert isinstance(settle(text), str)
     assert all(isinstance(figure, float) for figure in settle_failure(text)[1])
     assert tone(text) in ("failure", "nothing", "success", "plain")
+
+
+def test_the_order_of_the_objects_in_a_list_says_nothing() -> None:
+    one, other = '{"name": "Ada", "born": 1815}', '{"name": "Grace", "born": 1906}'
+
+    assert settle(f'{{"hits": [{one}, {other}]}}') == settle(f'{{"hits": [{other}, {one}]}}')
+    assert settle(f'{{"hits": [{one}, {other}]}}') != settle(f'{{"hits": [{one}, {one}]}}')
+
+
+@pytest.mark.parametrize("characters", range(370, 420, 3))
+def test_a_time_is_set_aside_wherever_in_a_short_text_it_stands(characters: int) -> None:
+    text = ("word " * 100)[:characters]
+
+    assert settle(f"{text} took 12 ms.") == settle(f"{text} took 345 ms.")
+
+
+def test_ago_is_a_clock_unless_it_is_of_the_last_progress() -> None:
+    assert settle("queued, triggered 5 minutes ago") == settle("queued, triggered 9 minutes ago")
+    assert settle("running, updated 5 minutes ago") != settle("running, updated 1 minutes ago")
