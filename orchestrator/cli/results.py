@@ -1,7 +1,7 @@
 """What a run came to: its verdict for people, and its files."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ FILES = (REPORT, SARIF, PATCH)
 REPORT_STEP = "report"
 # A result of a plan of your own may be anything, and large.
 MAX_RESULT_CHARACTERS = 2_000
+# Steps that a run went on without are named up to so many; a map may tolerate hundreds.
+MOST_MISSING = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,7 +128,9 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
             console.print(
                 Text.assemble("  has  ", (one_line(key), "bold"), f"  {one_line(_shown(given), 200)}"), soft_wrap=True
             )
-    elif not outcome.verdict_lines:
+    elif outcome.failed_steps:
+        _print_missing(console, outcome.failed_steps)
+    if outcome.status == "succeeded" and not outcome.verdict_lines:
         console.print(Text(plain(_shown(outcome.result), MAX_RESULT_CHARACTERS)), soft_wrap=True)
     if outcome.files:
         console.print()
@@ -135,6 +139,16 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
         console.print(Text.assemble((f"  {name:<{width}}  ", "bold"), plain(_near(path))), soft_wrap=True)
     console.print()
     console.print(Text(account_line(outcome.account), style="dim"), soft_wrap=True)
+
+
+def _print_missing(console: Console, failed: Mapping[str, str]) -> None:
+    """What a run that reached its end is without: its plan let it go on."""
+    lacks = f"Incomplete: {plural(len(failed), 'step')} failed, and the run went on without:"
+    console.print(Text(lacks, style=STATUS_STYLES.get("failed", "")), soft_wrap=True)
+    for key, error in list(failed.items())[:MOST_MISSING]:
+        console.print(Text(f"  {one_line(key)}: {one_line(error, 200)}"), soft_wrap=True)
+    if len(failed) > MOST_MISSING:
+        console.print(Text(f"  and {len(failed) - MOST_MISSING} more (chargehand status)"), soft_wrap=True)
 
 
 def account_line(account: Account) -> str:

@@ -1,5 +1,6 @@
 """The tree of budgets: tenant, run, step and the colleagues it asks; caps of calls and tokens; what ends a run."""
 
+import os
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +12,13 @@ import pytest
 from sqlalchemy.orm import Session
 
 from chargehand.orchestrator import counting, runs, views
+from chargehand.orchestrator.cli import invoke
 from chargehand.orchestrator.counting import Counted
 from chargehand.orchestrator.errors import BudgetBusy, BudgetExceeded, InvalidPlan
 from chargehand.orchestrator.facts import ModelFailed, ModelRequested, ModelResponded, StepFinished, StepWaiting, Usage
 from chargehand.orchestrator.plan import Plan, PlanPatch, Step, step_id
 from chargehand.orchestrator.prices import cost_microusd
+from chargehand.orchestrator.settings import load_settings
 from chargehand.orchestrator.steps import HeldStep, new_wait_id
 from chargehand.orchestrator.tenant_caps import caps_of, set_caps
 from chargehand.orchestrator.tenant_counts import CountCaps, TenantCounts, set_count_caps
@@ -23,7 +26,7 @@ from chargehand.orchestrator.turns import StepRecorder
 from chargehand.workers.executor import execute
 from chargehand.workers.models.interface import ModelAnswer, ModelCall, Quote
 from chargehand.workers.tools.registry import Tool, make_tool
-from tests.integration.core.agents import ANSWER, FunctionModel, agent, shop, start, use
+from tests.integration.core.agents import ANSWER, FunctionModel, agent, deliver, shop, start, use
 from tests.integration.core.test_turns import requested, responded, script, take_turn
 
 if TYPE_CHECKING:
@@ -116,6 +119,47 @@ def test_a_run_that_spent_its_budget_fails_and_keeps_what_its_steps_gave(house: 
     assert house.drift(run_id) == []
     with house.as_tenant() as session:
         assert list(views.partial_of(session, run_id)) == ["a"]
+
+
+@pytest.mark.parametrize(("join", "status"), [("all", "failed"), ("settled", "succeeded")])
+def test_what_a_run_over_its_budget_gave_and_lacks_is_printed_however_it_ends(
+    house: "House", monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], join: Any, status: str
+) -> None:
+    def reply(call: Any, turn: int) -> list[Any]:
+        return [use("submit_answer", turn, **ANSWER)]
+
+    last = script("c", "b").model_copy(update={"join": join})
+    run_id = start(house, agent("a"), agent("b", after=("a",)), last, tools={}, budget_microusd=1)
+    for key in ("a", "b"):
+        deliver(house, shop(house, reply, {}), run_id, key)
+        house.advance(run_id)
+        house.admit()
+    if status == "succeeded":
+        house.run(run_id, "c", "written all the same")
+        house.advance(run_id)
+    for name in list(os.environ):
+        if name.startswith("CHARGEHAND_"):
+            monkeypatch.delenv(name)
+    given = {"DATABASE_URL": house.database_url, "TENANT": str(house.tenant), "HOME": str(house.settings.home)}
+    for name, value in {**given, "REDIS_URL": "redis://127.0.0.1:1/0"}.items():
+        monkeypatch.setenv(f"CHARGEHAND_{name}", value)
+    load_settings.cache_clear()
+
+    code = invoke(["result", str(run_id)])
+    load_settings.cache_clear()
+    said = capsys.readouterr().out
+
+    assert house.run_row(run_id).status == status
+    assert "b: budget: A call of at most 1 micro-dollars does not fit" in said
+    if status == "failed":
+        assert code != 0
+        assert "The run failed: budget: step 'b' failed" in said
+        assert "has  a  " in said
+        assert "by hand" in said
+    else:
+        assert code == 0
+        assert "Incomplete: 1 step failed" in said
+        assert "written all the same" in said
 
 
 def test_a_run_that_was_told_to_ask_waits_for_a_person_and_goes_on_with_more(house: "House") -> None:
