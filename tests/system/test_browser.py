@@ -139,7 +139,7 @@ def test_a_goal_is_submitted_watched_live_answered_and_reported(
     ada.keep("run_live")
 
     # Two people look at the same question; the second is told that the first was first.
-    page.get_by_role("link", name="Answer").click()
+    page.get_by_role("link", name="Answer", exact=True).click()
     ada.keep("inbox")
     theirs = bob.sign_in("/inbox")
     expect(theirs.locator(".asks")).to_contain_text("no rule knows how to repair it")
