@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ STATE_CHARACTERS = 80
 CLOCK_LOOKS = 8
 # So many lines are written above a place between two looks at it; farther off is another place.
 MOST_DRIFT = 6
+# So many answers to a question, the newest, tell which of their numbers jump about.
+NOISE_LOOKS = 12
 # Two spans of time are a pair; with three it shows whether they grow.
 LEAST_SERIES = 3
 
@@ -122,7 +125,7 @@ def _noise_of_tools(own: Sequence[Observed], askers: Iterable[Sequence[int]]) ->
     by_tool: dict[str, list[list[Columns]]] = {}
     for places in askers:
         if len(places) > 1:
-            by_tool.setdefault(own[places[0]].tool, []).append([own[place].columns for place in places])
+            by_tool.setdefault(own[places[0]].tool, []).append([own[place].columns for place in places[-NOISE_LOOKS:]])
     return {tool: noise(answers) for tool, answers in by_tool.items()}
 
 
@@ -156,11 +159,18 @@ def _is_of(form: str, essence: str) -> bool:
     """Whether two results are the same but for one more name, which looks like a word by chance."""
     if form == essence:
         return True
-    mine, theirs = _PIECE.findall(form), _PIECE.findall(essence)
+    if NAME not in form and NAME not in essence:
+        return False
+    mine, theirs = _pieces(form), _pieces(essence)
     if len(mine) != len(theirs):
         return False
     different = [(one, other) for one, other in zip(mine, theirs, strict=True) if one != other]
     return len(different) == 1 and NAME in different[0][0] + different[0][1]
+
+
+@lru_cache(maxsize=256)
+def _pieces(text: str) -> tuple[str, ...]:
+    return tuple(_PIECE.findall(text))
 
 
 def _moves(series: Sequence[tuple[float, ...]]) -> bool:
