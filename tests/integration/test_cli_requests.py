@@ -334,6 +334,19 @@ def test_a_run_is_watched_steered_and_proved_without_any_worker(in_process, repo
     assert json.loads(ended.stdout)["status"] == "cancelled"
 
 
+def test_logs_that_are_followed_go_on_until_the_run_has_ended(in_process, repository, database_url, redis_url):
+    servers = {"CHARGEHAND_DATABASE_URL": database_url, "CHARGEHAND_REDIS_URL": redis_url}
+    run_id = in_process("run", "Audit", "--workspace", str(repository), "-d", **servers).stdout.strip()
+    command = [*COMMAND, "logs", run_id, "-f"]
+    with subprocess.Popen(command, env=os.environ, stdout=subprocess.PIPE, text=True) as following:
+        first = following.stdout.readline()
+        assert in_process("cancel", run_id, **servers).returncode == 0
+        rest = following.stdout.readlines()
+    assert "run.submitted" in first
+    assert any("run.finished" in line for line in rest)
+    assert following.returncode == 0
+
+
 def test_an_edited_journal_is_found(in_process, database_url, redis_url):
     import psycopg
 
