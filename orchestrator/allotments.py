@@ -8,7 +8,7 @@ Locks: the step, its run's budget, its tenant's; of several budgets in the order
 """
 
 from chargehand.orchestrator.connections import Connections, Row
-from chargehand.orchestrator.errors import BudgetBusy, BudgetExceeded, LeaseLost
+from chargehand.orchestrator.errors import BudgetBusy, BudgetExceeded, LeaseLost, StepBudgetExceeded
 from chargehand.orchestrator.steps import Claim
 
 # An allotment lasts about this many turns, so that the run's row is locked that seldom.
@@ -179,7 +179,7 @@ def draw(connections: Connections, claim: Claim, need: int) -> None:
 
 def _check_run(standing: Row, need: int) -> None:
     if standing["room"] + max(0, standing["free"] or 0) < need:
-        raise BudgetExceeded(
+        raise StepBudgetExceeded(
             f"A call of at most {need} micro-dollars does not fit: {standing['room']} are left of the budget that its "
             "step has, with the colleagues it asks; give that step more, or none of its own."
         )

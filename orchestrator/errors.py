@@ -23,6 +23,7 @@
     │   ├── StepCancelled         the step was cancelled while it ran
     │   └── StepPaused            the run was paused: hand the step back
     ├── BudgetExceeded            the call does not fit under the run's cap
+    │   └── StepBudgetExceeded    it does not fit under its step's
     └── BudgetBusy                it does not fit now, but open reservations may settle
 
 Three kinds are kept apart: *try later* (`Unavailable`, `BudgetBusy`), *tell the model* (raised by tools, see
@@ -142,6 +143,10 @@ class StepPaused(Fenced):
 
 class BudgetExceeded(ChargehandError):
     """The call does not fit under the run's cap, whatever still settles."""
+
+
+class StepBudgetExceeded(BudgetExceeded):
+    """It does not fit under the cap of its own step; the run may have more."""
 
 
 class BudgetBusy(ChargehandError):

@@ -29,6 +29,8 @@ OnConflict = Literal["queue", "reject", "cancel_older"]
 OnBudget = Literal["fail", "ask"]
 # The error of a step, and the reason of a run, that failed because money, calls or tokens were used up.
 OVER_BUDGET = "budget: "
+# The same of a step whose own cap was used up: the run may have more.
+OVER_OWN_BUDGET = "budget: of the step: "
 """What becomes of a run whose concurrency key another one has: it waits, is refused, or takes the other's place."""
 WaitReason = Literal[
     "human", "gate", "rate", "budget", "retry", "children", "celery_task", "paused", "circuit", "batch"

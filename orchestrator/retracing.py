@@ -36,6 +36,7 @@ from chargehand.orchestrator.facts import (
 from chargehand.orchestrator.plan import CONTROL_KINDS, Step, step_id, topological
 from chargehand.orchestrator.replanning import REPLANNER
 from chargehand.orchestrator.replay import Divergence
+from chargehand.orchestrator.rounds import is_over_budget
 from chargehand.orchestrator.transitions import Recorded, RunState, StepState, apply, apply_to_step, settle
 
 
@@ -346,8 +347,17 @@ class _Graph:
             return
         self.run.decisions += 1
         outcome = self._settled().outcome
+        if outcome == "succeeded" and is_over_budget(self._errors()):
+            outcome = "failed"
         if outcome != fact.outcome:
             self.run.diverges(row.entry, "outcome", expected=fact.outcome, found=outcome)
+
+    def _errors(self) -> Iterator[str]:
+        """Of the steps that failed and were not done again."""
+        for step in self.run.planned:
+            rows = self.run.step_rows.get(step)
+            if self.run.state.steps[step].status == "failed" and rows and isinstance(rows[-1].fact, StepFinished):
+                yield rows[-1].fact.error
 
     def _settled(self, opened: Iterable[UUID] = ()) -> Any:
         steps = self.run.state.steps

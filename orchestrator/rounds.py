@@ -1,11 +1,12 @@
 """One round of a run: what its steps, as they stand now, make possible; pure."""
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 from uuid import UUID
 
+from chargehand.orchestrator.facts import OVER_BUDGET, OVER_OWN_BUDGET
 from chargehand.orchestrator.plan import CONTROL_KINDS, Join
 from chargehand.orchestrator.transitions import RUN_ENDINGS, STEP_ENDINGS, settle
 
@@ -112,6 +113,11 @@ def decide(places: Mapping[UUID, Place], standings: Mapping[UUID, Standing], *, 
         to_cancel=to_cancel,
         may_admit=bool(ready) or any(standings[step].status == "ready" for step in found.ready),
     )
+
+
+def is_over_budget(errors: Iterable[str]) -> bool:
+    """Whether any of a run's failed steps had no money, calls, tokens or time left of the run's or of its tenant's."""
+    return any(error.startswith(OVER_BUDGET) and not error.startswith(OVER_OWN_BUDGET) for error in errors)
 
 
 def _to_look_at(places: Mapping[UUID, Place], standings: Mapping[UUID, Standing]) -> tuple[UUID, ...]:

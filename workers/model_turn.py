@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from uuid import UUID
 
-from chargehand.orchestrator.errors import BudgetBusy, BudgetExceeded
-from chargehand.orchestrator.facts import OVER_BUDGET, ModelFailed, ModelRequested
+from chargehand.orchestrator.errors import BudgetBusy, BudgetExceeded, StepBudgetExceeded
+from chargehand.orchestrator.facts import OVER_BUDGET, OVER_OWN_BUDGET, ModelFailed, ModelRequested
 from chargehand.workers.answers import responded
 from chargehand.workers.batch_turn import BatchTurn
 from chargehand.workers.context import AgentTask, Request, build
@@ -167,7 +167,8 @@ class ModelTurn:
             return Wait(reason="budget", question=str(error), run_after_seconds=BUDGET_WAIT_SECONDS)
         except BudgetExceeded as error:
             if self._task.on_budget == "fail":
-                return Failed(error=f"{OVER_BUDGET}{error}")
+                over = OVER_OWN_BUDGET if isinstance(error, StepBudgetExceeded) else OVER_BUDGET
+                return Failed(error=f"{over}{error}")
             return Wait(
                 reason="budget",
                 question=(

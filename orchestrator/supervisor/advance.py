@@ -22,6 +22,7 @@ from chargehand.orchestrator.facts import (
     SCHEMA_VERSION,
     ReservationsCharged,
     RunFinished,
+    RunOutcome,
     StepAnchor,
     StepFinished,
     StepsAnchored,
@@ -216,6 +217,7 @@ def _close(
 
     Gives how it ended, once.
     """
+    outcome: RunOutcome | None = None
     if found.outcome is None and not _is_anchored(run) and _waits_for_batches(run):
         # It was ended from outside: what its batches cost is asked for, and goes into its stream before that is sealed.
         return ""
@@ -225,10 +227,10 @@ def _close(
     if found.outcome is not None:
         # The watch loop looks now and then; a short run may be over by then.
         record_passed(run.session, run.tenant, run.run_id)
-        reason = "" if found.outcome == "succeeded" else _why_failed(run, places, standing)
-        runs.record(run.session, run.tenant, run.run_id, [RunFinished(outcome=found.outcome, reason=reason)])
+        outcome, reason = _ending(run, places, standing, found.outcome)
+        runs.record(run.session, run.tenant, run.run_id, [RunFinished(outcome=outcome, reason=reason)])
         row = run.session.get_one(RunRow, run.run_id)
-        row.status, row.reason = found.outcome, reason
+        row.status, row.reason = outcome, reason
         row.finished_at = func.clock_timestamp()
         if row.consolidate_microusd is not None:
             consolidating.ask(run.session, run.tenant, run.run_id, budget_microusd=row.consolidate_microusd)
@@ -238,7 +240,21 @@ def _close(
     # What it borrowed from its tenant and did not spend.
     run.execute(GIVE_BACK, ())
     journal.anchor_run(run.session, tenant=run.tenant, run=run.run_id, key=audit_key)
-    return found.outcome or run.status
+    return outcome or run.status
+
+
+def _ending(
+    run: _Run, places: Mapping[UUID, Place], standing: Mapping[UUID, Standing], outcome: RunOutcome
+) -> tuple[RunOutcome, str]:
+    """How a run ends that has nothing more to do, and why; over its budget it has failed, however far it came."""
+    failed = [step for step in places if standing[step].status == "failed"]
+    if not failed:
+        return outcome, "" if outcome == "succeeded" else _why_failed(places, {})
+    ends = _ends_of(run.session, run.run_id, failed)
+    is_over = rounds.is_over_budget(end.error for end in ends.values() if end is not None)
+    if outcome == "succeeded" and not is_over:
+        return outcome, ""
+    return "failed", _why_failed(places, ends)
 
 
 def _waits_for_batches(run: _Run) -> bool:
@@ -257,15 +273,25 @@ def _is_anchored(run: _Run) -> bool:
     )
 
 
-def _why_failed(run: _Run, places: Mapping[UUID, Place], standing: Mapping[UUID, Standing]) -> str:
-    failed = [step for step in places if standing[step].status == "failed"][:ERRORS_SHOWN]
-    ends = {step: _end_of(run.session, run.run_id, step) for step in failed}
-    told = [
-        f"step {places[step].key!r} failed: {end.error.removeprefix(OVER_BUDGET) if end is not None else ''}"
-        for step, end in ends.items()
-    ]
-    over = OVER_BUDGET if any(end and end.error.startswith(OVER_BUDGET) for end in ends.values()) else ""
-    return over + ("; ".join(told) or "not every final step was reached")
+def _why_failed(places: Mapping[UUID, Place], ends: Mapping[UUID, StepFinished | None]) -> str:
+    # What the run failed by comes first, if it is the budget.
+    errors = {step: end.error if end is not None else "" for step, end in ends.items()}
+    told = sorted(errors, key=lambda step: not errors[step].startswith(OVER_BUDGET))[:ERRORS_SHOWN]
+    over = OVER_BUDGET if any(errors[step].startswith(OVER_BUDGET) for step in told) else ""
+    lines = [f"step {places[step].key!r} failed: {errors[step].removeprefix(OVER_BUDGET)}" for step in told]
+    return over + ("; ".join(lines) or "not every final step was reached")
+
+
+def _ends_of(session: Session, run_id: UUID, steps: Sequence[UUID]) -> dict[UUID, StepFinished | None]:
+    """The last end of each."""
+    if len(steps) == 1:
+        return {steps[0]: _end_of(session, run_id, steps[0])}
+    found: dict[UUID, StepFinished | None] = dict.fromkeys(steps)
+    for entry in journal.read(session, run_id, kinds=["step.finished"]):
+        if entry.step in found and entry.body is not None:
+            fact = parse_fact(entry.body, schema_version=entry.schema_version)
+            found[entry.step] = fact if isinstance(fact, StepFinished) else None
+    return found
 
 
 def _end_of(session: Session, run_id: UUID, step: UUID) -> StepFinished | None:
