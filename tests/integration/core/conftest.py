@@ -220,8 +220,8 @@ class House:
             return verification.drift(session, run_id)
 
     def objections(self, run_id: UUID, key: bytes = AUDIT_KEY) -> list[str]:
-        """What verification says of the run and of its tenant's chain."""
-        with Session(self.supervisor) as session:
+        """What verification says of the run and of its tenant's chain; as the owner, too."""
+        with Session(self.owner) as session:
             found = [*verification.verify_run(session, run_id).objections]
             tenant = self.run_row(run_id).tenant
             found += journal.verify_anchors(session, tenant, key=key)
