@@ -170,6 +170,7 @@ def test_migrations_and_roles_come_with_the_wheel(venv: Path, project: Path, emp
     ]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(COMMAND_TIMEOUT_SECONDS + 30)
 def test_a_users_program_is_checked_strictly_against_the_facade(venv: Path, project: Path) -> None:
     (project / "refunds.py").write_text((ROOT / "examples" / "refunds.py").read_text())

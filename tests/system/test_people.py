@@ -15,7 +15,7 @@ from chargehand.orchestrator.plan import Expiry, Plan, Step
 from chargehand.orchestrator.views import Escalation
 from chargehand.orchestrator.webhooks.signing import verify_webhook
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.long]
 
 RUNS = 12
 RUN_SECONDS = 90.0
