@@ -36,7 +36,8 @@ def test_a_majority_holds_the_lock_and_all_free_it(nodes: list[Node], redlock: R
     for _ in range(2):  # whoever is not connected when a majority has agreed is not waited for
         lock = redlock.acquire("plan")
         assert holders(nodes).count(lock.token) >= 3
-        assert 5 < lock.remaining_seconds() < 10
+        # Less 1 % for clocks that run apart and 2 ms for the expiry's grain, however fast the nodes answer.
+        assert 5 < lock.remaining_seconds() < 10 - 0.1 - 0.002
         redlock.release(lock)
         assert holders(nodes) == [None] * 5
 
