@@ -81,6 +81,20 @@ def test_programs_read_json_with_the_places_of_the_words(chargehand: Run, folder
     assert (held["scope"], held["kinds"]) == ("library", {"passage": 2})
 
 
+def test_a_person_at_a_terminal_sees_the_words_of_the_question_marked(
+    chargehand: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chargehand("add", str(folder))
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+
+    _, out, _ = chargehand("search", "open counter", "--limit", "1")
+
+    marked = "\x1b[1;33m{}\x1b[0m".format
+    assert f"The {marked('counter')} is {marked('open')} from 9 to 17." in out
+
+
 def test_what_was_believed_before_a_change_is_found_as_of_then(
     chargehand: Run, folder: Path, database_url: str
 ) -> None:
