@@ -1,6 +1,8 @@
 """`chargehand roles` of files, without a server."""
 
 import json
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +57,35 @@ def test_a_role_of_the_users_is_listed_and_what_it_takes_the_place_of_is_said(
     listed = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
     assert listed["postmaster"]["overrides"] == []
     assert listed["researcher"]["overrides"][0].endswith("workers/roles/researcher.md")
+
+
+def test_roles_in_a_git_repository_of_the_users_have_its_commit_until_their_file_changes(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def git(*arguments: str) -> str:
+        identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+        environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull}
+        command = ["git", "-C", str(folder), *identity, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.strip()
+
+    def listed() -> dict[str, object]:
+        assert invoke(["roles", "list", "--json"]) == exits.OK
+        return next(one for one in json.loads(capsys.readouterr().out) if one["name"] == "postmaster")
+
+    file = folder / "postmaster.md"
+    file.write_text(ROLE)
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "roles")
+
+    committed = listed()
+    assert committed["commit"] == git("rev-parse", "HEAD")
+    assert committed["hash"] == git("rev-parse", "HEAD:postmaster.md")
+
+    file.write_text(ROLE.replace("Answer.", "Answer in one line."))
+    changed = listed()
+    assert changed["commit"] is None
+    assert changed["hash"] == git("hash-object", "postmaster.md")
 
 
 def test_the_roles_of_this_installation_are_right(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
