@@ -17,7 +17,7 @@ SELECT tenant, %(call)s, run, id, %(model)s, %(max_tokens)s, %(counted)s FROM st
 WHERE id = %(step)s AND epoch = %(epoch)s AND status = 'running' FOR NO KEY UPDATE
 """
 # Not fenced: the batch is there, whoever has the step.
-_PLACE = "UPDATE batched_calls SET batch_id = %(batch_id)s WHERE call = %(call)s"
+PLACE = "UPDATE batched_calls SET batch_id = %(batch_id)s WHERE call = %(call)s"
 _FORGET = "DELETE FROM batched_calls WHERE call = %(call)s"
 
 
@@ -46,7 +46,7 @@ class BatchedCalls:
 
     def place(self, call_id: UUID, batch_id: str) -> None:
         """The call is in this batch."""
-        self._run(_PLACE, call_id, batch_id=batch_id)
+        self._run(PLACE, call_id, batch_id=batch_id)
 
     def forget(self, call_id: UUID) -> None:
         """The call is settled, or was not made."""

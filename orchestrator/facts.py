@@ -26,12 +26,12 @@ SCHEMA_VERSION = 1
 RunOutcome = Literal["succeeded", "failed", "cancelled"]
 StepOutcome = Literal["succeeded", "failed", "cancelled"]
 OnConflict = Literal["queue", "reject", "cancel_older"]
+"""What becomes of a run whose concurrency key another one has: it waits, is refused, or takes the other's place."""
 OnBudget = Literal["fail", "ask"]
-# The error of a step, and the reason of a run, that failed because money, calls or tokens were used up.
+# The error of a step, and the reason of a run, that failed because money, calls, tokens or time were used up.
 OVER_BUDGET = "budget: "
 # The same of a step whose own cap was used up: the run may have more.
-OVER_OWN_BUDGET = "budget: of the step: "
-"""What becomes of a run whose concurrency key another one has: it waits, is refused, or takes the other's place."""
+OVER_OWN_BUDGET = "budget: its own is used up. "
 WaitReason = Literal[
     "human", "gate", "rate", "budget", "retry", "children", "celery_task", "paused", "circuit", "batch"
 ]

@@ -7,6 +7,7 @@ any other, keyed by its id, and is accounted for once. Nothing of the step goes 
 import logging
 from uuid import UUID
 
+from chargehand.orchestrator.batched_calls import PLACE
 from chargehand.orchestrator.connections import Row
 from chargehand.orchestrator.errors import Unavailable
 from chargehand.orchestrator.transitions import STEP_ENDINGS
@@ -27,7 +28,6 @@ _CALL = """
 SELECT c.run, c.step, c.model, c.batch_id, c.may_cancel FROM batched_calls c JOIN steps s ON s.id = c.step
 WHERE c.call = %(call)s AND s.status = ANY(%(endings)s)
 """
-_PLACE = "UPDATE batched_calls SET batch_id = %(batch_id)s WHERE call = %(call)s"
 _FORGET = """
 WITH gone AS (DELETE FROM batched_calls WHERE call = %(call)s RETURNING tenant, run)
 INSERT INTO rings (tenant, run) SELECT tenant, run FROM gone
@@ -55,7 +55,7 @@ def _close(shop: Shop, batches: Batches, tenant: UUID, call_id: UUID, row: Row) 
                 # Never sent, or lost: it stays charged as reserved.
                 shop.connections.run(tenant, _FORGET, {"call": call_id})
                 return
-            shop.connections.run(tenant, _PLACE, {"call": call_id, "batch_id": batch_id})
+            shop.connections.run(tenant, PLACE, {"call": call_id, "batch_id": batch_id})
         answer = batches.answer(row["model"], batch_id, call_id)
         if answer is None:
             if row["may_cancel"]:

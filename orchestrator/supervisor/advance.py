@@ -284,8 +284,6 @@ def _why_failed(places: Mapping[UUID, Place], ends: Mapping[UUID, StepFinished |
 
 def _ends_of(session: Session, run_id: UUID, steps: Sequence[UUID]) -> dict[UUID, StepFinished | None]:
     """The last end of each."""
-    if len(steps) == 1:
-        return {steps[0]: _end_of(session, run_id, steps[0])}
     found: dict[UUID, StepFinished | None] = dict.fromkeys(steps)
     for entry in journal.read(session, run_id, kinds=["step.finished"]):
         if entry.step in found and entry.body is not None:

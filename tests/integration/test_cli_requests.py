@@ -188,19 +188,27 @@ def test_without_servers_every_command_says_how_to_start_them(in_process):
         refused(in_process(*command), "chargehand up", code=3)
 
 
-def test_a_postgres_that_is_down_is_said_within_seconds(chargehand, repository):
-    started = time.monotonic()
-    chargehand("--help")
-    # Starting Python is not the server's time, and takes long on a loaded machine.
-    start_seconds = time.monotonic() - started
-    started = time.monotonic()
-    done = chargehand(
-        "run", "Audit", "--workspace", str(repository),
-        CHARGEHAND_DATABASE_URL="postgresql://nobody@127.0.0.1:1/none", CHARGEHAND_REDIS_URL="redis://127.0.0.1:1/0",
-    )  # fmt: skip
-    refused(done, "Postgres does not answer", code=3)
-    # Five seconds by itself; others may have the machine meanwhile.
-    assert time.monotonic() - started < 15 + 3 * start_seconds
+def test_a_postgres_that_is_down_is_said_within_five_seconds(chargehand, repository):
+    def took_seconds(*command: str, **settings: str) -> float:
+        started = time.monotonic()
+        done = chargehand(*command, **settings)
+        if settings:
+            refused(done, "Postgres does not answer", code=3)
+        return time.monotonic() - started
+
+    down = {
+        "CHARGEHAND_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none",
+        "CHARGEHAND_REDIS_URL": "redis://127.0.0.1:1/0",
+    }
+    late = []
+    # Others may have the machine meanwhile, but not each time; what is slow by itself is slow three times.
+    for _ in range(3):
+        # Starting Python is not the server's time, and takes long on a loaded machine.
+        start_seconds = took_seconds("--help")
+        late.append(took_seconds("run", "Audit", "--workspace", str(repository), **down) - 3 * start_seconds)
+        if late[-1] < 5:
+            break
+    assert min(late) < 5
     assert not list((chargehand.home / "artifacts").glob("repositories/*"))
 
 

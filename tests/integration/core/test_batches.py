@@ -1,13 +1,11 @@
 """A call that is not urgent outlives its claim: never paid twice, never lost, wherever its worker dies."""
 
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
-import anthropic
 import pytest
 from sqlalchemy.orm import Session
 
@@ -23,25 +21,21 @@ from chargehand.orchestrator.facts import (
     parse_fact,
 )
 from chargehand.orchestrator.plan import Plan, Step, step_id
-from chargehand.orchestrator.prices import PRICES, batched_microusd, cost_microusd
+from chargehand.orchestrator.prices import batched_microusd, cost_microusd
 from chargehand.orchestrator.tenant_counts import CountCaps, counts_of, set_count_caps
 from chargehand.orchestrator.turns import StepRecorder
 from chargehand.workers.models.client import AnthropicModels
 from chargehand.workers.models.interface import Batches, BatchFailed, ModelAnswer, ModelCall
-from chargehand.workers.models.profiles import PROFILES
-from chargehand.workers.models.router import Tiers
-from chargehand.workers.offline import MODEL
 from chargehand.workers.offline.batches import BatchStore
 from chargehand.workers.offline.server import OfflineServer
 from chargehand.workers.replay import replay
 from chargehand.workers.shop import Shop
 from tests.integration.core import agents
+from tests.integration.core.batch_models import NAME, models_of, serving
 
 if TYPE_CHECKING:
     from tests.integration.core.conftest import House
 
-NAME = "claude-opus-5-5"
-PRICED = {**PRICES, MODEL: PRICES[NAME]}
 ASK = agents.agent("ask", urgent=False)
 At = Literal["before", "after"]
 
@@ -96,19 +90,14 @@ class Expired(Mortal):
 
 @pytest.fixture
 def server() -> Iterator[OfflineServer]:
-    with OfflineServer(("127.0.0.1", 0), allow_faults=True) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
+    with serving() as server:
         yield server
-        server.shutdown()
-        thread.join(timeout=5)
 
 
 @pytest.fixture
 def models(server: OfflineServer) -> Iterator[AnthropicModels]:
-    with anthropic.Anthropic(base_url=server.base_url, api_key="none", max_retries=0) as client:
-        tiers = Tiers(small=NAME, medium=NAME, large=NAME)
-        yield AnthropicModels(client, tiers=tiers, profile=PROFILES["anthropic"], prices=PRICED)
+    with models_of(server) as models:
+        yield models
 
 
 def shop_of(house: "House", models: AnthropicModels, batches: Batches | None = None) -> Shop:
@@ -284,9 +273,7 @@ def test_a_batch_without_an_answer_costs_nothing_and_the_call_is_made_at_once(
 
 def test_an_endpoint_without_batches_is_asked_at_once_and_says_so(house: "House", server: OfflineServer) -> None:
     run_id = agents.start(house, ASK, tools={})
-    with anthropic.Anthropic(base_url=server.base_url, api_key="none", max_retries=0) as client:
-        tiers = Tiers(small=NAME, medium=NAME, large=NAME)
-        models = AnthropicModels(client, tiers=tiers, profile=PROFILES["litellm"], prices=PRICED)
+    with models_of(server, profile="litellm") as models:
         agents.deliver(house, shop_of(house, models), run_id, "ask")
 
     requests = [fact for fact in check(house, server, run_id) if isinstance(fact, ModelRequested)]

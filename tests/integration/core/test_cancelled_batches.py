@@ -1,35 +1,29 @@
 """A run ended while its batch is out: the batch is cancelled, what comes is accounted for once, and nothing goes on."""
 
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-import anthropic
 import pytest
 
 from chargehand.orchestrator import runs
 from chargehand.orchestrator.plan import step_id
-from chargehand.orchestrator.prices import PRICES
 from chargehand.orchestrator.supervisor.closing import MOST_SEARCHES, due_closings
 from chargehand.orchestrator.turns import StepRecorder
 from chargehand.workers.batch_closing import close_batched_call
 from chargehand.workers.models.client import AnthropicModels
 from chargehand.workers.models.interface import Batches, ModelAnswer, ModelCall
-from chargehand.workers.models.profiles import PROFILES
-from chargehand.workers.models.router import Tiers
-from chargehand.workers.offline import MODEL
 from chargehand.workers.offline.batches import BatchStore
 from chargehand.workers.offline.server import OfflineServer
 from chargehand.workers.shop import Shop
 from tests.integration.core import agents
+from tests.integration.core.batch_models import models_of, serving
 
 if TYPE_CHECKING:
     from tests.integration.core.conftest import House
 
-NAME = "claude-opus-5-5"
 ASK = agents.agent("ask", urgent=False)
 BATCHES = "/v1/messages/batches"
 
@@ -59,21 +53,14 @@ class Batching:
 
 @pytest.fixture
 def server() -> Iterator[OfflineServer]:
-    with OfflineServer(("127.0.0.1", 0), allow_faults=True) as server:
-        server.batches.delay_seconds = 36_000
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
+    with serving(batch_seconds=36_000) as server:
         yield server
-        server.shutdown()
-        thread.join(timeout=5)
 
 
 @pytest.fixture
 def models(server: OfflineServer) -> Iterator[AnthropicModels]:
-    with anthropic.Anthropic(base_url=server.base_url, api_key="none", max_retries=0) as client:
-        tiers = Tiers(small=NAME, medium=NAME, large=NAME)
-        prices = {**PRICES, MODEL: PRICES[NAME]}
-        yield AnthropicModels(client, tiers=tiers, profile=PROFILES["anthropic"], prices=prices)
+    with models_of(server) as models:
+        yield models
 
 
 def shop_of(house: "House", batches: Batches, models: AnthropicModels) -> Shop:
