@@ -13,6 +13,7 @@ from chargehand.orchestrator.plan import Map, Plan, Step, step_id
 from chargehand.orchestrator.steps import new_wait_id
 
 HAND_OFFS = 100
+REAL_HAND_OFFS = 30
 WARM_UP = 10
 ITEMS = 1_000
 LANES = 100
@@ -21,16 +22,21 @@ _MAKE_AGENT = """
 UPDATE chargehand.steps SET spec = spec || '{"kind": "agent", "role": "asker"}' WHERE id = :step
 """
 _KNOW_THE_ROLE = """UPDATE chargehand.runs SET role_versions = '{"asker": "0"}' WHERE id = :run"""
+_WAITED_AND_CLAIMED = """
+SELECT j.step, j.kind, j.at FROM chargehand.journal j
+WHERE j.run = %s AND j.kind IN ('step.claimed', 'step.waiting', 'step.finished') ORDER BY j.at
+"""
 _ENDED_AT = "SELECT finished_at FROM chargehand.steps WHERE id = %s"
 
 
 def measure() -> Iterator[Figure]:
-    """All figures of this module: hand-offs in one process, and maps on a laptop."""
+    """All figures of this module: hand-offs in one process and between workers, and maps on a laptop."""
     with open_ground() as ground:
         yield from hand_offs(ground, count=HAND_OFFS)
     with open_fleet() as fleet:
         # The first run meets cold caches and connections that are not open yet.
         fleet.client.submit(plan=line(3)).wait(timeout_seconds=RUN_TIMEOUT_SECONDS)
+        yield from hand_offs_of_workers(fleet, count=REAL_HAND_OFFS)
         yield from maps(fleet, items=ITEMS)
 
 
@@ -47,6 +53,31 @@ def hand_offs(ground: Ground, *, count: int, warm_up: int = WARM_UP) -> Iterator
         there.append(asked)
         back.append(answered)
     for name, values in (("hand_off_to_claim", there[warm_up:]), ("answer_to_claim", back[warm_up:])):
+        for percent in (50, 95):
+            yield Figure(name=f"{name}_p{percent}_ms", value=percentile(values, percent) * 1000, unit="ms")
+
+
+def hand_offs_of_workers(fleet: Fleet, *, count: int, warm_up: int = WARM_UP) -> Iterator[Figure]:
+    """The same between real processes: an agent of the offline model hands its task to a colleague.
+
+    By the database's clock, with the bell, the supervisor's rounds and the broker's hop in it.
+    """
+    there: list[float] = []
+    back: list[float] = []
+    asks = Step(key="asks", kind="agent", role="lead", pool="research", instruction="Where are passwords checked?")
+    for _ in range(warm_up + count):
+        run = fleet.client.submit(plan=Plan.of((asks,)))
+        run.wait(timeout_seconds=RUN_TIMEOUT_SECONDS)
+        asker, colleague = step_id(run.run_id, "asks"), step_id(run.run_id, "asks/researcher-1")
+        with psycopg.connect(fleet.database_url) as connection:
+            rows = connection.execute(_WAITED_AND_CLAIMED, [run.run_id]).fetchall()
+        waited = next(at for step, kind, at in rows if (step, kind) == (asker, "step.waiting"))
+        claimed = next(at for step, kind, at in rows if (step, kind) == (colleague, "step.claimed"))
+        ended = next(at for step, kind, at in rows if (step, kind) == (colleague, "step.finished"))
+        again = next(at for step, kind, at in rows if (step, kind) == (asker, "step.claimed") and at > ended)
+        there.append((claimed - waited).total_seconds())
+        back.append((again - ended).total_seconds())
+    for name, values in (("hand_off_between_workers", there[warm_up:]), ("answer_between_workers", back[warm_up:])):
         for percent in (50, 95):
             yield Figure(name=f"{name}_p{percent}_ms", value=percentile(values, percent) * 1000, unit="ms")
 

@@ -431,6 +431,9 @@ class Attempt:
                 )
                 self.held.wait(expiring(asked, *policies), after_seconds=outcome.run_after_seconds)
                 log.info("step waits", extra={**self._fields(), "reason": outcome.reason})
+                if outcome.child is not None:
+                    # A supervisor appends the colleague; whoever asks a person has nothing to wait for from it.
+                    self.shop.ring(self.claim.run_id)
                 return "stop"
 
     def _finish(self, fact: StepFinished) -> Delivery:
