@@ -8,9 +8,11 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -26,15 +28,19 @@ RETRY = 1 / 15
 # A beat that takes longer than this hangs: its connection is cut and made anew.
 LONGEST_BEAT_SECONDS = 5.0
 SHORTEST_PATIENCE_SECONDS = 1.0
+# Who misses its own times by so much has stood still; a server that is away makes nobody late.
+STANDSTILL_SECONDS = 1.0
 # A step that ended is missed by a beat that comes before the executor has dropped it; what is missed again is lost.
 LOOK_AGAIN_SECONDS = 0.25
 
 _RENEW = "SELECT renew_leases(%s::uuid[], %s::integer[], %s)"
-# `since` tells an outage of Postgres from a lost worker: it moves when the connection had to be made anew.
+# `since` tells an outage of Postgres from a lost worker: it moves when the connection broke, but not when the process
+# had stood still. It is kept here, too: the row of who was silent for long is gone.
 _LIVE = """
-INSERT INTO pools (holder, pool, slots) VALUES (%(holder)s, %(pool)s, %(slots)s)
-ON CONFLICT (holder) DO UPDATE SET seen_at = clock_timestamp(), slots = excluded.slots,
-    since = CASE WHEN %(anew)s THEN clock_timestamp() ELSE pools.since END
+INSERT INTO pools (holder, pool, slots, since)
+VALUES (%(holder)s, %(pool)s, %(slots)s, coalesce(%(since)s, clock_timestamp()))
+ON CONFLICT (holder) DO UPDATE SET seen_at = clock_timestamp(), slots = excluded.slots, since = excluded.since
+RETURNING since
 """
 _GONE = "DELETE FROM pools WHERE holder = %s"
 
@@ -65,6 +71,8 @@ class Heartbeat:
         self._held: dict[_Lease, Callable[[], None]] = {}
         self._missed: frozenset[_Lease] = frozenset()
         self._patience_seconds = min(LONGEST_BEAT_SECONDS, max(SHORTEST_PATIENCE_SECONDS, lease_seconds * BEAT))
+        # None: the next beat says that the connection was broken.
+        self._since: datetime | None = None
         self._guard = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -91,23 +99,35 @@ class Heartbeat:
 
     def _beat(self) -> None:
         connection: psycopg.Connection | None = None
+        late_seconds = 0.0
         while True:
             pause = self._lease_seconds * BEAT
+            began = time.monotonic()
             try:
-                anew = connection is None or connection.closed
                 if connection is None or connection.closed:
                     connection = self._connect()
+                    began = time.monotonic()
                 with _cut_after(self._patience_seconds, connection):
-                    self._round(connection, anew=anew)
-            # Out of files or threads, it tries again too: without it every lease of the process is lost.
-            except (psycopg.Error, OSError, RuntimeError) as error:
+                    self._round(connection)
+            except psycopg.Error as error:
                 log.warning("heartbeat missed", extra={"error": str(error).strip()})
                 if connection is not None:
                     connection.close()
                 connection = None
+                late_seconds += max(0.0, time.monotonic() - began - self._patience_seconds)
+                # A step that keeps the interpreter to itself makes a time-out run out, too: that is its own failure.
+                if late_seconds < STANDSTILL_SECONDS:
+                    self._since = None
                 pause = self._lease_seconds * RETRY
-            if self._stopping.wait(min(LOOK_AGAIN_SECONDS, pause) if self._missed else pause):
+            # Out of files or threads, it tries again too: without it every lease of the process is lost.
+            except (OSError, RuntimeError) as error:
+                log.warning("heartbeat missed", extra={"error": str(error).strip()})
+                pause = self._lease_seconds * RETRY
+            pause = min(LOOK_AGAIN_SECONDS, pause) if self._missed else pause
+            began = time.monotonic()
+            if self._stopping.wait(pause):
                 break
+            late_seconds = max(0.0, time.monotonic() - began - pause)
         self._leave(connection)
 
     def _connect(self) -> psycopg.Connection:
@@ -115,11 +135,12 @@ class Heartbeat:
         parameters: dict[str, Any] = {"connect_timeout": 3, "options": options, **KEEPALIVE}
         return psycopg.connect(self._database_url, autocommit=True, **parameters)
 
-    def _round(self, connection: psycopg.Connection, *, anew: bool) -> None:
+    def _round(self, connection: psycopg.Connection) -> None:
         self._renew(connection)
         # After the renewal: whoever was seen after a lease had expired does not hold it any more.
-        live = {"holder": self._holder, "pool": self._pool, "slots": self._slots, "anew": anew}
-        connection.execute(_LIVE, live)
+        live = {"holder": self._holder, "pool": self._pool, "slots": self._slots, "since": self._since}
+        row = connection.execute(_LIVE, live).fetchone()
+        self._since = row[0] if row is not None else None
 
     def _renew(self, connection: psycopg.Connection) -> None:
         with self._guard:

@@ -367,7 +367,7 @@ class PoolRow(Base):
     pool: Mapped[str] = mapped_column(Text)
     slots: Mapped[int] = mapped_column(Integer)
     since: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.clock_timestamp())
-    """Its heartbeat's connection has not broken since."""
+    """Its heartbeat's connection has not been broken since, but by its own standing still."""
     seen_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.clock_timestamp())
 
 

@@ -165,8 +165,8 @@ def test_with_a_solo_pool_only_the_poison_comes_before_a_person(laptop, solo):
 
     assert asked.keys() == poisons.keys()
     for key, pool in poisons.items():
-        # Once among others, once alone; the third claim carries out what the person decided. On a machine that is slow
-        # enough even that one may lose its lease, and is made again.
+        # Once among others, once alone; the third claim carries out what the person decided. On a machine so slow that
+        # Postgres lets a heartbeat wait for a second, a crash is taken back, and its step is tried alone once more.
         first, second, *decided = pools_of(run, key)
         assert (first, second, {*decided}) == (pool, "solo", {"solo"})
         assert [fact.solo for fact in facts_of(run, key, StepRecovered)[:2]] == [True, True]

@@ -1,9 +1,12 @@
 """The heartbeat: renews what this process holds, learns what it lost, on a connection of its own."""
 
+import ctypes
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 # A third of it is the beat.
 LEASE_SECONDS = 0.15
+# Longer than a beat may take and be late.
+STANDSTILL_SECONDS = 2.5
 
 
 def script(key: str, *after: str) -> Step:
@@ -177,8 +182,8 @@ def test_a_server_that_keeps_silent_is_left_for_a_new_connection(
     wait_until(lambda: lease_is_fresh(house, run_id, "a"))
     since = house.execute("SELECT since FROM pools WHERE pool = 'audit'")[0][0]
     [(backend,)] = house.execute(
-        "SELECT pid FROM pg_stat_activity WHERE query LIKE '%CASE WHEN%pools.since%' AND datname = current_database() "
-        "AND pid <> pg_backend_pid()"
+        "SELECT pid FROM pg_stat_activity WHERE query LIKE '%INSERT INTO pools%RETURNING since%' "
+        "AND datname = current_database() AND pid <> pg_backend_pid()"
     )
 
     os.kill(backend, signal.SIGSTOP)
@@ -189,6 +194,57 @@ def test_a_server_that_keeps_silent_is_left_for_a_new_connection(
     finally:
         os.kill(backend, signal.SIGCONT)
     assert lost == []
+
+
+def test_a_process_that_stood_still_in_the_middle_of_a_beat_was_not_cut_off_by_anybody_else(
+    house: "House", heartbeat: Heartbeat, wait_until: "WaitUntil", caplog: pytest.LogCaptureFixture
+) -> None:
+    # A step that keeps the interpreter's lock. Taken for a process that was cut off from Postgres, its worker would
+    # excuse it every time, and it would come back for ever.
+    standing_still = threading.Event()
+    renew_leases = heartbeat._renew
+
+    def renew(connection: psycopg.Connection) -> None:
+        if standing_still.is_set():
+            standing_still.clear()
+            # Unlike `ctypes.CDLL`, it keeps the lock.
+            ctypes.PyDLL(None).usleep(round(STANDSTILL_SECONDS * 1e6))
+        renew_leases(connection)
+
+    heartbeat._renew = renew  # type: ignore[method-assign]
+    heartbeat.start()
+    wait_until(lambda: house.execute("SELECT FROM pools WHERE pool = 'audit'"))
+    since = house.execute("SELECT since FROM pools WHERE pool = 'audit'")[0][0]
+
+    standing_still.set()
+
+    wait_until(lambda: "heartbeat missed" in caplog.messages, message="its connection was cut")
+    # Not even a row that was forgotten meanwhile makes it a new one.
+    house.execute("DELETE FROM pools WHERE pool = 'audit'")
+    wait_until(lambda: house.execute("SELECT FROM pools WHERE pool = 'audit'"), message="it beats again")
+    assert house.execute("SELECT since FROM pools WHERE pool = 'audit'")[0][0] == since
+
+
+def test_a_process_without_a_file_or_a_thread_to_spare_was_not_cut_off_either(
+    house: "House", heartbeat: Heartbeat, wait_until: "WaitUntil", caplog: pytest.LogCaptureFixture
+) -> None:
+    renew_leases, failures = heartbeat._renew, [OSError(24, "Too many open files"), RuntimeError("no new thread")]
+
+    def renew(connection: psycopg.Connection) -> None:
+        if since and failures:
+            raise failures.pop()
+        renew_leases(connection)
+
+    since: list[datetime] = []
+    heartbeat._renew = renew  # type: ignore[method-assign]
+    heartbeat.start()
+    wait_until(lambda: house.execute("SELECT FROM pools WHERE pool = 'audit'"))
+    since.append(house.execute("SELECT since FROM pools WHERE pool = 'audit'")[0][0])
+    wait_until(lambda: caplog.messages.count("heartbeat missed") == 2)
+
+    beats = house.execute("SELECT seen_at FROM pools WHERE pool = 'audit'")[0][0]
+    wait_until(lambda: house.execute("SELECT seen_at FROM pools WHERE pool = 'audit'")[0][0] > beats)
+    assert house.execute("SELECT since FROM pools WHERE pool = 'audit'")[0][0] == since[0]
 
 
 def test_a_claim_that_this_very_process_took_over_is_reported_lost(

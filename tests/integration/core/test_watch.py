@@ -156,7 +156,7 @@ def come_back(house: "House", holder: str) -> None:
     """What the worker's heartbeat writes when it reaches Postgres again."""
     heartbeat = Heartbeat(house.database_url, holder=holder, pool="research", slots=1, lease_seconds=60)
     with psycopg.connect(house.database_url, autocommit=True, options="-c search_path=chargehand") as connection:
-        heartbeat._round(connection, anew=True)
+        heartbeat._round(connection)
 
 
 def test_workers_that_were_only_cut_off_from_postgres_are_nobodys_crash(house: "House") -> None:
