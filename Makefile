@@ -100,8 +100,8 @@ $(BENCH_STAMP): $(STAMP) requirements-bench.lock
 	@$(BENCH_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-chaos: setup ## Kill processes next to every commit, then break everything under load: SEED=1 SIZE=short|long STEPS=200 FAULTS=20
-	@CHAOS_POINTS=all $(BIN)/python -m pytest -n 0 tests/system/test_crash_points.py
+chaos: setup ## Kill next to every commit, race 200 runs, then break everything under load: SEED=1 SIZE=short|long STEPS=200 FAULTS=20
+	@CHAOS_POINTS=all RACES_RUNS=200 $(BIN)/python -m pytest -n 0 tests/system/test_crash_points.py tests/system/test_races.py
 	@PYTHONPATH=tests $(BIN)/python -m chaos --seed $(SEED) --size $(SIZE) $(if $(STEPS),--steps $(STEPS)) \
 	  $(if $(FAULTS),--faults $(FAULTS)) $(if $(KILLS),--kills $(KILLS)) $(if $(MOST_SECONDS),--most-seconds $(MOST_SECONDS))
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
@@ -30,13 +31,20 @@ from tests.conftest import WaitUntil
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from chaos import model
+from chaos.__main__ import SIZES
+from chaos.clock import DAY_SECONDS
 from chaos.commits import CommitWatch
 from chaos.disk import small_disk
 from chaos.ledger import Ledger, running_ledger
-from chaos.model import HEALED, Weather
+from chaos.machine import until
+from chaos.message_strikes import COPIES
+from chaos.model import FOR_EVER_SECONDS, HEALED, Weather
 from chaos.nemesis import STRIKES, deck
 from chaos.proxy import Link, Network
+from chaos.story import idle_transaction, storm_fleet
 from chaos.wires import SOCKET
+
+SERVICES = ("postgres", "valkey")
 
 # --- the ledger -------------------------------------------------------------------------------------------------------
 
@@ -170,6 +178,7 @@ def ask(url: str, run: str) -> int:
         ({"kind": "rate_limited", "retry_after_seconds": 1.0}, 429, False),
         ({"kind": "overloaded"}, 529, False),
         ({"kind": "cut_stream"}, 0, True),
+        ({"kind": "pings", "seconds": 0.1}, 0, True),
         ({"kind": "lost_after_billing"}, 0, True),
     ],
 )
@@ -402,6 +411,42 @@ def test_a_full_disk_refuses_a_byte_until_it_is_freed(tmp_path: Path) -> None:
         disk.free()
         (disk.folder / "b").write_bytes(b"b" * 10_000)
     assert list((tmp_path / "disk").iterdir()) == []
+
+
+def test_a_storm_has_every_fault_that_is_promised() -> None:
+    fleet = storm_fleet(1, SIZES["short"])
+    wires = {f"{fault} {service}" for fault in ("cut", "delay", "half-close", "silence") for service in SERVICES}
+    processes = {"kill worker", "kill pool", "kill supervisor", "freeze worker", "freeze before an effect"}
+    servers = {"kill valkey", "stop postgres", "fill disk", "lose replies"}
+    messages = {"duplicate messages", "reorder messages", "drop messages"}
+    assert {*STRIKES} >= wires | processes | servers | messages
+    assert {gust.fault["kind"] for gust in model.WEATHER} >= {
+        "rate_limited",
+        "overloaded",
+        "cut_stream",
+        "pings",
+        "lost_after_billing",
+    }
+    # Nobody waits as long as the last pings do, nor for the answer that was billed.
+    endless = {gust.fault["kind"] for gust in model.WEATHER if gust.fault.get("seconds", 0) >= FOR_EVER_SECONDS}
+    assert endless == {"pings", "lost_after_billing"}
+    assert (COPIES, fleet.wired, fleet.small_disk, fleet.weather) == (100, True, True, 1)
+    # One of the two workers of a pool.
+    assert fleet.ahead == {"audit-2": DAY_SECONDS}
+    assert "audit" in fleet.twins
+
+
+def test_somebody_sits_in_a_transaction_of_the_cluster_while_a_storm_lasts(postgres: Any) -> None:
+    running: Any = SimpleNamespace(laptop=SimpleNamespace(services=SimpleNamespace(postgres=postgres)))
+    sits = "SELECT FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND datname = 'postgres' AND state <> 'active'"
+
+    def sit_there() -> bool:
+        with psycopg.connect(postgres.url, autocommit=True) as connection:
+            return bool(connection.execute(sits).fetchall())
+
+    with idle_transaction(running):
+        until(sit_there)
+    until(lambda: not sit_there())
 
 
 def test_every_strike_is_in_every_deck() -> None:

@@ -56,7 +56,7 @@ def test_langgraph_7213_a_step_of_ten_minutes_is_neither_run_nor_paid_for_twice(
     Ten minutes are forty leases; here a lease is 3 s, and so is the time after which the broker delivers again.
     """
     letters = 14
-    run, plan = submit(laptop, errands("long", errands=["post"] * letters, seconds=0.1, max_turns=letters + 1))
+    run, plan = submit(laptop, errands("long", errands=["post"] * letters, seconds=0.4, max_turns=letters + 1))
     began = time.monotonic()
     half = letters // 2
     until(lambda: turns_of(run, "long")[-1:] == [half], WAIT_SECONDS, "half of the step is done")
@@ -69,8 +69,8 @@ def test_langgraph_7213_a_step_of_ten_minutes_is_neither_run_nor_paid_for_twice(
 
     assert run.result() == {"done": letters}
     assert laptop.objections(run, plan) == []
-    # It lived longer than lease and redelivery before it was killed, and again after it.
-    assert alive_seconds > laptop.settings.lease_seconds * 0.75
+    # It lived longer than a lease and the time of redelivery before it was killed, and again after it.
+    assert alive_seconds > max(laptop.settings.lease_seconds, laptop.settings.visibility_timeout_seconds)
     assert laptop.epochs(run) == {"long": 2}
     # The exact turn: the call in flight is the one that is asked again, word for word, and nothing else is.
     assert turns_of(run, "long") == [*range(1, half + 1), *range(half, letters + 2)]

@@ -3,13 +3,21 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from chargehand.orchestrator import steps
 from chargehand.orchestrator.errors import LeaseLost, NothingToClaim
-from chargehand.orchestrator.facts import ModelRequested, StepFinished, StepReleased, ToolStarted
+from chargehand.orchestrator.facts import (
+    CallAbandoned,
+    ModelFailed,
+    ModelRequested,
+    StepFinished,
+    StepReleased,
+    StepWaiting,
+    ToolStarted,
+)
 from chargehand.orchestrator.plan import Step, step_id
 from chargehand.orchestrator.steps import HeldStep
 from chargehand.orchestrator.turns import StepRecorder
@@ -93,15 +101,59 @@ def test_the_claim_itself_moves_the_fence(house: "House") -> None:
     assert house.drift(run_id) == []
 
 
-@pytest.mark.parametrize("write", ["finish", "release", "request", "note"])
-def test_every_write_of_a_zombie_is_refused(house: "House", write: str) -> None:
+# Each statement by which the holder of a step writes to it.
+WRITES = ["finish", "finish of a pack", "release", "wait", "signal", "request", "respond", "abandon", "note"]
+
+
+@pytest.mark.parametrize("knows_the_row", [False, True], ids=["behind", "where the next row belongs"])
+@pytest.mark.parametrize("write", WRITES)
+def test_every_write_of_a_zombie_is_refused(house: "House", write: str, knows_the_row: bool) -> None:
     run_id = house.start(script("a"))
     zombie = house.claim(run_id, "a")
     recorder = StepRecorder(house.connections, zombie, lease_seconds=60)
-    house.take_over(run_id, "a")
-    before, rings = house.row(run_id, "a"), house.rings(run_id)
-    request = ModelRequested(
-        call_id=uuid4(),
+    call_id, wait_id = uuid4(), steps.new_wait_id()
+    if write in {"respond", "abandon"}:
+        recorder.request([], requested(call_id))
+    successor = house.take_over(run_id, "a")
+    if write == "signal":
+        house.execute(
+            "INSERT INTO signals (tenant, run, step, wait_id, choice) VALUES (:tenant, :run, :step, :wait, 'retry')",
+            {"tenant": house.tenant, "run": run_id, "step": zombie.claim.step_id, "wait": wait_id},
+        )
+    if knows_the_row:
+        # The epoch alone refuses it.
+        zombie.seq = successor.seq
+    before, drawn, rings = house.row(run_id, "a"), house.budget(run_id).drawn_microusd, house.rings(run_id)
+    asks = StepWaiting(wait_id=wait_id, reason="human", question="?", options=("retry",))
+    started = ToolStarted(tool_use_id="1", tool="t", effect="pure", key="k", timeout_seconds=1)
+    failed = ModelFailed(call_id=call_id, error="cut", retryable=True, cost_microusd=0)
+    writes: dict[str, Callable[[], object]] = {
+        "finish": lambda: zombie.finish(DONE),
+        "release": lambda: zombie.release(StepReleased(reason="drain")),
+        "wait": lambda: zombie.wait(asks),
+        "signal": lambda: zombie.fold_signal(wait_id),
+        "request": lambda: recorder.request([], requested(call_id)),
+        "respond": lambda: recorder.respond(failed),
+        "abandon": lambda: recorder.abandon(CallAbandoned(call_id=call_id, charged_microusd=5)),
+        "note": lambda: recorder.tool_started(started),
+    }
+
+    if write == "finish of a pack":
+        assert steps.finish_many(house.connections, [(zombie, DONE)]) == set()
+    else:
+        with pytest.raises(LeaseLost, match="epoch 1 is over"):
+            writes[write]()
+
+    after = house.row(run_id, "a")
+    for column in ("head_seq", "status", "epoch", "reserved_microusd", "spent_microusd", "allotment_microusd"):
+        assert getattr(after, column) == getattr(before, column), column
+    assert (house.rings(run_id), house.budget(run_id).drawn_microusd) == (rings, drawn)
+    assert house.kinds(run_id, "a")[-1] == "step.claimed"
+
+
+def requested(call_id: UUID) -> ModelRequested:
+    return ModelRequested(
+        call_id=call_id,
         turn=1,
         model="m",
         tier="small",
@@ -110,21 +162,6 @@ def test_every_write_of_a_zombie_is_refused(house: "House", write: str) -> None:
         max_tokens=1,
         reserved_microusd=5,
     )
-    started = ToolStarted(tool_use_id="1", tool="t", effect="pure", key="k", timeout_seconds=1)
-    writes: dict[str, Callable[[], object]] = {
-        "finish": lambda: zombie.finish(DONE),
-        "release": lambda: zombie.release(StepReleased(reason="drain")),
-        "request": lambda: recorder.request([], request),
-        "note": lambda: recorder.tool_started(started),
-    }
-
-    with pytest.raises(LeaseLost):
-        writes[write]()
-
-    after = house.row(run_id, "a")
-    assert (after.head_seq, after.status, after.reserved_microusd) == (before.head_seq, "running", 0)
-    assert house.rings(run_id) == rings
-    assert house.budget(run_id).drawn_microusd == 0
 
 
 def test_a_claim_without_its_journal_row_would_let_the_zombie_write_the_same_row(house: "House") -> None:

@@ -83,6 +83,7 @@ def change(stream: str | None, kind: str, nth: int = 0, **fields: object) -> Cha
 ENDS = {
     "nothing at all": (as_evidence(accepted=frozenset()), "there is nothing to judge"),
     "a run that goes on": (as_tables("run", status="running"), "has not ended: it is running"),
+    "a run that goes on and is sealed": (as_tables("run", status="running"), "is running and is in its tenant's chain"),
     "a run that is gone": (as_evidence(accepted=frozenset({RUN, UUID(int=9)})), "was accepted and is gone"),
     "a submission": (
         as_evidence(accepted=frozenset({RUN, UUID(int=9)}), submissions=frozenset({UUID(int=9)})),
@@ -102,6 +103,10 @@ ENDS = {
 
 JOURNAL = {
     "another status": (as_tables("load", status="failed"), "'load' is failed, and its journal says succeeded"),
+    "another status than the reducer's": (
+        as_tables("load", status="failed"),
+        "'load' folds to succeeded, epoch 1, row 2",
+    ),
     "another plan": (as_tables("run", plan_version=2), "folds to succeeded, row 3, plan 1"),
     "other edges": (as_evidence(edges=frozenset()), "step 'end' has other predecessors in its journal"),
     "a step that came too early": (
@@ -345,6 +350,14 @@ def test_the_checker_objects_to_a_chain_whose_places_do_not_follow() -> None:
     evidence = story().evidence()
     told = judge(replace(evidence, anchors=[replace(evidence.anchors[0], run_seq=1)]))
     assert any("does not follow from the one before" in line for line in told)
+
+
+def test_the_checker_objects_to_a_step_that_the_journal_does_not_know() -> None:
+    evidence = story().evidence()
+    unknown = replace(evidence.steps[0], id=UUID(int=9), key="unknown")
+    assert any(
+        "has 4 steps and folds to 3" in line for line in judge(replace(evidence, steps=[*evidence.steps, unknown]))
+    )
 
 
 # --- what is no fault -------------------------------------------------------------------------------------------------

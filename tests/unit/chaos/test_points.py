@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from chaos.points import POINTS, Point, Trap, place_of
 
-from chargehand.orchestrator import steps, turns
+from chargehand.orchestrator import joint_turns, steps, turns
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,9 @@ from chargehand.orchestrator import steps, turns
         (turns._SETTLE, {"kind_1": "model.responded"}, "respond"),
         (turns._NOTE, {"kind_1": "tool.started"}, "tool started"),
         (turns._NOTE, {"kind_1": "tool.finished"}, "tool finished"),
+        # Turns of several steps, by one statement.
+        (joint_turns._TURNS, {"kinds": ["tool.finished", "model.requested"], "steps": []}, "request"),
+        (joint_turns._TURNS, {"kinds": ["model.responded", "model.responded"], "steps": []}, "respond"),
     ],
 )
 def test_a_commit_is_told_by_the_facts_that_it_appends(
