@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from chargehand.memory.tables import RUN_STREAM
 from chargehand.orchestrator.joint_commits import Form
 from chargehand.orchestrator.prepared import Parameters
 
@@ -10,7 +9,7 @@ from chargehand.orchestrator.prepared import Parameters
 # What the guard reads is of the locked row, or a parameter: it is checked again when the lock has been taken.
 # `IS NOT DISTINCT FROM`: by `=` a planner that knows little would read all that runs by the index of live steps.
 # A row of the journal needs the one before it, so a step's facts are inserted in their order.
-_TURNS = f"""
+_TURNS = """
 WITH given AS (
     SELECT * FROM unnest(%(steps)s::uuid[], %(epochs)s::integer[], %(seqs)s::bigint[], %(counts)s::integer[],
         %(leases)s::float8[], %(requests)s::boolean[], %(settles)s::boolean[], %(needs)s::bigint[],
@@ -40,7 +39,7 @@ WITH given AS (
     ORDER BY own.id, position
 )
 SELECT id, head_seq, CASE WHEN settles THEN
-    (SELECT max(j.seq) FROM journal j WHERE j.run = own.run AND j.step = '{RUN_STREAM}') END AS run_seq
+    (SELECT runs.head_seq FROM runs WHERE runs.id = own.run) END AS run_seq
 FROM own
 """
 # Of a turn alone, and of many.

@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
-from psycopg import pq
+from psycopg import abc, pq
 from psycopg.adapt import Transformer
 from psycopg.errors import error_from_result
 
@@ -31,6 +31,20 @@ class Prepared:
     parameters: tuple[str, ...]
     """Names in the order of `$1`, `$2`, …"""
     columns: tuple[str, ...]
+    transformer: abc.Transformer
+    """Knows how the columns are read: to look up their loaders costs more than to read a row."""
+
+    def rows(self, result: "pq.abc.PGresult") -> list[Row]:
+        """What the statement gave."""
+        if result.ntuples == 0:
+            return []
+        self.transformer.set_pgresult(result, set_loaders=False)
+        try:
+            loaded = self.transformer.load_rows(0, result.ntuples, tuple)
+        finally:
+            # A long history is not kept until the statement's next result.
+            self.transformer.set_pgresult(None, set_loaders=False)
+        return [dict(zip(self.columns, row, strict=True)) for row in loaded]
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -49,16 +63,14 @@ class PreparedStatements:
         Raises what psycopg raises; `psycopg.OperationalError` when the connection broke.
         """
         prepared = self.known.get(statement) or self._prepare(statement)
-        values = [as_text(parameters[name]) for name in prepared.parameters]
+        values = [
+            None if (value := parameters[name]) is None else _TEXT.get(type(value), _refused)(value)
+            for name in prepared.parameters
+        ]
         # NULL is None, which the declaration forgets.
         result = self.connection.pgconn.exec_prepared(prepared.name, values)  # type: ignore[arg-type]
         if result.status == pq.ExecStatus.TUPLES_OK:
-            if result.ntuples == 0:
-                return []
-            transformer = Transformer(self.connection)
-            transformer.set_pgresult(result)
-            rows = transformer.load_rows(0, result.ntuples, tuple)
-            return [dict(zip(prepared.columns, row, strict=True)) for row in rows]
+            return prepared.rows(result)
         if result.status != pq.ExecStatus.COMMAND_OK:
             raise self._error(result)
         return []
@@ -71,7 +83,9 @@ class PreparedStatements:
             if result.status != pq.ExecStatus.COMMAND_OK:
                 raise self._error(result)
         columns = tuple((result.fname(index) or b"").decode() for index in range(result.nfields))
-        prepared = Prepared(name=name, parameters=names, columns=columns)
+        transformer = Transformer(self.connection)
+        transformer.set_pgresult(result)
+        prepared = Prepared(name=name, parameters=names, columns=columns, transformer=transformer)
         self.known[statement] = prepared
         return prepared
 
@@ -98,11 +112,11 @@ def as_text(value: object) -> bytes | None:
     """A parameter in Postgres's text format; raises `TypeError` for a type that no statement here has."""
     if value is None:
         return None
-    # By its exact type: a turn has thirty parameters, and a chain of `isinstance` is most of their time.
-    written = _TEXT.get(type(value))
-    if written is None:
-        raise TypeError(f"A parameter of type {type(value).__name__} has no text form here; add it to `_TEXT`.")
-    return written(value)
+    return _TEXT.get(type(value), _refused)(value)
+
+
+def _refused(value: object) -> bytes:
+    raise TypeError(f"A parameter of type {type(value).__name__} has no text form here; add it to `_TEXT`.")
 
 
 def _string(value: str) -> bytes:
@@ -124,6 +138,7 @@ def _element(value: object) -> bytes:
     return text
 
 
+# By their exact type: a turn has thirty parameters, and a chain of `isinstance` is most of their time.
 _TEXT: dict[type, Callable[[Any], bytes]] = {
     str: _string,
     bool: lambda value: b"t" if value else b"f",

@@ -137,8 +137,10 @@ WITH own AS (
     WHERE id = %(step)s AND epoch = %(epoch)s AND status = 'running' AND head_seq = %(seq)s
     RETURNING tenant, run, id, epoch, head_seq, chain, returned_microusd
 ), fact AS (
-    INSERT INTO journal (tenant, run, step, seq, kind, schema_version, epoch, body)
-    SELECT tenant, run, id, head_seq, %(kind)s, %(version)s, epoch, %(body)s FROM own
+    INSERT INTO journal (tenant, run, step, seq, kind, schema_version, epoch, body, salt, body_hash)
+    SELECT tenant, run, id, head_seq, %(kind)s, %(version)s, epoch, %(body_1)s, %(salt_1)s::bytea,
+        %(hash_1)s::bytea
+    FROM own
 ), unchained AS (
     UPDATE steps f SET status = 'pending', chain = NULL FROM own
     WHERE f.run = own.run AND f.chain = own.chain AND f.status = 'chained' RETURNING f.id
@@ -151,31 +153,41 @@ WITH own AS (
 SELECT head_seq FROM own
 """
 
-_FINISH = """
+# What the worker knows to be nobody's is left out: a statement pays for each part that it could have run.
+_END = """
 WITH own AS (
     UPDATE steps SET
         status = %(status)s, head_seq = head_seq + 1, lease_until = NULL, holder = NULL, halt = NULL,
-        finished_at = clock_timestamp(),
-        returned_microusd = allotment_microusd - spent_microusd - reserved_microusd,
-        allotment_microusd = spent_microusd + reserved_microusd
+        finished_at = clock_timestamp(){returned}
     WHERE id = %(step)s AND epoch = %(epoch)s AND status = 'running' AND head_seq = %(seq)s
     RETURNING tenant, run, id, epoch, head_seq, next_in_chain, returned_microusd
 ), fact AS (
-    INSERT INTO journal (tenant, run, step, seq, kind, schema_version, epoch, body)
-    SELECT tenant, run, id, head_seq, 'step.finished', %(version)s, epoch, %(body)s FROM own
-), next AS (
+    INSERT INTO journal (tenant, run, step, seq, kind, schema_version, epoch, body, salt, body_hash)
+    SELECT tenant, run, id, head_seq, 'step.finished', %(version)s, epoch, %(body_1)s, %(salt_1)s::bytea,
+        %(hash_1)s::bytea
+    FROM own
+), ring AS (
+    INSERT INTO rings (tenant, run) SELECT tenant, run FROM own
+){follows}
+SELECT head_seq, {next_queued} AS next_queued FROM own
+"""
+_FINISH = _END.format(
+    returned=""",
+        returned_microusd = allotment_microusd - spent_microusd - reserved_microusd,
+        allotment_microusd = spent_microusd + reserved_microusd""",
+    follows=""", next AS (
     UPDATE steps f SET status = 'queued', queued_at = clock_timestamp(), emissions = 1 FROM own
     WHERE f.id = own.next_in_chain AND f.status = 'chained' AND f.halt IS NULL AND %(status)s = 'succeeded'
       AND NOT %(grows)s
     RETURNING f.id
-), ring AS (
-    INSERT INTO rings (tenant, run) SELECT tenant, run FROM own
 ), refund AS (
     UPDATE budgets b SET drawn_microusd = drawn_microusd - own.returned_microusd FROM own
     WHERE b.run = own.run AND own.returned_microusd > 0 AND (SELECT count(*) FROM next) >= 0
+)""",
+    next_queued="(SELECT count(*) FROM next)",
 )
-SELECT head_seq, (SELECT count(*) FROM next) AS next_queued FROM own
-"""
+# Of a script that has drawn no money and that nothing follows in its chain.
+_FINISH_ALONE = _END.format(returned="", follows="", next_queued="0")
 
 # Scripts that succeeded; they have drawn no money, and nothing follows them in a chain.
 _FINISH_MANY = """
@@ -224,8 +236,10 @@ WITH own AS (
     WHERE id = %(step)s AND epoch = %(epoch)s AND status = 'running' AND head_seq = %(seq)s
     RETURNING tenant, run, id, epoch, head_seq
 ), fact AS (
-    INSERT INTO journal (tenant, run, step, seq, kind, schema_version, epoch, body)
-    SELECT tenant, run, id, head_seq, 'signal.received', %(version)s, epoch, %(body)s FROM own
+    INSERT INTO journal (tenant, run, step, seq, kind, schema_version, epoch, body, salt, body_hash)
+    SELECT tenant, run, id, head_seq, 'signal.received', %(version)s, epoch, %(body_1)s, %(salt_1)s::bytea,
+        %(hash_1)s::bytea
+    FROM own
 )
 SELECT head_seq FROM own
 """
@@ -318,6 +332,8 @@ class HeldStep:
         """Start at the head that the claim left; `committed` is called after each commit."""
         self.claim = claimed
         self.seq = claimed.seq
+        self.has_drawn = False
+        """Money from the budget of its run, under this claim."""
         self._connections = connections
         self._committed = committed
         self._held_since = time.monotonic()
@@ -329,7 +345,10 @@ class HeldStep:
 
         A step that grows the plan queues nothing: its patch comes first, and may drop the next link.
         """
-        row = self.commit(_FINISH, {"status": fact.outcome, "grows": fact.patch is not None}, [fact])
+        # What an agent of an earlier claim has drawn, this one does not know of.
+        is_alone = self.claim.step.kind == "script" and not self.has_drawn and not self.claim.in_chain
+        statement = _FINISH_ALONE if is_alone else _FINISH
+        row = self.commit(statement, {"status": fact.outcome, "grows": fact.patch is not None}, [fact])
         return Ended(seq=row["head_seq"], next_queued=bool(row["next_queued"]))
 
     def wait(self, fact: StepWaiting, *, after_seconds: float | None = None) -> None:
@@ -362,7 +381,7 @@ class HeldStep:
     def commit(self, statement: str, parameters: dict[str, Any], facts: Sequence[StepFact]) -> Row:
         """Run a statement that appends `facts` to the step's stream, or raise the reason why it wrote nothing.
 
-        It finds them as `kind_1`, `body_1`, `salt_1`, `hash_1`, `kind_2`, … and, where it takes one only, as `body`.
+        It finds them as `kind_1`, `body_1`, `salt_1`, `hash_1`, `kind_2`, ….
 
         A commit whose reply was lost is recognised by its rows: my epoch, my bodies.
         """
@@ -374,7 +393,6 @@ class HeldStep:
             "epoch": self.claim.epoch,
             "seq": self.seq,
             "version": SCHEMA_VERSION,
-            "body": bodies[0] if bodies else None,
             "facts": len(facts),
         }
         for position, (fact, body) in enumerate(zip(facts, bodies, strict=True), start=1):

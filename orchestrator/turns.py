@@ -77,7 +77,7 @@ _CHARGED = "reserved_microusd = reserved_microusd - %(reserved)s, spent_microusd
 # An answer is progress: the crashes before it are forgiven. Giving up a dead attempt's call is none, or a call that
 # kills its worker would be made for ever.
 # It also says how far the run's own stream has come: whether people have told it something meanwhile.
-_RUN_SEQ = f", (SELECT max(j.seq) FROM journal j WHERE j.run = own.run AND j.step = '{RUN_STREAM}') AS run_seq"
+_RUN_SEQ = ", (SELECT runs.head_seq FROM runs WHERE runs.id = own.run) AS run_seq"
 _SETTLE = _TURN.format(change=f"{_CHARGED}, crashes = 0", guard="", feeds="", also=_RUN_SEQ)
 # An answer that cost more than its reservation, which is an upper bound: the server has charged more than it may.
 # What the step has not drawn for it is drawn now, above the cap if it must be, so that nobody draws it again. The run
@@ -253,6 +253,7 @@ class StepRecorder:
                 if is_short is None:
                     raise
                 if is_short:
+                    self._held.has_drawn = True
                     draw(self._connections, self._held.claim, need)
                 # Otherwise a pause was lifted between the refusal and the question: nothing is in the way any more.
         self._reserved[requested.call_id] = need

@@ -253,7 +253,7 @@ def leave(tables: Tables, tenant: UUID, given: Parameters) -> Rows:
     row.retries += given["retried"]
     row.run_after = None if given["after"] is None else tables.clock.now + given["after"]
     return_allotment(tables, row)
-    tables.append(row, fact_in(given["body"]), written=given["body"])
+    tables.append(row, fact_in(given["body_1"]), written=given["body_1"])
     for follower in tables.of_run[row.run]:
         if row.chain is not None and follower.chain == row.chain and follower.status == "chained":
             follower.status, follower.chain = "pending", None
@@ -270,7 +270,7 @@ def finish(tables: Tables, tenant: UUID, given: Parameters) -> Rows:
     row.lease_until = row.holder = row.halt = None
     row.finished_at = tables.clock.now
     return_allotment(tables, row)
-    tables.append(row, fact_in(given["body"]), written=given["body"])
+    tables.append(row, fact_in(given["body_1"]), written=given["body_1"])
     follower = tables.steps[row.next_in_chain] if row.next_in_chain is not None else None
     is_next = (
         follower is not None
@@ -283,6 +283,13 @@ def finish(tables: Tables, tenant: UUID, given: Parameters) -> Rows:
         follower.status, follower.queued_at, follower.emissions = "queued", tables.clock.now, 1
     tables.ring(row.run)
     return [{"head_seq": row.head_seq, "next_queued": int(is_next)}]
+
+
+def finish_alone(tables: Tables, tenant: UUID, given: Parameters) -> Rows:
+    """`_FINISH_ALONE`, which has no part for what a chain's next link or a budget needs."""
+    row = held(tables, tenant, given)
+    assert row is None or (row.next_in_chain is None and row.allotment_microusd == 0), row
+    return finish(tables, tenant, given)
 
 
 def finish_many(tables: Tables, tenant: UUID, given: Parameters) -> Rows:
@@ -428,7 +435,7 @@ def fold_in(tables: Tables, tenant: UUID, given: Parameters) -> Rows:
     if row is None:
         return []
     row.wait_id = row.wait_reason = row.wait_cause = row.run_after = row.expires_at = None
-    tables.append(row, fact_in(given["body"]), written=given["body"])
+    tables.append(row, fact_in(given["body_1"]), written=given["body_1"])
     return [{"head_seq": row.head_seq}]
 
 
@@ -445,6 +452,7 @@ HANDLERS: dict[str, Handler] = {
     steps._GIVE_BACK: lambda *given: give_back(*given),
     steps._LEAVE: lambda *given: leave(*given),
     steps._FINISH: lambda *given: finish(*given),
+    steps._FINISH_ALONE: lambda *given: finish_alone(*given),
     steps._FINISH_MANY: lambda *given: finish_many(*given),
     steps._JOINS_ARE_OPEN: lambda *given: joins_are_open(*given),
     steps._STATE: lambda *given: state(*given),

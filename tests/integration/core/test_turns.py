@@ -601,7 +601,7 @@ def test_turns_that_never_touch_the_run_are_what_prevents_the_deadlock(
                 turn.rollback()
     assert raised == [pg.DeadlockDetected]
     assert "runs" not in turns._TURN + allotments.DRAW
-    assert "UPDATE runs" not in steps._CLAIM + steps._FINISH + steps._LEAVE
+    assert "UPDATE runs" not in steps._CLAIM + steps._FINISH + steps._FINISH_ALONE + steps._LEAVE
 
 
 def test_a_fenced_worker_is_told_by_one_kind_of_error() -> None:

@@ -14,6 +14,7 @@ from chargehand.orchestrator import joint_turns, steps, turns
         (steps._CLAIM, {}, "claim"),
         (steps._CLAIM_MANY, {"steps": []}, "claim of a pack"),
         (steps._FINISH, {}, "finish"),
+        (steps._FINISH_ALONE, {}, "finish"),
         (steps._FINISH_MANY, {"steps": []}, "finish of a pack"),
         (steps._FOLD_IN, {}, "signal"),
         (turns._REQUEST, {"kind_1": "tool.finished", "kind_2": "model.requested"}, "request"),
