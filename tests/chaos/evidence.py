@@ -25,8 +25,10 @@ DRAIN_SECONDS = 30.0
 LOOK_SECONDS = 0.1
 # A call that does not say which run it is of.
 NAMELESS = ""
-# What works on files of a run; none of them lives on between two steps.
-HELPERS = frozenset({"bwrap", "git", "prlimit", "setpriv", "timeout"})
+# What works on files of a run; none of them lives on between two steps. A sandbox has no name of its own and an empty
+# environment, but its arguments say which folder is seen inside.
+HELPERS = frozenset({"git", "prlimit", "timeout"})
+WORKSPACES = "workspaces"
 
 _RUNS = "SELECT id, tenant, status, head_seq, plan_version, finished_at FROM chargehand.runs WHERE id = ANY(%(runs)s)"
 _STEPS = """
@@ -302,7 +304,7 @@ def _processes_left(home: Path, expected: Collection[int]) -> list[str]:
             line = " ".join(process.cmdline())
             ours = process.environ().get("CHARGEHAND_HOME") == str(home)
             helps = process.name() in HELPERS and (str(home) in line or process.cwd().startswith(str(home)))
-            if ours or helps:
+            if ours or helps or f"{home / WORKSPACES}{os.sep}" in line:
                 left.append(f"process {process.pid} is left over: {line[:120]}")
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
@@ -310,7 +312,7 @@ def _processes_left(home: Path, expected: Collection[int]) -> list[str]:
 
 
 def _clones_left(home: Path) -> list[str]:
-    folder = home / "workspaces"
+    folder = home / WORKSPACES
     return [f"clone {path.relative_to(folder)} is left over" for path in sorted(folder.glob("*/*/*"))]
 
 

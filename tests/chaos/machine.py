@@ -80,7 +80,7 @@ class Fleet:
                 chosen.append(self._model(spec))
                 continue
             if spec.name == POOLS[0] and SOLO in self.pools:
-                chosen.append(_solo(spec))
+                chosen.append(solo_beside(spec))
             if spec.name in POOLS and spec.name not in self.pools:
                 continue
             chosen.append(self._threaded(spec))
@@ -108,7 +108,8 @@ class Fleet:
         return replace(spec, argv=(python, "-m", "chaos.clock", str(self.ahead[spec.name]), *rest))
 
 
-def _solo(spec: ProcessSpec) -> ProcessSpec:
+def solo_beside(spec: ProcessSpec) -> ProcessSpec:
+    """The pool `solo`, of one thread, started as this one is."""
     queue = spec.argv[spec.argv.index("-Q") + 1].replace(spec.name, SOLO)
     renamed = _renamed(spec, SOLO)
     return replace(renamed, argv=_replaced(_replaced(renamed.argv, "-Q", queue), "-c", "1"))

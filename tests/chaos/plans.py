@@ -82,7 +82,7 @@ def random_plan(chance: random.Random, steps: int, *, seconds: float = 0.2) -> P
 
 
 def random_work(chance: random.Random, steps: int, *, seconds: float = 0.2) -> Plan:
-    """The same with everything that a plan may hold: agents, effects of both kinds, commits, gates."""
+    """The same with everything that a plan may hold: agents, effects of both kinds, commits, sandboxes, gates."""
     return Plan.of(_random_step(chance, key, after, seconds) for key, after in _random_graph(chance, steps))
 
 
@@ -108,7 +108,8 @@ def _random_graph(chance: random.Random, steps: int) -> Iterator[tuple[str, list
 
 def _random_step(chance: random.Random, key: str, after: Sequence[str], most_seconds: float) -> Step:
     pool, seconds = chance.choice(POOLS), round(chance.uniform(0, most_seconds), 3)
-    (kind,) = chance.choices(("count", "deliver", "scribble", "run", "read", "gate"), weights=(58, 6, 8, 14, 11, 3))
+    kinds = {"count": 52, "deliver": 6, "scribble": 8, "enclose": 6, "run": 14, "read": 11, "gate": 3}
+    (kind,) = chance.choices([*kinds], weights=[*kinds.values()])
     match kind:
         case "run":
             errands = chance.choices(("post", "pay"), weights=(2, 1), k=chance.randint(1, 3))
@@ -121,6 +122,15 @@ def _random_step(chance: random.Random, key: str, after: Sequence[str], most_sec
             step = Step(key=key, kind="gate", after=tuple(after), instruction="Go on?", options=("approve", "reject"))
         case _:
             arguments: dict[str, JsonValue] = {"seconds": seconds}
-            step = Step(key=key, kind="script", script=kind, pool=pool, after=tuple(after), arguments=arguments)
+            retries = SCRIBBLE_RETRIES if kind == "enclose" else 0
+            step = Step(
+                key=key,
+                kind="script",
+                script=kind,
+                pool=pool,
+                after=tuple(after),
+                arguments=arguments,
+                retries=retries,
+            )
     # A step that fails ends most of its run, unless somebody also waits for failures.
     return step.model_copy(update={"join": chance.choice(("all", "all", "settled"))})

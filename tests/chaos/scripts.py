@@ -2,12 +2,14 @@
 
 import os
 import signal
+import sys
 import time
 from dataclasses import dataclass
 
 from pydantic import JsonValue
 
 from chaos.errands import ledger
+from chargehand.workers import sandbox
 from chargehand.workers.scripts.registry import ScriptContext, script
 
 # A step that a failed test never lets go must not keep its worker from ending.
@@ -16,6 +18,8 @@ LOOK_SECONDS = 0.02
 # A disk that is full, or a git that was killed, costs a try.
 SCRIBBLE_RETRIES = 10
 SCRIBBLED_BYTES = 100_000
+# A sandbox that outlives its worker is still there when it is looked for.
+SANDBOX_SECONDS = 900.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +78,27 @@ def scribble(context: ScriptContext) -> Scribbled:
     commit = workspace.commit(f"Scribble {context.step_key}")
     ledger().take_effect(context.run_id, context.step_key, context.idempotency_key, name="scribble")
     return Scribbled(step=context.step_key, commit=commit)
+
+
+@script(name="enclose", effect="idempotent", retries=SCRIBBLE_RETRIES)
+def enclose(context: ScriptContext, *, seconds: float = 0.0) -> JsonValue:
+    """Take effect after something has run in a sandbox for `seconds`; it would not have ended by itself."""
+    ledger().knock(context.run_id, context.step_key, context.idempotency_key, name="enclose")
+    until = time.monotonic() + seconds
+    if sandbox.available().ok:
+        argv = (sys.executable, "-c", f"import time; time.sleep({SANDBOX_SECONDS})")
+        folder = context.open_workspace().path
+        ended = sandbox.run(
+            argv,
+            workspace=folder,
+            writable=False,
+            timeout_seconds=SANDBOX_SECONDS,
+            cancelled=lambda: time.monotonic() > until,
+        )
+        if ended.killed != "cancelled":
+            raise ConnectionError(f"The sandbox ended by itself: {ended.stderr[-200:]!r}")
+    ledger().take_effect(context.run_id, context.step_key, context.idempotency_key, name="enclose")
+    return _result(context)
 
 
 @script(name="poison", effect="idempotent")

@@ -31,6 +31,7 @@ from chargehand.orchestrator.client import Client
 from chargehand.orchestrator.errors import Unavailable
 from chargehand.orchestrator.plan import POOLS
 from chargehand.orchestrator.supervisor.admit import SOLO
+from chargehand.workers import sandbox
 
 CUSTOMER = "customer"
 # Fewer threads than a laptop has, so that messages wait in their queues and can be lost there.
@@ -116,6 +117,8 @@ def play(
         )
         if running.disk is None:
             say("no disk is filled up: only root may mount a small one")
+        if not sandbox.available().ok:
+            say(f"nothing runs in a sandbox: {sandbox.available().reason}")
         say(f"up; {scale.steps} steps in {len(plans)} runs, {scale.kills} kills, {scale.faults} faults, seed {seed}")
         assert running.wires is not None
         away = running.wires.endpoints(CUSTOMER)

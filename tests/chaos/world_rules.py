@@ -9,7 +9,7 @@ from chaos.evidence import Run, Step, Strike
 from chaos.ledger import Call, Effect, Knock
 
 # Scripts of the harness that take effect exactly once when they succeed.
-COUNTED_SCRIPTS = frozenset({"count", "deliver", "hold", "scribble", "stumble"})
+COUNTED_SCRIPTS = frozenset({"count", "deliver", "enclose", "hold", "scribble", "stumble"})
 # Run by workers of a user's own app.
 OUTSIDE = "celery_task"
 # The journal's clock and the ledger's are one machine's; each is read a moment after the fact.

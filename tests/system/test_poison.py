@@ -1,13 +1,14 @@
 """Steps that take their worker down, each in its way: they come before a person, and who was beside them does not."""
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 
 import psutil
 import pytest
-from chaos.machine import Machine, machine, until
+from chaos.evidence import leftovers
+from chaos.machine import Machine, machine, solo_beside, until
 from chaos.plans import counted, held
 from sqlalchemy import text
 from system.hazards import HazardousFleet
@@ -27,6 +28,8 @@ MOST_RESIDENT_BYTES = 450_000_000
 LOOK_AT_MEMORY_SECONDS = 0.05
 # Three leases: whoever holds the interpreter for so long is taken for dead, also by a supervisor that is slow to look.
 HOG_SECONDS = 9.0
+# Of what would stay for a quarter of an hour: long enough to be seen and killed on a busy machine.
+ENCLOSED_SECONDS = 6.0
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +43,8 @@ def laptop(home) -> Iterator[Machine]:
 def solo(laptop) -> Iterator[Processes]:
     """The pool `solo`, which a laptop does not have: one thread, started beside the others."""
     [audit] = (spec for spec in laptop.specs if spec.name == "audit")
-    argv = [part.replace("audit", "solo") for part in audit.argv]
-    argv[argv.index("-c") + 1] = "1"
     pool = Processes(logs=laptop.settings.home / "logs", cwd=laptop.settings.home, progress=laptop.said.append)
-    pool.start([replace(audit, name="solo", argv=tuple(argv))])
+    pool.start([solo_beside(audit)])
     try:
         until(lambda: has_pool(laptop, "solo"), WAIT_SECONDS, "the solo pool is heard of")
         yield pool
@@ -182,3 +183,28 @@ def test_with_a_solo_pool_only_the_poison_comes_before_a_person(laptop, solo):
     assert after["audit"] != before["audit"]
     assert after["coding"] == before["coding"]
     assert laptop.objections(run, plan) == []
+
+
+def test_what_runs_in_a_sandbox_goes_down_with_the_worker_and_runs_again(laptop, workspace):
+    """A sandbox that outlives its worker would work on for nobody, and is what the checker of chaos looks for."""
+    plan = Plan.of(
+        [Step(key="enclosed", kind="script", script="enclose", pool="audit", arguments={"seconds": ENCLOSED_SECONDS})]
+    )
+    until(laptop.is_whole, WAIT_SECONDS, "all processes are up")
+
+    def left() -> list[str]:
+        return leftovers(laptop.settings.home, expected=laptop.expected_pids(), patience_seconds=0)
+
+    def sandboxes() -> set[int]:
+        return {int(pid) for line in left() for pid in re.findall(r"^process (\d+) is left over: .*--unshare-", line)}
+
+    run = laptop.client.submit("Run it", plan=plan, workspace=workspace)
+    until(sandboxes, WAIT_SECONDS, "it runs in a sandbox")
+    killed = sandboxes()
+    laptop.signal("audit")
+    until(lambda: not killed & sandboxes(), WAIT_SECONDS, "nobody ended it, and it is gone")
+    laptop.wait(run, WAIT_SECONDS)
+
+    assert laptop.epochs(run) == {"enclosed": 2}
+    assert laptop.objections(run, plan) == []
+    until(lambda: left() == [], WAIT_SECONDS, "nothing is left")

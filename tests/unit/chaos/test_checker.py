@@ -182,6 +182,7 @@ EFFECTS = {
         lambda told: told.effects.append(effect("end", 52.5, pid=99)),
         "step 'end' took effect in process 99, which had not claimed it",
     ),
+    "an effect without any claim": (as_tables("end", epoch=0), "step 'end' took effect and was never claimed"),
     "an attempt without a claim": (lambda told: told.knocks.append(knock("load", 2.5)), "began 2 times"),
     "a script with two keys": (lambda told: told.knocks.append(knock("load", 2.5, key="k")), "knocked with 2 keys"),
     "a beginning before what it waits for": (

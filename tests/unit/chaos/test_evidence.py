@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from chaos.evidence import leftovers
+
+from chargehand.workers import sandbox
 
 SLEEP = "import time; print('here', flush=True); time.sleep(60)"
 
@@ -37,10 +40,8 @@ def test_a_process_of_another_machine_is_none_of_ours(tmp_path: Path) -> None:
         assert leftovers(tmp_path, expected=[], patience_seconds=0) == []
 
 
-@pytest.mark.parametrize("name", ["git", "bwrap"])
-def test_a_helper_that_works_on_files_of_a_run_is_left_over(tmp_path: Path, name: str) -> None:
-    # A shell under the helper's name: what it is called is all that can be seen of a sandbox.
-    helper = tmp_path / "bin" / name
+def test_a_helper_that_works_on_files_of_a_run_is_left_over(tmp_path: Path) -> None:
+    helper = tmp_path / "bin" / "git"
     helper.parent.mkdir()
     helper.symlink_to("/bin/sleep")
     shell = f"echo here; exec {helper} 60"
@@ -50,6 +51,27 @@ def test_a_helper_that_works_on_files_of_a_run_is_left_over(tmp_path: Path, name
             # The shell has not become the helper yet.
             found = leftovers(tmp_path, expected=[], patience_seconds=0)
         assert found[0].startswith(f"process {pid} is left over")
+
+
+def test_a_sandbox_of_an_attempt_is_left_over(tmp_path: Path) -> None:
+    # A real one: it is started by a path that says nothing, and all its environment is cleared.
+    folder = tmp_path / "workspaces" / "run" / "step"
+    folder.mkdir(parents=True)
+    ended = threading.Event()
+    program = (sys.executable, "-c", "import time; time.sleep(600)")
+    with ThreadPoolExecutor(1) as pool:
+        sandboxed = pool.submit(
+            sandbox.run, program, workspace=folder, writable=False, timeout_seconds=600, cancelled=ended.is_set
+        )
+        try:
+            found: list[str] = []
+            while not found and not sandboxed.done():
+                found = leftovers(tmp_path, expected=[], patience_seconds=0)
+        finally:
+            ended.set()
+        assert sandboxed.result().killed == "cancelled"
+    assert found[0].startswith("process")
+    assert leftovers(tmp_path, expected=[], patience_seconds=30) == []
 
 
 def test_a_clone_of_an_attempt_is_left_over(tmp_path: Path) -> None:
