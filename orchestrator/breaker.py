@@ -26,6 +26,7 @@ from chargehand.orchestrator.handoffs import find_ring
 from chargehand.orchestrator.likeness import is_sibling, normalise, without_echo
 from chargehand.orchestrator.nearness import is_a_form, is_a_sweep, nearness_of, says_the_same
 from chargehand.orchestrator.observed import Observed
+from chargehand.orchestrator.rings import asks_again, is_ring, is_ring_of_talk, may_wait
 
 __all__ = ["Limits", "Observed", "Trip", "normalise", "watch"]
 from chargehand.orchestrator.tones import is_no_entry
@@ -40,6 +41,8 @@ CROWD = 8
 LOOK_BACK = 30
 # Several kinds of things may well be empty; how things stand takes a few words more.
 STATE_WORDS = 3
+# An answer of so few words says that something was done, in whatever words.
+ACKNOWLEDGES = 2
 # Tries more for the next object of a list, some of whose objects answered.
 ANSWERED_BEFORE = 4
 # So many failures of one call, each of which was seen before, in whatever order.
@@ -122,10 +125,10 @@ def _same_error(observed: Sequence[Observed], own: Sequence[Entry], limits: Limi
         return None
     positions = [index for index, entry in enumerate(own) if any(entry.call is call for call in same)]
     between = [own[earlier + 1 : later] for earlier, later in pairwise(positions)]
-    gaps = [
-        own[later].waited or any(entry.brought > NOTHING for entry in those)
-        for those, (_, later) in zip(between, pairwise(positions), strict=True)
-    ]
+    tried = [[entry for entry in those if entry.brought > NOTHING] for those in between]
+    # Who asks the same in other words has tried nothing else.
+    tried = [tried[0], *([] if asks_again(one, other) else other for one, other in pairwise(tried))] if tried else []
+    gaps = [own[later].waited or bool(those) for those, (_, later) in zip(tried, pairwise(positions), strict=True)]
     patience = newest.is_transient + (not newest.refused) + (bool(gaps) and all(gaps))
     # Who learns something from every run, or waits longer and longer, is not at a standstill yet.
     learns = not newest.refused and all(any(entry.brought == FOUND for entry in those) for those in between)
@@ -215,18 +218,22 @@ def _ping_pong(observed: Sequence[Observed], limits: Limits) -> Trip | None:
 
 
 def _alternation(own: Sequence[Entry], limits: Limits) -> Trip | None:
+    talk = own[-2 * limits.rounds - 1 :]
+    if is_ring_of_talk(talk) and not talk[-1].call.is_transient:
+        calls = [entry.call for entry in talk]
+        return _trip("alternation", f"{calls[0].tool} gives the same, whatever {calls[1].tool} says in between.", calls)
     for period in range(2, LONGEST_PERIOD + 1):
         length = period * limits.rounds
         if len(own) < length:
             return None
         rounds = own[-length:]
-        if not _is_ring(rounds, period):
+        if not is_ring(rounds, period):
             continue
         # Each round is a commit of its own, or one of the calls may be a wait by a name that nobody knows.
         commits = {entry.call.fact.commit for entry in rounds if entry.call.fact.commit is not None}
-        if len(commits) > period or (period == 2 and _may_wait(rounds)):
+        if len(commits) > period or (period == 2 and may_wait(rounds)):
             rounds = own[-length - period :]
-            if len(rounds) < length + period or not _is_ring(rounds, period):
+            if len(rounds) < length + period or not is_ring(rounds, period):
                 continue
         calls = [entry.call for entry in rounds]
         if _turns(calls) < LEAST_TURNS or all(call.is_transient for call in calls):
@@ -236,39 +243,29 @@ def _alternation(own: Sequence[Entry], limits: Limits) -> Trip | None:
     return None
 
 
-def _may_wait(rounds: Sequence[Entry]) -> bool:
-    """Whether a call that says nothing goes between looks that say something."""
-    silent = [entry for entry in rounds if not entry.call.said.strip()]
-    return len(silent) == len(rounds) // 2 and len({entry.call.asked for entry in silent}) == 1
-
-
-def _is_ring(rounds: Sequence[Entry], period: int) -> bool:
-    if len({entry.call.asked for entry in rounds[:period]}) < 2:
-        return False
-    pairs = ((rounds[index - period], rounds[index]) for index in range(period, len(rounds)))
-    return all(
-        before.call.asked == after.call.asked
-        and before.gave == after.gave
-        and not falls((before.call.figures, after.call.figures))
-        for before, after in pairs
-    )
-
-
 def _near_identical(own: Sequence[Entry], limits: Limits) -> Trip | None:
     newest = own[-1].call
     near: list[Observed] = []
     limit = limits.near_identical
     waits: list[float] = []
     hows: set[str] = set()
+    nearest, is_parted = own[-1], False
     for entry in reversed(own[-LOOK_BACK:]):
-        how = nearness_of(entry, own[-1])
+        # A question that is put in other words each time goes far from the first ones, step by step.
+        how = nearness_of(entry, own[-1]) or (nearness_of(entry, nearest) if nearest is not own[-1] else None)
+        # Deeds in other words, with news in between, are other deeds.
+        if how not in (None, "same") and is_parted and newest.tone == "success":
+            break
         if how is not None:
+            nearest = entry
             near.append(entry.call)
             hows.add(how)
             waits.append(entry.waited)
             limit = max(limit, limits.beyond_the_end) if how == "figures" and not newest.failed else limit
         elif entry.brought > TRIED:
-            break
+            if not _may_stand_between(entry, own[-1]) or (newest.tone == "success" and (is_parted or hows != {"same"})):
+                break
+            is_parted = True
     if "deed" in hows and is_a_form(near):
         return None
     # One object after the other, each with an answer that others have as well, is bulk work.
@@ -280,6 +277,18 @@ def _near_identical(own: Sequence[Entry], limits: Limits) -> Trip | None:
         return None
     detail = f"{newest.tool} was called {len(near)} times in a row with nearly the same arguments and the same outcome."
     return _trip("near_identical", detail, near)
+
+
+def _may_stand_between(entry: Entry, newest: Entry) -> bool:
+    """Whether what a call brought may be of another matter than the newest call, which came to what is known.
+
+    A short answer may be a poll's, which is asked for again while other things are done.
+    """
+    if entry.brought == DID or newest.call.is_transient:
+        return False
+    if newest.call.tone == "plain":
+        return len(newest.gave) >= STATE_CHARACTERS
+    return entry.call.tool != newest.call.tool
 
 
 def _no_change(own: Sequence[Entry], limits: Limits) -> Trip | None:
@@ -403,7 +412,7 @@ def _unmoved(own: Sequence[Entry], limits: Limits) -> Trip | None:
     for entry in reversed(own):
         if entry.call.asked == newest.asked and entry.gave == own[-1].gave:
             looks.append(entry.call)
-        elif entry.brought == FOUND or entry.call.asked == newest.asked:
+        elif (entry.brought == FOUND and len(entry.call.gave_words) > ACKNOWLEDGES) or entry.call.asked == newest.asked:
             break
         else:
             deeds += entry.brought > NOTHING

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from chargehand.orchestrator.likeness import NAME, without_names
+from chargehand.orchestrator.volatile import NAME, without_names
 
 # A number that jumps about by so much of itself, and is so large or so exact, names something or is chance.
 WILD_SHARE = 0.15
@@ -12,6 +12,8 @@ LEAST_WILD = 1_000
 EXACT_PLACES = 4
 # Two steps may go both ways; one cannot.
 LEAST_STEPS = 2
+# Of all its way one way, so much goes back.
+LEAST_BACK = 0.05
 
 _NUMBER = re.compile(
     r"(?<![\w.])(?P<number>\d+(?:\.\d+)?)(?P<unit>\s?(?:ns|us|µs|ms|s|secs?|seconds)\b)?(?!\w)"
@@ -95,4 +97,6 @@ def noise(answers: Iterable[Sequence[Columns]]) -> frozenset[Key]:
 def _jumps(moved: Sequence[float], largest: float) -> bool:
     if len(moved) < LEAST_STEPS or 0 in moved:
         return False
-    return min(moved) < 0 < max(moved) and sum(map(abs, moved)) >= WILD_SHARE * largest * len(moved)
+    up, down = sum(step for step in moved if step > 0), -sum(step for step in moved if step < 0)
+    # What goes one way, and once a little back, is a measurement.
+    return min(up, down) >= LEAST_BACK * max(up, down) and sum(map(abs, moved)) >= WILD_SHARE * largest * len(moved)

@@ -7,20 +7,23 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from chargehand.orchestrator.columns import LEAST_WILD, WILD_SHARE, Columns, Key, noise
-from chargehand.orchestrator.likeness import NAME
 from chargehand.orchestrator.observed import Observed
+from chargehand.orchestrator.volatile import NAME
 
 # An answer this long, word for word the same to different questions, is how things stand; a shorter one acknowledges,
 # or says the same of objects that are alike.
 STATE_CHARACTERS = 80
 # At so many looks a job that tells how far it is has stood still, though its clock runs.
-CLOCK_LOOKS = 8
+CLOCK_LOOKS = 6
 # So many lines are written above a place between two looks at it; farther off is another place.
 MOST_DRIFT = 6
 # So many answers to a question, the newest, tell which of their numbers jump about.
 NOISE_LOOKS = 12
 # Two spans of time are a pair; with three it shows whether they grow.
 LEAST_SERIES = 3
+
+# Of a span of time; less is no movement.
+LEAST_SHARE_MOVED = 0.01
 
 # A word, with the signs that hold a name together.
 _PIECE = re.compile(r"[\w~-]+|[^\w\s~-]")
@@ -48,6 +51,8 @@ def history(own: Sequence[Observed]) -> list[Entry]:
     answers = _answers(own)
     entries: list[Entry] = []
     gave: set[str] = set()
+    hits: set[str] = set()
+    asked: set[str] = set()
     commits: set[str | None] = {None}
     both: dict[tuple[str, str], tuple[float, ...]] = {}
     waited = 0.0
@@ -62,6 +67,9 @@ def history(own: Sequence[Observed]) -> list[Entry]:
         elif commit not in commits:
             # An edit that shows what it did is a deed all the same: whether it helped, a test must tell.
             brought = DID
+        elif call.hits and call.hits in hits and call.asked not in asked:
+            # The same hits, rated anew for another question.
+            brought = NOTHING if len(call.hits) >= STATE_CHARACTERS else TRIED
         elif answer not in gave:
             brought = DID if call.tone == "success" else FOUND
         elif call.tone == "success":
@@ -70,6 +78,8 @@ def history(own: Sequence[Observed]) -> list[Entry]:
             brought = NOTHING if not call.failed and len(answer) >= STATE_CHARACTERS else TRIED
         entries.append(Entry(call, answer, brought, waited))
         gave.add(answer)
+        hits.add(call.hits)
+        asked.add(call.asked)
         commits.add(commit)
         both[pair] = call.figures
         waited = 0
@@ -111,12 +121,15 @@ def _answers(own: Sequence[Observed]) -> dict[int, str]:
                 continue
             answers.update(dict.fromkeys(alike, essence))
         # What was made is called something; at the third time nobody has asked for, it was not what was sought.
-        if len(places) >= LEAST_SERIES and all(len(own[p].gave_words) == len(own[p].names) == 1 for p in places):
+        if len(places) >= LEAST_SERIES and all(own[p].names and own[p].bare for p in places):
+            bare = {own[p].bare for p in places}
             used = used or frozenset().union(*(call.asked_for for call in own))
-            if not any(own[place].names & used for place in places):
-                answers.update(dict.fromkeys(places, NAME))
+            # A state that is called by a name has no more than that.
+            if len(bare) == 1 and not any(own[place].names & used for place in places):
+                answers.update(dict.fromkeys(places, bare.pop()))
         answers.update(_but_for_noise(own, places, noisy[own[places[0]].tool]))
         answers.update(_by_the_clock(own, places))
+        answers.update(_longer_ago(own, places))
     return answers
 
 
@@ -155,6 +168,22 @@ def _by_the_clock(own: Sequence[Observed], places: Sequence[int]) -> dict[int, s
     return dict.fromkeys(newest, own[newest[-1]].form)
 
 
+def _longer_ago(own: Sequence[Observed], places: Sequence[int]) -> dict[int, str]:
+    """The newest answers to one question, if what was "ago" lies farther back in each, and all else is as it was."""
+    last = own[places[-1]]
+    if not last.ago:
+        return {}
+    newest = [places[-1]]
+    for place in reversed(places[:-1]):
+        call, later = own[place], own[newest[-1]]
+        if call.but_for_ago != last.but_for_ago or not all(
+            before < after for before, after in zip(call.ago, later.ago, strict=True)
+        ):
+            break
+        newest.append(place)
+    return dict.fromkeys(newest, last.but_for_ago) if len(newest) >= LEAST_SERIES else {}
+
+
 def _is_of(form: str, essence: str) -> bool:
     """Whether two results are the same but for one more name, which looks like a word by chance."""
     if form == essence:
@@ -175,6 +204,9 @@ def _pieces(text: str) -> tuple[str, ...]:
 
 def _moves(series: Sequence[tuple[float, ...]]) -> bool:
     """Whether numbers only grow or only shrink, or are too few to tell."""
+    # A limit that is reached each time is reached a little later or earlier.
+    if all(max(column) - min(column) < LEAST_SHARE_MOVED * max(column) for column in zip(*series, strict=False)):
+        return False
     if len(series) < LEAST_SERIES:
         return len(set(series)) > 1
     return falls(series) or falls(tuple(reversed(series)))

@@ -1,18 +1,22 @@
 """Who hands work to whom among the agents of a run, and whether it goes in circles; pure."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from chargehand.orchestrator.facts import ToolFinished
-from chargehand.orchestrator.likeness import words
 from chargehand.orchestrator.observed import Observed
 from chargehand.orchestrator.plan import Step
+from chargehand.orchestrator.volatile import words
 
 # With this many agents in a ring nobody sees a ring any more.
 MOST_AGENTS = 5
 TOOLS = frozenset({"handoff", "delegate", "transfer", "transfertoagent", "sendto", "assignto"})
 PREFIXES = ("transfer_to_", "handoff_to_", "hand_off_to_", "delegate_to_")
 TARGETS = ("to", "to_agent", "agent", "agent_name", "role", "target", "recipient", "assignee")
+_ADDRESS = re.compile(r"(?<![\w.])@([\w-]+)|([\w-]+)@[\w-]+\.")
+_GIVEN_TO = re.compile(r"(?:^|_)to_(\w+)$")
 # A message with fewer words in common with the last one the same way says something else.
 SAME_MESSAGE_SHARE = 0.6
 # With so few in common it is about another matter.
@@ -55,6 +59,8 @@ def handed_over(child: Step, *, tool_use_id: str, for_good: bool) -> ToolFinishe
 def find_ring(observed: Sequence[Observed], rounds: int) -> list[HandOff]:
     """The hand-offs that took the same work round the same agents so many times, the newest call last; or none."""
     parties = {party for call in observed for party in (call.role, call.step) if party}
+    if len(parties) > 1 and (echoes := _find_echoes(observed, rounds)):
+        return echoes
     if _hand_off(len(observed) - 1, observed[-1], parties) is None:
         return []
     found = (_hand_off(index, call, parties) for index, call in enumerate(observed))
@@ -63,6 +69,36 @@ def find_ring(observed: Sequence[Observed], rounds: int) -> list[HandOff]:
         ring = hand_offs[-agents * rounds :]
         if _is_ring(ring, agents, rounds) and not _gets_on(observed, hand_offs, agents, rounds):
             return ring
+    return []
+
+
+def _find_echoes(observed: Sequence[Observed], rounds: int) -> list[HandOff]:
+    """Deeds by one tool that several agents do in turn, each the one that it did before, whomever they name."""
+    newest = observed[-1]
+    if newest.tone != "success" or not newest.values:
+        return []
+    indexes = [index for index, call in enumerate(observed) if call.tool == newest.tool]
+    for agents in range(2, MOST_AGENTS + 1):
+        ring = indexes[-agents * rounds :]
+        if len(ring) < agents * rounds:
+            return []
+        calls = [observed[index] for index in ring]
+        if (
+            len({call.step for call in calls[:agents]}) < agents
+            or len({call.message_words for call in calls[:agents]}) < agents
+        ):
+            continue
+        if all(
+            calls[place].step == calls[place - agents].step
+            and calls[place].message_words == calls[place - agents].message_words
+            and calls[place].tone == "success"
+            for place in range(agents, len(calls))
+        ):
+            takers = [observed[index].role or observed[index].step for index in (*ring[1:], ring[0])]
+            return [
+                HandOff(index=index, giver=observed[index].role or observed[index].step, taker=taker, by_name=False)
+                for index, taker in zip(ring, takers, strict=True)
+            ]
     return []
 
 
@@ -81,9 +117,23 @@ def _hand_off(index: int, call: Observed, parties: set[str]) -> HandOff | None:
         by_name = False
     if taker is None:
         taker = next((value for value in call.values if value in parties and value != giver), None)
+    if taker is None:
+        named = [*_addressed(call), *_behind_to(name)]
+        taker = next((party for party in parties if party != giver and party.casefold() in named), None)
     if not isinstance(taker, str) or taker.strip() == giver:
         return None
     return HandOff(index=index, giver=giver, taker=taker.strip(), by_name=by_name)
+
+
+def _addressed(call: Observed) -> list[str]:
+    """The names in addresses, and behind the sign by which somebody is spoken to."""
+    texts = [value for value in call.values if isinstance(value, str) and "@" in value]
+    return [(found[1] or found[2]).casefold() for text in texts for found in _ADDRESS.finditer(text)]
+
+
+def _behind_to(tool: str) -> list[str]:
+    found = _GIVEN_TO.search(tool)
+    return [found[1]] if found else []
 
 
 def _is_ring(ring: Sequence[HandOff], agents: int, rounds: int) -> bool:
@@ -99,9 +149,14 @@ def _is_ring(ring: Sequence[HandOff], agents: int, rounds: int) -> bool:
 def _gets_on(observed: Sequence[Observed], hand_offs: Sequence[HandOff], agents: int, rounds: int) -> bool:
     """Whether the last round carried other words than the one before, and something came of it."""
     last, before = hand_offs[-agents:], hand_offs[-2 * agents : -agents]
-    if _is_other_work(observed, before, last):
+    if _is_other_work(observed, before, last) or _is_other_matter(observed, hand_offs, agents):
         return True
-    shares = [_in_common(observed[old.index], observed[new.index]) for old, new in zip(before, last, strict=True)]
+    if _closes_in(observed, hand_offs, agents):
+        return True
+    shares = [
+        max(_in_common(observed[old.index], observed[new.index]) for old in hand_offs[:-agents] if old.way == new.way)
+        for new in last
+    ]
     if max(shares) >= SAME_MESSAGE_SHARE:
         return False
     if not all(hand_off.by_name for hand_off in last):
@@ -134,6 +189,35 @@ def _is_other_work(observed: Sequence[Observed], before: Sequence[HandOff], last
     return deeds and min(new) >= NEW_NAMES
 
 
+def _is_other_matter(observed: Sequence[Observed], hand_offs: Sequence[HandOff], agents: int) -> bool:
+    """Whether all messages of the last round name one thing that none before it did, and leave out the one before."""
+    said = [observed[hand_off.index].message_words for hand_off in hand_offs]
+    # A round may begin with any of the agents, and the newest message may begin another.
+    for begun in range(agents):
+        whole = said[: len(said) - begun]
+        last, before, earlier = whole[-agents:], whole[-2 * agents : -agents], whole[:-agents]
+        if len(before) < agents:
+            continue
+        if frozenset.intersection(*last).difference(*earlier) and frozenset.intersection(*before).difference(*last):
+            return True
+    return False
+
+
+def _closes_in(observed: Sequence[Observed], hand_offs: Sequence[HandOff], agents: int) -> bool:
+    """Whether every message has a number, and each agent's goes one way by steps that are no count."""
+    counts = []
+    for place in range(agents):
+        told = [observed[hand_off.index].told for hand_off in hand_offs[-agents + place :: -agents]][::-1]
+        steps = [later - earlier for earlier, later in pairwise(told) if earlier is not None and later is not None]
+        if len(steps) < len(told) - 1 or not steps or not (min(steps) > 0 or max(steps) < 0):
+            return False
+        counts.append(set(steps) in ({1.0}, {float(agents)}))
+    return not all(counts)
+
+
 def _in_common(one: Observed, other: Observed) -> float:
     """The share of words that two messages have in common."""
-    return len(one.asked_words & other.asked_words) / max(1, len(one.asked_words | other.asked_words))
+    mine, theirs = one.message_words, other.message_words
+    if mine == theirs:
+        return 1.0
+    return len(mine & theirs) / max(1, len(mine | theirs))

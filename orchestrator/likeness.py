@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import JsonValue
 
+from chargehand.orchestrator.volatile import CLOCK, NUMBER, OPAQUE, POD, SPAN, words
 from chargehand.orchestrator.wrappings import MOST_JSON, without_notes_on_itself
 
 # Where a result says what changes by itself: a program tells what it is first, and how long it took last. What lies
@@ -27,17 +28,6 @@ EXCHANGED_SHARE = 0.2
 
 Change = Literal["same", "wording", "figures", "numbered"]
 
-_WORD = re.compile(r"[^\W_]+")
-_NUMBER = r"\d+(?:\.\d+)?"
-_SPAN = rf"{_NUMBER}\s?(?:ns|us|µs|ms|s|secs?|seconds?|mins?|minutes?|m|h|hrs?|hours?)\b"
-_CLOCK = (
-    r"\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?)?(?:\s?(?:Z|UTC|GMT|[+-]\d\d:?\d\d))?(?!\w)"
-    r"|\b\d\d?:\d\d:\d\d(?:[.,]\d+)?(?:\s?(?:Z|UTC|GMT))?(?!\w)"
-    r"|(?:\b(?:at|checked|as of|now|time)[\s:]{1,2}|[\[(])\d\d?:\d\d(?![:\w])(?:\s?[ap]m\b)?"
-    r"|\b(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*,? \d\d? [a-z]{3} \d{4}"
-    # Seconds or milliseconds since 1970, of the years 2014 to 2033.
-    r"|\b1[4-9]\d{8}(?:\d{3})?(?:\.\d+)?\b"
-)
 # Names that one attempt has and the next has not.
 _NAMES = (
     r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b"
@@ -49,70 +39,44 @@ _NAMES = (
     r"|\b(?:pid|process|port|thread|worker|attempts?|try|retry|retries)[\"'\s:=#-]{1,4}"
     r"(?:(?=\w*\d)[0-9a-f]{6,64}\b|\d+(?: ?(?:/|of) ?\d+)?)"
     # What counts the calls: a cell of a notebook, an action of a browser, a job of a shell.
-    r"|\b(?:(?:in|out) ?\[|(?:action|command|invocation|call|turn|snapshot|seq|execution_count)[\"'\s:=#-]{1,4})\d+\b"
+    r"|\b(?:(?:in|out) ?\[|(?:action|command|invocation|call|turn|snapshot|seq|execution_count"
+    r"|polls?|poll[ _]?count)[\"'\s:=#-]{1,4})\d+\b"
     r"(?! ?(?:/|of\b))"
     r"|^\[\d+\]\s+\d+$"
 )
-_TIMINGS = rf"\b(?:in|after|within|time)[\"'\s:=]{{1,4}}{_SPAN}|\b{_NUMBER}\s?(?:[smhd]|[a-z]{{3,8}}) ago\b"
+_TIMINGS = rf"\b(?:in|after|within|time)[\"'\s:=]{{1,4}}{SPAN}|\b{NUMBER}\s?(?:[smhd]|[a-z]{{3,8}}) ago\b"
 _TIMINGS_OF_THE_ANSWER = (
-    rf"\btook[\"'\s:=]{{1,4}}{_SPAN}"
-    rf"|\b(?:took|latency|duration|(?:response|query|search|execution|processing|run)_?time|runtime)(?:_\w+)?[\"'\s:=]{{1,4}}{_NUMBER}"
+    rf"\btook[\"'\s:=]{{1,4}}{SPAN}"
+    rf"|\btime[\"'\s:=]{{1,4}}\d+\.\d{{3,}}(?![\d\w])"
+    # How long a name server lets its answer stand.
+    rf"|\b\d+(?=\s+IN\s+(?:A|AAAA|CNAME|MX|TXT|NS|SOA|PTR|SRV)\b)|\bttl[\"'\s:=]{{1,4}}\d+"
+    rf"|\b(?:took|latency|duration|(?:response|query|search|execution|processing|run)_?time|runtime)(?:_\w+)?[\"'\s:=]{{1,4}}{NUMBER}"
 )
-# An opaque name: hexadecimal digits that are neither a word nor a number.
-_OPAQUE = r"\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{8,64}\b"
-# The end of a pod's name: five signs that are no word.
-_POD = r"(?<=[0-9a-z]-)(?:(?=[a-z]*\d)(?=\d*[a-z])[0-9a-z]{5}|[bcdfghjklmnpqrstvwxz]{5})(?![\w-])"
 # A failure says nothing new by a time, an id, or where something lay in memory.
 _FAILURE_ONLY = (
-    rf"|\b{_SPAN}"
-    rf"|{_OPAQUE}"
+    rf"|\b{SPAN}"
+    rf"|{OPAQUE}"
     r"|\b\d+ (?:more )?(?:attempts?|tries|retries)\b"
     # Who asked, or who of many answered; and names that are no hexadecimal number.
     r"|\b\d{1,3}(?:\.\d{1,3}){3}\b"
-    rf"|{_POD}"
+    rf"|{POD}"
     r"|\b(?=(?:[a-z]*\d){3})(?=(?:\d*[a-z]){3})[0-9a-z]{12,64}\b"
     # A file that is called by its date.
     r"|/[\w./-]*\d{4}-?\d\d-?\d\d[\w.:-]*"
 )
-# Whatever it is called: letters and digits mixed, as no person names a thing; and how long something took.
-_MADE = re.compile(
-    r"(?P<span>\b(?P<count>\d+(?:\.\d+)?)\s?(?:ns|us|µs|ms|s|sec|secs|seconds)\b)"
-    r"|\b\d?\d:\d\d(?::\d\d)?(?![:\w])"
-    r"|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"
-    # A number of a thing, by its form or by what it is called.
-    r"|(?P<called>(?:(?:\b|_)(?:id|no|nr|number|key)|(?-i:(?<=[a-z])(?:Id|ID|Key|Token)))[\"'\s:=]{1,4})"
-    r"(?=[\w-]*\d)[\w-]+|#\d+\b|\b(?-i:[A-Z]{2,10})-\d+\b"
-    r"|(?<![^\W_])(?=[a-z]*\d)(?=\d*[a-z])[0-9a-z]{6,}(?![^\W_])"
-    rf"|{_POD}",
-    re.IGNORECASE,
-)
-# What goes from page to page: long, in one piece, letters and digits.
-_MADE_ALONE = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[\w=+/.:-]+")
-MADE_CHARACTERS = 10
-_CLOCK_ANYWHERE = re.compile(_CLOCK, re.IGNORECASE)
-# A part of a whole, which moves while something is being done: a percentage, or so many of so many.
-_SHARE = re.compile(
-    rf"{_NUMBER} ?%|\b\d+ ?(?:/|of) ?\d+\b"
-    rf"|(?:percent\w*|pct|progress)[\"'\s:=]{{1,4}}{_NUMBER}",
-    re.IGNORECASE,
-)
 # The signs between a name's parts.
 _FORM = re.compile(r"\w+")
 _OPTION = re.compile(r"(?<!\S)-{1,2}[A-Za-z][\w-]*(?:=\S*)?")
-# What is left of a result must say something by itself.
-ESSENCE_WORDS = 4
-# In the place of what is set aside.
-NAME = "~"
 # Without one of these (or the dashes of a UUID) there is no such name, and the longer expression need not be tried.
 NAMED_BY = (
     "0x", "/tmp/", "/var/folders", "req", "ref", "incident", "trace", "span", "correlation", "session", "conn",
     "transaction", "txn", "pid", "process", "port", "thread", "worker", "attempt", "try", "retries",
-    "in [", "out[", "action", "command", "invocation", "call", "turn", "snapshot", "seq", "execution_count",
+    "in [", "out[", "action", "command", "invocation", "call", "turn", "snapshot", "seq", "execution_count", "poll",
     "[1]", "[2]", "[3]",
 )  # fmt: skip
 DASHES_OF_A_UUID = 4
-_TIMES = f"(?P<time>{_CLOCK}|{_TIMINGS})|{_TIMINGS_OF_THE_ANSWER}"
-_TIMES_IN_FAILURES = f"{_CLOCK}|{_TIMINGS_OF_THE_ANSWER}|{_TIMINGS}{_FAILURE_ONLY}"
+_TIMES = f"(?P<time>{CLOCK}|{_TIMINGS})|{_TIMINGS_OF_THE_ANSWER}"
+_TIMES_IN_FAILURES = f"{CLOCK}|{_TIMINGS_OF_THE_ANSWER}|{_TIMINGS}{_FAILURE_ONLY}"
 
 
 def _at_a_beginning(expression: str) -> re.Pattern[str]:
@@ -127,7 +91,7 @@ _VOLATILE_IN_FAILURES = (
     _at_a_beginning(f"{_NAMES}|{_TIMES_IN_FAILURES}"),
 )
 # A number by itself, unlike a percentage or a part of a whole, which are always told as they are.
-_FIGURE = re.compile(rf"(?<![\w./%])(?<!of ){_NUMBER}(?!\s?%|\s?/\s?\d| of \d|\w)")
+_FIGURE = re.compile(rf"(?<![\w./%])(?<!of ){NUMBER}(?!\s?%|\s?/\s?\d| of \d|\w)")
 # Where something stands in a file; what is written above it moves it.
 _POSITION = re.compile(
     r"(?<=\w:)\d+(?::\d+)?(?![\w.])|\b(?:line|lines|at|ln) (?P<line>\d+)\b|^\s*\d+(?= ?\|)", re.I | re.M
@@ -136,7 +100,10 @@ _POSITION = re.compile(
 _VOLATILE_IN_THE_MIDDLE = re.compile(r"0x[0-9a-f]{4,}|\d\d:\d\d:\d\d(?:[.,]\d+)?|/tmp/[\w./-]+|\d+\.\d+ ?m?s\b")
 _WITH_DIGITS = re.compile(r"(?<!\S)[^\s\d]*\d\S*")
 _IDENTITY = re.compile(
-    _OPAQUE + r"|(?:\b|_)id[\"'\s:=#-]{1,4}(?=[\w-]*\d)[\w-]+|#\d+|\b[a-z]{2,10}-\d+\b", re.IGNORECASE
+    OPAQUE
+    + r"|(?:\b|_)(?:rev(?:ision)?|version|generation|etag|serial|offset|lsn|txn?)[\"'\s:=]{1,4}[\w-]*\d[\w-]*"
+    + r"|(?:\b|_)id[\"'\s:=#-]{1,4}(?=[\w-]*\d)[\w-]+|#\d+|\b[a-z]{2,10}-\d+\b",
+    re.IGNORECASE,
 )
 
 # A time beside one of these, in a few words, is the time of the work, not of the answer.
@@ -200,11 +167,6 @@ def spelling(value: JsonValue) -> str:
     return " ".join(words(value)) or value
 
 
-def words(text: str) -> list[str]:
-    """Letters and digits, in lower case."""
-    return _WORD.findall(text.casefold())
-
-
 def settle(text: str) -> str:
     """What an answer says, without names and times that are new in every answer; the order of its lines is none."""
     said = without_notes_on_itself(text)
@@ -260,49 +222,6 @@ def settle_failure(text: str) -> Settled:
 def without_identity(text: str) -> str:
     """An acknowledgement without the id of what it acknowledges."""
     return _IDENTITY.sub("~", text)
-
-
-def essence(text: str, least_words: int = ESSENCE_WORDS) -> tuple[str, frozenset[str], tuple[float, ...]]:
-    """A result without names that a machine made and spans of time, these names, and these spans.
-
-    The first is empty where so few words are left that the names may be what was asked for.
-    """
-    names: list[str] = []
-    spans: list[float] = []
-
-    def strip(found: re.Match[str]) -> str:
-        if found["span"]:
-            spans.append(float(found["count"]))
-            return NAME
-        called = found["called"] or ""
-        names.append(found[0].removeprefix(called).casefold())
-        return called + NAME
-
-    left = _MADE.sub(strip, text)
-    return (left if len(words(left)) >= least_words else ""), frozenset(names), tuple(spans)
-
-
-def without_names(text: str) -> str:
-    """A result without clocks and the names that a machine made; spans of time stay."""
-    left = _CLOCK_ANYWHERE.sub(NAME, text)
-    return _MADE.sub(lambda found: found[0] if found["span"] else f"{found['called'] or ''}{NAME}", left)
-
-
-def shares(text: str) -> tuple[str, ...]:
-    """What a result says of how far it is."""
-    return tuple(_SHARE.findall(text))
-
-
-def without_numbers(text: str) -> str:
-    """A result without clocks and numbers."""
-    return re.sub(_NUMBER, NAME, _CLOCK_ANYWHERE.sub(NAME, text))
-
-
-def names_in(text: str) -> list[str]:
-    """The names in a text that a machine made."""
-    return [
-        found[0].removeprefix(found["called"] or "").casefold() for found in _MADE.finditer(text) if not found["span"]
-    ]
 
 
 def without_echo(said: Iterable[str], asked: frozenset[str]) -> list[str]:
@@ -402,11 +321,6 @@ def parts(text: str, head: int, tail: int) -> tuple[str, str, str]:
 @lru_cache(maxsize=1_024)
 def _beginning(text: str) -> tuple[str, ...]:
     return tuple(words(text)[:COMPARED_WORDS])
-
-
-def is_made(value: JsonValue) -> bool:
-    """Whether an argument is a name that a machine made."""
-    return isinstance(value, str) and len(value) >= MADE_CHARACTERS and _MADE_ALONE.fullmatch(value) is not None
 
 
 def same_stem(one: str, other: str) -> bool:

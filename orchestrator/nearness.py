@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pydantic import JsonValue
 
 from chargehand.orchestrator.gains import Entry
-from chargehand.orchestrator.likeness import change, is_made, same_stem, without_echo, without_options, words
+from chargehand.orchestrator.likeness import change, same_stem, without_echo, without_options
 from chargehand.orchestrator.observed import Observed
+from chargehand.orchestrator.volatile import is_made, words
 
 # So many arguments may come or go between two calls that are nearly the same.
 MOST_OPTIONS = 2
@@ -28,6 +29,8 @@ SMALL_LETTERS = 3
 SLOTS_SHARE = 0.34
 # Of the words of two lists that are one.
 SAME_BAG_SHARE = 0.95
+# A number that counts calls has not grown by more since the first of those that are looked at.
+MOST_COUNTED = 30
 # Of texts in one form, so many have a name that no other has.
 OWN_NAMES_SHARE = 0.8
 
@@ -47,6 +50,8 @@ def nearness_of(entry: Entry, last: Entry) -> str | None:
     if newest.tone == "success":
         return "deed" if _acknowledge_alike(call, newest) and _is_reworded(call, newest) else None
     is_same = call.gave == newest.gave if is_answer else says_the_same(call, newest)
+    # That there is nothing may be said in many words.
+    is_same = is_same or call.tone == newest.tone == "nothing"
     nearness = "wording"
     mine, theirs = call.named_values, newest.named_values
     # An option more or less is a variation, as long as something else was asked for in both.
@@ -54,7 +59,9 @@ def nearness_of(entry: Entry, last: Entry) -> str | None:
         return None
     for name in mine.keys() & theirs.keys():
         how = change(mine[name], theirs[name])
-        if how is None and (_is_rephrased(mine[name], theirs[name]) or _are_tokens(call, newest, name)):
+        if how is None and (is_rephrased(mine[name], theirs[name]) or _are_tokens(call, newest, name)):
+            how = "wording"
+        if how is None and newest.failed and _is_part_of(mine[name], theirs[name]):
             how = "wording"
         if how is None and without_options(str(mine[name])) == without_options(str(theirs[name])):
             how = "wording"
@@ -68,19 +75,36 @@ def nearness_of(entry: Entry, last: Entry) -> str | None:
                 return None
             nearness = how
     # The dear comparison comes last.
+    if not is_same and nearness == "wording" and _counts_on(call, newest):
+        return nearness
     return nearness if is_same or _is_about_the_same(call, newest) else None
 
 
 def _is_about_the_same(call: Observed, newest: Observed) -> bool:
     """Whether two results differ only by names that a machine made, most of which they share or which say nothing."""
-    if not call.essence or call.essence != newest.essence:
+    if not call.essence:
         return False
+    if call.essence != newest.essence:
+        return _are_rated_anew(call, newest)
     shared = call.names & newest.names
     own = max(len(call.names), len(newest.names)) - len(shared)
     return own <= max(1, len(shared))
 
 
-def _is_rephrased(one: JsonValue, other: JsonValue) -> bool:
+def _counts_on(call: Observed, newest: Observed) -> bool:
+    """Whether two results are the same but for a number that counts the calls."""
+    if not newest.form or call.form != newest.form or len(call.numbers) != len(newest.numbers):
+        return False
+    steps = {later - earlier for earlier, later in zip(call.numbers, newest.numbers, strict=True)} - {0.0}
+    return len(steps) == 1 and all(step.is_integer() and 0 < step <= MOST_COUNTED for step in steps)
+
+
+def _are_rated_anew(call: Observed, newest: Observed) -> bool:
+    """Whether two results are the same hits, each with another rating of how well it fits the question."""
+    return bool(newest.hits) and call.hits == newest.hits
+
+
+def is_rephrased(one: JsonValue, other: JsonValue) -> bool:
     """Whether two sentences have most of their words in common, or all that is not small, whatever stands around."""
     mine, theirs = set(words(str(one))), set(words(str(other)))
     shared = len(mine & theirs)
@@ -94,6 +118,13 @@ def _is_rephrased(one: JsonValue, other: JsonValue) -> bool:
         and len(more) - len(fewer) <= MOST_OPTIONS
         and all(word in more or any(same_stem(word, each) for each in more) for word in fewer)
     )
+
+
+def _is_part_of(one: JsonValue, other: JsonValue) -> bool:
+    """Whether one text names no more than the other, set aside a word or two, as two ways to point at one thing do."""
+    mine, theirs = set(words(str(one))), set(words(str(other)))
+    fewer, more = sorted((mine, theirs), key=len)
+    return fewer <= more and len(more) - len(fewer) <= MOST_OPTIONS and any(len(word) > SMALL_LETTERS for word in fewer)
 
 
 def _are_tokens(call: Observed, newest: Observed, name: str) -> bool:

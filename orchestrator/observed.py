@@ -11,25 +11,35 @@ from pydantic import JsonValue
 from chargehand.orchestrator.columns import Columns, columns
 from chargehand.orchestrator.facts import ToolFinished
 from chargehand.orchestrator.likeness import (
-    ESSENCE_WORDS,
     Settled,
-    essence,
     leaves,
-    names_in,
     normalise,
     settle,
     settle_failure,
-    shares,
     spelling,
     without_identity,
+)
+from chargehand.orchestrator.tones import Tone, is_refusal, is_search, is_transient, lets_time_pass, tone
+from chargehand.orchestrator.volatile import (
+    ESSENCE_WORDS,
+    NAME,
+    essence,
+    has_ratings,
+    names_in,
+    shares,
+    without_ago,
     without_numbers,
+    without_opaque,
+    without_ratings,
+    without_temporary,
     words,
 )
-from chargehand.orchestrator.tones import Tone, is_refusal, is_transient, lets_time_pass, tone
-from chargehand.orchestrator.wrappings import unwrap, without_remarks
+from chargehand.orchestrator.wrappings import unwrap, without_remarks, without_thoughts
 
 # What is left of an acknowledgement without its names.
 LEAST_OF_AN_ACKNOWLEDGEMENT = 1
+# What an answer says beside a name that is new each time; one word is what the name is called.
+LEAST_BESIDE_A_NAME = 2
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
@@ -91,7 +101,12 @@ class Observed:
     def asked(self) -> str:
         """The call, in words that are the same for the same call."""
         names = json.dumps(_shape(self._arguments))
-        return "\n".join((self.tool, names, *(spelling(value) for value in self.values)))
+        return "\n".join((self.tool, names, *(spelling(without_temporary(value)) for value in self.values)))
+
+    @cached_property
+    def asked_form(self) -> str:
+        """The same without identifiers in hexadecimal."""
+        return without_opaque(self.asked)
 
     @cached_property
     def gave(self) -> str:
@@ -103,12 +118,26 @@ class Observed:
 
     @cached_property
     def _essence(self) -> tuple[str, frozenset[str], tuple[float, ...]]:
-        return essence(self.gave, LEAST_OF_AN_ACKNOWLEDGEMENT if self.tone == "success" else ESSENCE_WORDS)
+        least = LEAST_OF_AN_ACKNOWLEDGEMENT if self.tone == "success" else ESSENCE_WORDS
+        said = essence(self.gave, least)
+        # A name may be what was asked for; how long it took is not.
+        return said if said[0] or said[1] else essence(self.gave, LEAST_BESIDE_A_NAME)
 
     @property
     def essence(self) -> str:
         """The result without names that a machine made and spans of time; empty where little would be left."""
         return self._essence[0]
+
+    @cached_property
+    def bare(self) -> str:
+        """The same, if two words are left, or nothing was there but one name."""
+        return essence(self.gave, LEAST_BESIDE_A_NAME)[0] or (NAME if len(self.gave_words) == 1 else "")
+
+    @cached_property
+    def hits(self) -> str:
+        """The result without how well each hit fits the question, if there are such ratings and words beside them."""
+        # To take names out of a text is dear.
+        return without_ratings(self.essence) if has_ratings(self.said) else ""
 
     @property
     def names(self) -> frozenset[str]:
@@ -124,6 +153,20 @@ class Observed:
     def shares(self) -> tuple[str, ...]:
         """What it says of how far it is: percentages, and so many of so many."""
         return shares(self.said)
+
+    @property
+    def ago(self) -> tuple[float, ...]:
+        """How long ago things were, in seconds, where it says so."""
+        return self._ago[1]
+
+    @property
+    def but_for_ago(self) -> str:
+        """The result without that."""
+        return self._ago[0]
+
+    @cached_property
+    def _ago(self) -> tuple[str, tuple[float, ...]]:
+        return without_ago(self.gave)
 
     @cached_property
     def form(self) -> str:
@@ -159,7 +202,14 @@ class Observed:
     @cached_property
     def tone(self) -> Tone:
         """What it says on the whole."""
-        return "failure" if self.refused else tone(self.said)
+        if self.refused:
+            return "failure"
+        # Who makes something may be told nothing, and who looks for something has found nothing.
+        return tone(self.said) if self.said.strip() or not self._searches else "nothing"
+
+    @cached_property
+    def _searches(self) -> bool:
+        return any(is_search(f"{self.tool}\n{value}") for value in self.values)
 
     @cached_property
     def refused(self) -> bool:
@@ -190,6 +240,18 @@ class Observed:
         return frozenset(words(self.tool)).union(*(words(str(value)) for value in self.values))
 
     @cached_property
+    def message_words(self) -> frozenset[str]:
+        """The words of the call without identifiers, and with its reason, which may be all that it says."""
+        texts = (without_opaque(str(value)) for value in leaves(normalise(without_thoughts(self.fact.arguments))))
+        return frozenset(words(self.tool)).union(*map(words, texts))
+
+    @cached_property
+    def told(self) -> float | None:
+        """The one number among its arguments that is no more than a number."""
+        numbers = [value for value in self.values if isinstance(value, int | float) and not isinstance(value, bool)]
+        return float(numbers[0]) if len(numbers) == 1 else None
+
+    @cached_property
     def gave_words(self) -> tuple[str, ...]:
         """The words of the result."""
         return tuple(words(self.gave))
@@ -204,6 +266,9 @@ def _named(name: str, value: JsonValue) -> Iterator[tuple[str, JsonValue]]:
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _named(f"{name}.{key}", inner)
+    elif isinstance(value, list) and value and not any(isinstance(item, dict | list) for item in value):
+        # A command in parts is a command, and the order of names in a list is none.
+        yield name, value[0] if len(value) == 1 else " ".join(str(item) for item in value)
     elif isinstance(value, list):
         for index, inner in enumerate(value):
             yield from _named(f"{name}.{index}", inner)

@@ -35,7 +35,9 @@ _FAILURE = re.compile(
 )
 # In a few words; a text that merely has one of these is about something else.
 _SHORT_FAILURE = re.compile(
-    r"\b(?:nack|nak|reject(?:ed|s|ion)?|invalid|blocked|runaway|must (?:be|not|have)|(?:is|are) required"
+    r"\b(?:captcha|(?:verify|prove|confirm) (?:that )?you are (?:a )?human"
+    r"|(?:log|sign) ?in to (?:continue|view)|session (?:has )?expired"
+    r"|nack|nak|reject(?:ed|s|ion)?|invalid|blocked|runaway|must (?:be|not|have)|(?:is|are) required"
     r"|not (?:allowed|permitted|supported|confirmed|valid)|expected)\b",
     re.IGNORECASE,
 )
@@ -46,9 +48,11 @@ _REFUSAL = re.compile(
 )
 _INNER_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])|_")
 _NOTHING = re.compile(
-    r"^(?:\[\]|\{\}|null|none|nil|0)$"
+    r"^(?:\[\]|\{\}|null|none|nil)$"
     r"|\bno (?:\w+ )?(?:results?|match(?:es)?|rows?|records?|items?|entries|hits?|documents?|messages?|output|data)\b"
     r"|\bno (?:changes?|effect|progress|difference)\b|\bunchanged\b|\balready\b"
+    r"|\b(?:could|did|can|do|does|was|were)(?:n['’]?t| ?not) (?:be )?(?:find|found|know|locate[d]?)\b"
+    r"|\bunknown\b|\bno (?:\w+ )?(?:information|answer)\b|\bno \w+(?: \w+)? (?:is|was) known\b|\bnot know[n]?\b"
     r"|\bnothing\b|\bnot found\b|\b0 (?:results?|rows?|hits?|matches)\b"
     r"|\"\w+\": ?\[\](?:, ?\"\w+\": ?0)?",
     re.IGNORECASE,
@@ -57,7 +61,7 @@ _SUCCESS = re.compile(
     r"\b(?:ok|okay|done|true|yes|success\w*|succeeded|completed?|finished|saved|wrote|written|created|updated|added"
     r"|appended|inserted|deleted|removed|edited|replaced?|replacements?|changed|modified|applied|patched|moved|renamed"
     r"|copied|sent|posted|published|closed|opened|set|stored|installed|uploaded|committed|merged|pushed|clicked|typed"
-    r"|pressed|selected|submitted|accepted|assigned|attached|scheduled|started|stopped|restarted|granted|registered"
+    r"|pressed|selected|submitted|accepted|assigned|transferred|forwarded|attached|scheduled|started|stopped|restarted|granted|registered"
     r"|queued (?:as|for|with|under)|delivered|received|enqueued|logged"
     r"|recorded|noted|acknowledged|pass(?:ed|ing)?|healthy|clean|up|green|valid|ready)\b",
     re.IGNORECASE,
@@ -69,6 +73,14 @@ _LONG_SUCCESS = re.compile(r"\b(?:has|have) been \w+|\bsuccessful(?:ly)?\b", re.
 # What was done to one thing, as many tools say it of whatever they do.
 _HAS_BEEN = re.compile(
     r"(?!.*\b(?:is|are|was|still|not|remains?|stays?)\b)[^:=|\s]+(?: [^:=|\s]+){0,4} [a-z]+ed[.!]?", re.IGNORECASE
+)
+# By its tool's name, or the program that a command begins with, whatever folder it goes to first.
+_SEARCHES = re.compile(
+    r"^(?:\w*[-_.])?(?:search|find|grep|glob|lookup|query|list)(?:[-_.]\w+)?\n"
+    r"|\n(?:cd \S+ (?:&& |; ))?(?:sudo )?(?:e?grep|rg|ag|ack|find|fd|locate|which|whereis|ls"
+    r"|git (?:grep|log|branch|tag))\b"
+    r"(?!.*(?:-delete|-exec|[^2]>))",
+    re.IGNORECASE,
 )
 _WAITS = re.compile(r"(?:^|[\W_])(?:sleep|wait|delay|pause|backoff)(?:$|[\W_])", re.IGNORECASE)
 
@@ -87,6 +99,8 @@ def tone(text: str) -> Tone:
         return "success" if _LONG_SUCCESS.search(" ".join(beginning[:SHORT_WORDS])) else "plain"
     if _NOTHING.search(said):
         return "nothing"
+    if _NO_FAILURE.search(said):
+        return "success"
     if _HAS_BEEN.fullmatch(said):
         return "success"
     return "success" if _SUCCESS.search(_INNER_CAPITAL.sub(" ", _NO_SUCCESS.sub("", said))) else "plain"
@@ -100,6 +114,11 @@ def is_refusal(text: str) -> bool:
 def is_transient(text: str) -> bool:
     """Whether an error asks to come again."""
     return _TRANSIENT.search(_ends(text)) is not None
+
+
+def is_search(asked: str) -> bool:
+    """Whether a call looks for something, so that no answer is an answer."""
+    return _SEARCHES.search(asked[:HEAD_CHARACTERS]) is not None
 
 
 def is_no_entry(text: str) -> bool:

@@ -10,6 +10,15 @@ from pydantic import JsonValue
 _TERMINAL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # Before the text, when it was said.
 _LOGGED = re.compile(r"^\s*\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?:? (?=\S)")
+# Before it, the process that said it; behind it, how it came.
+_SAID_BY = re.compile(r"^\[\d{2,7}\] (?=\S)")
+_CAME_BY = re.compile(
+    r"\s*\n(?:\((?:via|took|from|served by|request|elapsed|time|duration|cached|node|host|id)\b[^()\n]*\)"
+    r"|x-[\w-]+: \S+|\[exit \d+\] \d+(?:\.\d+)?\s?m?s)\s*$",
+    re.IGNORECASE,
+)
+# Nothing, said in words.
+_EMPTY = re.compile(r"\s*[(\[<](?:no (?:content|output|stdout)|empty(?: output)?)[)\]>]\s*", re.IGNORECASE)
 _RULED = re.compile(r"^[ \t]*([-=_*#~+])\1{3,}[ \t]*\n?", re.MULTILINE)
 # Envelopes: a tool behind a protocol that runs a process has two.
 MOST_ENVELOPES = 3
@@ -46,13 +55,26 @@ REMARKS = frozenset(
     {"description", "explanation", "reason", "reasoning", "rationale", "justification", "purpose", "display", "comment"}
     | {"intent", "goal", "thought", "thoughts", "why"}
 )
-ASIDES = frozenset({"explanation", "rationale", "justification", "tool_call_reason"})
+ASIDES = frozenset({"explanation", "rationale", "justification", "tool_call_reason", "reason_for_call"})
+# What is run, and what it may be called for the reader.
+PROGRAMS = frozenset({"command", "cmd", "code", "script"})
+LABELS = frozenset({"name", "label", "title"})
+# What is said to somebody, and what stands beside it for the reader.
+MESSAGES = frozenset(
+    {"message", "text", "content", "prompt", "task", "input", "instruction", "body", "question", "note"}
+)
+LEAST_MESSAGE = 2
+SHOWN = frozenset({"description", "display", "comment"})
+# Of the sending of a call.
+SENDING = frozenset({"meta", "timestamp", "ts", "sent", "sentat", "nonce"})
+# A remark beside what is asked for is short; a longer text is what is to be written.
+REMARK_WORDS = 8
 # How a call is to be made, whatever it asks.
 MANNERS = frozenset({"timeout", "timeout_ms", "timeout_seconds", "verbose", "quiet", "debug"})
 # Of a tool to think with, what is asked for; of any other, not.
 THOUGHTS = frozenset({"reasoning", "thought", "thoughts"})
 DURATIONS = frozenset({"duration", "latency", "took", "runtime", "response", "query", "execution", "processing"})
-ALONE = frozenset({"nonce", "etag", "traceparent", "latency", "took", "jsonrpc"})
+ALONE = frozenset({"nonce", "etag", "traceparent", "latency", "took", "jsonrpc", "via", "worker", "served"})
 
 
 def unwrap(text: str) -> tuple[str, bool]:
@@ -68,7 +90,8 @@ def unwrap(text: str) -> tuple[str, bool]:
         text, failed = opened[0], failed or opened[1]
     if "\x1b" in text:
         text = _TERMINAL.sub("", text)
-    return _LOGGED.sub("", _RULED.sub("", text), count=1), failed
+    text = _CAME_BY.sub("", _SAID_BY.sub("", _LOGGED.sub("", _RULED.sub("", text), count=1), count=1), count=1)
+    return "" if _EMPTY.fullmatch(text) else text, failed
 
 
 def _open(text: str) -> tuple[str, bool] | None:
@@ -113,16 +136,41 @@ def _texts(value: JsonValue) -> list[str] | None:
 
 def without_remarks(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """The arguments of a call without what is said about the call: names of one request, and why it is made."""
-    kept = {
-        key: value
-        for key, value in arguments.items()
-        if not _is_of_the_answer(key) and key.casefold() not in ASIDES and key.casefold() not in MANNERS
-    }
+    kept = {key: value for key, value in without_sending(arguments).items() if key.casefold() not in MANNERS}
     if any(_last_part(key) in MAIN for key in kept):
         kept = {key: value for key, value in kept.items() if key.casefold().strip("_") not in REMARKS}
     elif any(key.casefold() in THOUGHTS for key in kept) and not all(key.casefold() in THOUGHTS for key in kept):
         kept = {key: value for key, value in kept.items() if key.casefold() not in THOUGHTS}
-    return kept
+    if any(key.casefold() in PROGRAMS for key in kept):
+        kept = {key: value for key, value in kept.items() if key.casefold() not in LABELS}
+    beside = {key: value for key, value in kept.items() if not _is_a_remark(key, value)}
+    return beside or kept
+
+
+def without_sending(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """The arguments of a call without names of one request, and when and why it was sent."""
+    kept = {
+        key: value for key, value in arguments.items() if not _is_of_the_answer(key) and key.casefold() not in ASIDES
+    }
+    # A time that is all that was given is what is asked about.
+    return {key: value for key, value in kept.items() if key.casefold().replace("_", "") not in SENDING} or kept
+
+
+def without_thoughts(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """A message to somebody else without what its sender thinks of it; the reason that is given is a message, too."""
+    kept = without_sending(arguments)
+    # Whom it goes to and one thing more is a message already.
+    is_told = any(key.casefold() in MESSAGES for key in kept) or len(kept) > LEAST_MESSAGE
+    apart = THOUGHTS | (SHOWN if is_told else frozenset())
+    return {key: value for key, value in kept.items() if key.casefold() not in apart} or kept
+
+
+def _is_a_remark(key: str, value: JsonValue) -> bool:
+    return (
+        key.casefold().strip("_") in REMARKS
+        and isinstance(value, str)
+        and 1 < len(value.split(maxsplit=REMARK_WORDS)) <= REMARK_WORDS
+    )
 
 
 def without_notes_on_itself(text: str) -> str:
@@ -157,6 +205,9 @@ def _is_of_the_answer(key: str) -> bool:
     if parts[-1] in TIMES and any(part in OF_THE_ANSWER for part in parts):
         return True
     if parts[-1] in ("id", "key", "token", "uuid") and any(part in OF_THE_ANSWER for part in parts[:-1]):
+        return True
+    # What a model's answer was charged with.
+    if len(parts) > 1 and parts[-1] == "tokens":
         return True
     return parts[0] in ALONE or (parts[-1] in ("ms", "us", "ns", "seconds", "secs") and parts[0] in DURATIONS)
 

@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 
 from chargehand.orchestrator.likeness import (
     change,
-    essence,
-    names_in,
     settle,
     settle_failure,
     spelling,
@@ -17,6 +15,7 @@ from chargehand.orchestrator.likeness import (
     without_options,
 )
 from chargehand.orchestrator.tones import tone
+from chargehand.orchestrator.volatile import essence, names_in
 
 
 @pytest.mark.parametrize(

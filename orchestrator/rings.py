@@ -1,0 +1,74 @@
+"""Rounds of calls that bring what the round before brought; pure."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from chargehand.orchestrator.gains import Entry, falls
+from chargehand.orchestrator.nearness import is_rephrased
+from chargehand.orchestrator.observed import Observed
+
+# The same thrice, and what was said between.
+LEAST_TALK = 5
+SENTENCE_WORDS = 8
+# A person who is asked says little.
+REPLY_WORDS = 12
+
+
+def is_ring(rounds: Sequence[Entry], period: int) -> bool:
+    """Whether the calls of each round are those of the round before, and gave the same."""
+    if len({entry.call.asked_form for entry in rounds[:period]}) < 2:
+        return False
+    pairs = [(rounds[index - period], rounds[index]) for index in range(period, len(rounds))]
+    if any(falls((before.call.figures, after.call.figures)) for before, after in pairs):
+        return False
+    if all(before.call.asked == after.call.asked and before.gave == after.gave for before, after in pairs):
+        return True
+    # A token that one call gives and the next one uses is another in each round, and the round fails all the same.
+    return any(after.call.refused for _, after in pairs[-period:]) and all(
+        before.call.asked_form == after.call.asked_form and _gave_the_same_but_for_names(before, after)
+        for before, after in pairs
+    )
+
+
+def is_ring_of_talk(rounds: Sequence[Entry]) -> bool:
+    """Whether one call gives the same each time, and in between the same is asked for in other words."""
+    if len(rounds) < LEAST_TALK:
+        return False
+    firm, talk = rounds[::2], rounds[1::2]
+    return (
+        len({(entry.call.asked, entry.gave) for entry in firm}) == 1
+        and len({entry.call.tool for entry in rounds}) == 2
+        and not falls([entry.call.figures for entry in firm])
+        and firm[-1].call.tone != "success"
+        and len({entry.call.asked for entry in talk}) == len(talk)
+        and all(len(entry.call.asked_words) >= SENTENCE_WORDS for entry in talk)
+        and all(asks_again([one], [other]) for one, other in pairwise(talk))
+        and all(len(entry.call.gave_words) <= REPLY_WORDS for entry in talk)
+    )
+
+
+def may_wait(rounds: Sequence[Entry]) -> bool:
+    """Whether a call that says nothing goes between looks that say something."""
+    silent = [entry for entry in rounds if not entry.call.said.strip()]
+    return len(silent) == len(rounds) // 2 and len({entry.call.asked for entry in silent}) == 1
+
+
+def asks_again(before: Sequence[Entry], after: Sequence[Entry]) -> bool:
+    """Whether all that was done between two tries is what was done between the two before, in other words."""
+    return (
+        len(before) == len(after) > 0
+        and all(one.call.tool == other.call.tool for one, other in zip(before, after, strict=True))
+        and all(_is_asked_again(one.call, other.call) for one, other in zip(before, after, strict=True))
+    )
+
+
+def _is_asked_again(call: Observed, newest: Observed) -> bool:
+    mine, theirs = call.named_values, newest.named_values
+    return mine.keys() == theirs.keys() and all(
+        mine[name] == theirs[name] or (" " in str(mine[name]) and is_rephrased(mine[name], theirs[name]))
+        for name in mine
+    )
+
+
+def _gave_the_same_but_for_names(before: Entry, after: Entry) -> bool:
+    return before.gave == after.gave or (bool(after.call.bare) and before.call.bare == after.call.bare)
