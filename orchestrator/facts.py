@@ -195,6 +195,15 @@ class StepsSkipped(Fact):
     reason: str
 
 
+class JoinsWon(Fact):
+    """`any` joins that begin, and whose success each of them goes on with."""
+
+    stream = "run"
+    kind: Literal["joins.won"] = "joins.won"
+    winners: dict[str, str]
+    """Key of the join → key of the first to succeed of those that it waited for."""
+
+
 class StepAnchor(BaseModel):
     """The head of a finished step's stream."""
 
@@ -600,6 +609,7 @@ RunFact = Annotated[
     | BudgetRaised
     | BudgetWarned
     | StepsSkipped
+    | JoinsWon
     | StepsAnchored
     | ReservationsCharged
     | ReservationsReturned

@@ -7,6 +7,7 @@ from chargehand.orchestrator.facts import (
     BudgetRaised,
     BudgetWarned,
     CallAbandoned,
+    JoinsWon,
     ModelFailed,
     ModelRequested,
     ModelResponded,
@@ -62,6 +63,8 @@ def gist(fact: AnyFact) -> str:
             return f"{fact.percent}% of ${fact.budget_microusd / 1e6:g} are spent"
         case StepsSkipped():
             return f"{len(fact.steps)} {fact.outcome}: {fact.reason}"
+        case JoinsWon():
+            return ", ".join(f"{join} goes on with {winner}" for join, winner in fact.winners.items())
         case StepsAnchored():
             return f"{len(fact.anchors)} heads"
         case ReservationsCharged():

@@ -24,6 +24,7 @@ from chargehand.orchestrator.control import Child, End, Grow
 from chargehand.orchestrator.errors import IllegalFact, NewerVersion
 from chargehand.orchestrator.facts import (
     AnyFact,
+    JoinsWon,
     PlanPatched,
     RunFinished,
     RunSubmitted,
@@ -255,6 +256,8 @@ class _Graph:
                 self.closed |= dict.fromkeys(fact.steps, (at, fact.outcome))
                 if fact.outcome == "skipped":
                     self._check_skipped(row, fact)
+            case JoinsWon():
+                self._check_winners(row, fact)
             case RunFinished():
                 self._check_outcome(row, fact)
             case _:
@@ -341,6 +344,20 @@ class _Graph:
         if unexpected:
             keys = sorted(self.run.planned[one].key for one in unexpected)
             self.run.diverges(row.entry, "steps", expected=keys, found="they can run")
+
+    def _check_winners(self, row: Row, fact: JoinsWon) -> None:
+        """Whoever has won was waited for and had succeeded by then."""
+        for join, winner in fact.winners.items():
+            identity = step_id(self.run.run_id, winner)
+            if identity in self.run.erased:
+                continue
+            self.run.decisions += 1
+            step, end = self.run.planned.get(step_id(self.run.run_id, join)), self.ends.get(identity)
+            has_won = end is not None and isinstance(end.fact, StepFinished) and end.fact.outcome == "succeeded"
+            if step is None or winner not in step.after or not has_won:
+                self.run.diverges(
+                    row.entry, "winners", expected=winner, found="it was not waited for, or had not succeeded"
+                )
 
     def _check_outcome(self, row: Row, fact: RunFinished) -> None:
         if fact.outcome == "cancelled" or self.run.erased:

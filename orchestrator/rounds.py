@@ -64,6 +64,8 @@ class Round:
     """Pending, may be sent to the workers of the user's own app."""
     opened: tuple[UUID, ...] = ()
     """Branches, maps, repeats and merges that begin: they append their first children."""
+    racing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Of those that begin, the `any` joins of several → who has succeeded of the steps that each waited for, by key."""
     to_look_at: tuple[UUID, ...] = ()
     """Those under way, and agents that asked a colleague, whose children may let them go on, or are not there yet."""
     to_cancel: Mapping[UUID, str] = field(default_factory=dict)
@@ -106,6 +108,7 @@ def decide(places: Mapping[UUID, Place], standings: Mapping[UUID, Standing], *, 
         gates=tuple(step for step in started if places[step].kind == "gate"),
         tasks=tuple(step for step in started if places[step].kind == "celery_task"),
         opened=tuple(step for step in started if places[step].kind in CONTROL_KINDS),
+        racing={places[step].key: _racers(places, step, standings) for step in started if _is_race(places[step])},
         # What is cancelled in this very round does not end a second time.
         to_look_at=tuple(step for step in _to_look_at(places, standings) if step not in to_cancel),
         skipped=skipped,
@@ -118,6 +121,20 @@ def decide(places: Mapping[UUID, Place], standings: Mapping[UUID, Standing], *, 
 def is_over_budget(errors: Iterable[str]) -> bool:
     """Whether any of a run's failed steps had no money, calls, tokens or time left of the run's or of its tenant's."""
     return any(error.startswith(OVER_BUDGET) and not error.startswith(OVER_OWN_BUDGET) for error in errors)
+
+
+def _is_race(place: Place) -> bool:
+    return place.join == "any" and len(place.after) > 1
+
+
+def _racers(places: Mapping[UUID, Place], join: UUID, standings: Mapping[UUID, Standing]) -> tuple[str, ...]:
+    """Of the steps before it those that have succeeded, on a way that leads to it."""
+    place = places[join]
+    return tuple(
+        places[before].key
+        for before in place.after
+        if standings[before].status == "succeeded" and place.when.get(before) in (None, standings[before].label)
+    )
 
 
 def _to_look_at(places: Mapping[UUID, Place], standings: Mapping[UUID, Standing]) -> tuple[UUID, ...]:

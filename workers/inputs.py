@@ -1,6 +1,6 @@
 """What a step may read of its run: results of other steps, the pinned role, the commit to start from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from chargehand.memory import procedural
 from chargehand.memory.procedural import Role
-from chargehand.orchestrator import views
+from chargehand.orchestrator import races, views
 from chargehand.orchestrator.approval import stand_together
 from chargehand.orchestrator.backtracking import newest_of
 from chargehand.orchestrator.counting import NOT_COUNTED, Counted
@@ -35,7 +35,7 @@ class Gathered:
     goal: str
     workspace: WorkspaceRef | None
     inputs: dict[str, JsonValue]
-    """Results of the direct predecessors that succeeded, by key."""
+    """Results of the direct predecessors that succeeded, by key; of an `any` join that of the winner."""
     repository: JsonValue
     """The inventory, shared by all agents of the run."""
     start_commit: str | None
@@ -82,6 +82,9 @@ class RunReader:
             ended = views.results(session, self._run_id, [*needed, "inventory"])
             workspace = WorkspaceRef.model_validate(run.workspace) if run.workspace else None
             inventory = ended.get("inventory")
+            is_race = any(step.join == "any" and len(step.after) > 1 for step in steps)
+            winners = races.winners(session, self._run_id) if is_race else {}
+            before = {step.key: before_of(step, winners) for step in steps}
             has_agents = any(step.kind == "agent" for step in steps)
             plan, statuses = _plan(session, self._run_id) if has_agents else (None, {})
             # A fork is shown what the run that it left was shown, and is no part of the conversation itself.
@@ -96,12 +99,12 @@ class RunReader:
                 Gathered(
                     goal=run.goal,
                     workspace=workspace,
-                    inputs={key: ended[key].result for key in step.after if _succeeded(ended.get(key))},
+                    inputs={key: ended[key].result for key in before[step.key] if _succeeded(ended.get(key))},
                     repository=inventory.result if inventory is not None else None,
-                    start_commit=_newest_commit(step, ended, workspace),
+                    start_commit=_newest_commit(before[step.key], ended, workspace),
                     plan=plan if step.kind == "agent" else None,
                     role_versions=dict(run.role_versions),
-                    commits=_commits(step, ended),
+                    commits=_commits(before[step.key], ended),
                     approvals=(approvals := _approvals(step, ended)),
                     gates=_gates(session, self._run_id, step) if approvals else frozenset(),
                     wished=(_TIER.validate_python(run.tier), run.model),
@@ -174,9 +177,15 @@ def _succeeded(fact: StepFinished | None) -> bool:
     return fact is not None and fact.outcome == "succeeded"
 
 
-def _newest_commit(step: Step, ended: dict[str, StepFinished], workspace: WorkspaceRef | None) -> str | None:
+def before_of(step: Step, winners: Mapping[str, str]) -> tuple[str, ...]:
+    """Whose results and commits the step goes on with: all that it waited for, or who has won the race."""
+    winner = winners.get(step.key)
+    return step.after if winner is None else (winner,)
+
+
+def _newest_commit(before: Sequence[str], ended: dict[str, StepFinished], workspace: WorkspaceRef | None) -> str | None:
     """The commit of the last predecessor, in the order they are named, that ended at one."""
-    commits = list(_commits(step, ended).values())
+    commits = list(_commits(before, ended).values())
     return commits[-1] if commits else workspace.commit if workspace is not None else None
 
 
@@ -192,6 +201,6 @@ def _gates(session: Session, run_id: UUID, step: Step) -> frozenset[str]:
     return frozenset(session.scalars(query))
 
 
-def _commits(step: Step, ended: dict[str, StepFinished]) -> dict[str, str]:
-    left = {key: ended[key].commit for key in step.after if key in ended}
+def _commits(before: Sequence[str], ended: dict[str, StepFinished]) -> dict[str, str]:
+    left = {key: ended[key].commit for key in before if key in ended}
     return {key: commit for key, commit in left.items() if commit is not None}

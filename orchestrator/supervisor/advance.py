@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
 from chargehand.memory import journal
-from chargehand.orchestrator import consolidating, rounds, runs
+from chargehand.orchestrator import consolidating, races, rounds, runs
 from chargehand.orchestrator.allotments import GIVE_BACK
 from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.facts import (
@@ -161,6 +161,8 @@ def _write(run: _Run, places: Mapping[UUID, Place], standing: Mapping[UUID, Stan
             if step in heads
         )
         runs.record(run.session, run.tenant, run.run_id, [StepsAnchored(anchors=anchors)])
+    if found.racing and (won := races.decide(run.session, run.run_id, found.racing)) is not None:
+        runs.record(run.session, run.tenant, run.run_id, [won])
     for row in _locked(run, found.gates):
         gates.open_gate(run.session, row)
     for row in _locked(run, found.tasks[: dispatch.BATCH]):

@@ -24,6 +24,7 @@ from chargehand.orchestrator.canvas import Emission, Pack
 from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.facts import (
     BudgetWarned,
+    JoinsWon,
     ReservationsCharged,
     RunFinished,
     SignalReceived,
@@ -140,6 +141,8 @@ def _write(tables: Tables, run: RunLine, found: rounds.Round) -> None:
             row.anchored = True
             anchors.append(StepAnchor(step=step, seq=row.head_seq, hash=""))
         tables.record(run, StepsAnchored(anchors=tuple(anchors)))
+    if found.racing:
+        _decide_races(tables, run, found.racing)
     for step in found.gates:
         _open_gate(tables, tables.steps[step])
     for step in found.tasks:
@@ -160,6 +163,27 @@ def _write(tables: Tables, run: RunLine, found: rounds.Round) -> None:
         row = tables.steps[step]
         if row.status in {"pending", "chained"}:
             row.status, row.chain, row.next_in_chain = "ready", None, None
+
+
+def _decide_races(tables: Tables, run: RunLine, racing: Mapping[str, Sequence[str]]) -> None:
+    def ended(key: str) -> float:
+        at = tables.steps[step_id(run.id, key)].finished_at
+        assert at is not None
+        return at
+
+    known = winners(tables, run.id)
+    won = {join: min(racers, key=ended) for join, racers in racing.items() if join not in known}
+    if won:
+        tables.record(run, JoinsWon(winners=won))
+
+
+def winners(tables: Tables, run: UUID) -> dict[str, str]:
+    """Key of a join → key of the step that it goes on with."""
+    found: dict[str, str] = {}
+    for fact in tables.facts(run, None):
+        if isinstance(fact, JoinsWon):
+            found |= fact.winners
+    return found
 
 
 def _open_gate(tables: Tables, row: StepLine) -> None:

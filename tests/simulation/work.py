@@ -18,7 +18,7 @@ from chargehand.orchestrator.errors import NotFound
 from chargehand.orchestrator.facts import ModelRequested, Usage
 from chargehand.orchestrator.plan import Plan, PlanPatch, Step, step_id
 from chargehand.orchestrator.replanning import REPLANNER
-from chargehand.workers.inputs import Gathered, _approvals
+from chargehand.workers.inputs import Gathered, _approvals, before_of
 from chargehand.workers.models.interface import (
     ModelAnswer,
     ModelBusy,
@@ -39,6 +39,7 @@ from simulation import writers
 from simulation.ledger import Call, Effect
 from simulation.planning import change_of
 from simulation.statements import result_of
+from simulation.supervision import winners
 
 if TYPE_CHECKING:
     from simulation.processes import Worker
@@ -356,10 +357,11 @@ class SimulatedReader:
         if run is None or run.tenant != self._tenant:
             raise NotFound(f"There is no run {self._run_id}; it was removed.")
         ended = {key: result_of(tables, run.id, step_id(run.id, key)) for key in step.after}
+        before = before_of(step, winners(tables, run.id))
         return Gathered(
             goal=run.goal,
             workspace=None,
-            inputs={key: fact.result for key, fact in ended.items() if fact and fact.outcome == "succeeded"},
+            inputs={key: fact.result for key in before if (fact := ended[key]) and fact.outcome == "succeeded"},
             repository=None,
             start_commit=None,
             plan=Plan(steps=tuple(row.spec for row in tables.of_run[run.id])) if step.kind == "agent" else None,
