@@ -14,7 +14,7 @@ from chargehand.memory import journal
 from chargehand.memory.tables import RUN_STREAM
 from chargehand.orchestrator.facts import JoinsWon, parse_fact
 from chargehand.orchestrator.plan import step_id
-from chargehand.orchestrator.tables import StepRow
+from chargehand.orchestrator.tables import RunRow, StepRow
 
 
 def winners(session: Session, run_id: UUID) -> dict[str, str]:
@@ -30,13 +30,30 @@ def winners(session: Session, run_id: UUID) -> dict[str, str]:
 def decide(session: Session, run_id: UUID, racing: Mapping[str, Sequence[str]]) -> JoinsWon | None:
     """What the run's stream is to be told of these joins, whose racers that succeeded are named; None: nothing new.
 
-    A join that was sent back by a pause keeps its winner.
+    A join that was sent back by a pause keeps its winner, and one of a fork that of the run which the fork left.
     """
     known = winners(session, run_id)
-    undecided = {join: racers for join, racers in racing.items() if join not in known}
+    undecided = {join: racers for join, racers in racing.items() if racers and join not in known}
     if not undecided:
         return None
     asked = {step_id(run_id, key) for racers in undecided.values() for key in racers}
-    rows = session.execute(select(StepRow.key, StepRow.finished_at).where(StepRow.id.in_(asked)))
-    ended = {row.key: row.finished_at for row in rows}
-    return JoinsWon(winners={join: min(racers, key=ended.__getitem__) for join, racers in undecided.items()})
+    ended = session.scalars(
+        select(StepRow.key).where(StepRow.id.in_(asked)).order_by(StepRow.finished_at, StepRow.ordinal)
+    ).all()
+    before = _winners_before(session, run_id)
+    return JoinsWon(
+        winners={
+            join: before[join] if before.get(join) in racers else min(racers, key=ended.index)
+            for join, racers in undecided.items()
+        }
+    )
+
+
+def _winners_before(session: Session, run_id: UUID) -> dict[str, str]:
+    """Those of the runs that this one is a fork of: what it took over ended all at once here."""
+    found: dict[str, str] = {}
+    source = session.scalar(select(RunRow.forked_from).where(RunRow.id == run_id))
+    while source is not None:
+        found = winners(session, source) | found
+        source = session.scalar(select(RunRow.forked_from).where(RunRow.id == source))
+    return found

@@ -10,6 +10,7 @@ from chargehand.orchestrator.facts import JoinsWon, StepFinished, StepReleased, 
 from chargehand.orchestrator.gist import gist
 from chargehand.orchestrator.plan import Branch, Step
 from chargehand.workers.inputs import RunReader
+from tests.integration.core.test_forks import Desk
 
 if TYPE_CHECKING:
     from tests.integration.core.conftest import House
@@ -142,3 +143,37 @@ def test_a_join_of_all_has_no_winner(house: "House") -> None:
     go(house, run_id)
     assert won(house, run_id) == []
     assert given(house, run_id, script("join", "near", "far"))[0] == {"near": "of near", "far": "of far"}
+
+
+def test_a_fork_goes_on_with_the_winner_of_the_run_that_it_left(house: "House") -> None:
+    desk = Desk(house)
+    run_id = desk.submit(script("near"), script("far"), JOIN, script("end", "join"))
+    go(house, run_id)
+    for key in ("far", "near"):
+        end(house, run_id, key)
+    desk.finish(run_id)
+    assert won(house, run_id) == [{"join": "far"}]
+
+    fork = desk.fork(run_id, "join")
+    go(house, fork)
+    assert won(house, fork) == [{"join": "far"}]
+    assert given(house, fork)[0] == {"far": "of far"}
+    desk.finish(fork)
+    check_end(house, fork)
+
+
+def test_a_fork_behind_a_race_does_not_pay_the_one_that_lost(house: "House") -> None:
+    desk = Desk(house)
+    run_id = desk.submit(script("near"), script("far"), JOIN)
+    go(house, run_id)
+    end(house, run_id, "far")
+    desk.finish(run_id)
+    assert house.statuses(run_id)["near"] == "cancelled"
+
+    fork = desk.fork(run_id, "join")
+    desk.scripts.clear()
+    desk.finish(fork)
+
+    assert desk.scripts == ["join"]
+    assert house.statuses(fork) == {"near": "cancelled", "far": "succeeded", "join": "succeeded"}
+    check_end(house, fork)

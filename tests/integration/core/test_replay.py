@@ -260,6 +260,19 @@ def test_a_forged_decision_of_the_graph_is_named(desk: Desk) -> None:
     assert (found.step, found.field, found.found) == (None, "outcome", "succeeded")
 
 
+def test_a_forged_winner_of_a_race_is_named(desk: Desk) -> None:
+    run_id = desk.submit(script("near"), script("far"), script("end", "near", "far", join="any"))
+    for _ in range(2):
+        desk.house.advance(run_id)
+        desk.house.admit()
+    desk.work(run_id, "far")
+    desk.finish(run_id)
+    assert replayed(desk, run_id).first is None
+
+    found = first_after(desk, run_id, None, "joins.won", lambda body: body.update(winners={"end": "near"}))
+    assert (found.kind, found.field, found.expected) == ("joins.won", "winners", "near")
+
+
 def test_changed_code_of_a_tool_and_an_edited_role_are_named(desk: Desk) -> None:
     run_id = finished(desk)
 
