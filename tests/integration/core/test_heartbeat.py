@@ -206,7 +206,6 @@ def test_a_process_that_stood_still_in_the_middle_of_a_beat_was_not_cut_off_by_a
 
     def renew(connection: psycopg.Connection) -> None:
         if standing_still.is_set():
-            standing_still.clear()
             # Unlike `ctypes.CDLL`, it keeps the lock.
             ctypes.PyDLL(None).usleep(round(STANDSTILL_SECONDS * 1e6))
         renew_leases(connection)
@@ -218,7 +217,8 @@ def test_a_process_that_stood_still_in_the_middle_of_a_beat_was_not_cut_off_by_a
 
     standing_still.set()
 
-    wait_until(lambda: "heartbeat missed" in caplog.messages, message="its connection was cut")
+    wait_until(lambda: "heartbeat missed" in caplog.messages, 60, message="its connection was cut")
+    standing_still.clear()
     # Not even a row that was forgotten meanwhile makes it a new one.
     house.execute("DELETE FROM pools WHERE pool = 'audit'")
     wait_until(lambda: house.execute("SELECT FROM pools WHERE pool = 'audit'"), message="it beats again")
