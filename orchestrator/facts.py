@@ -147,7 +147,7 @@ class PlanPatched(Fact):
     plan_version: int
     by_step: UUID | None = None
     reason: str = ""
-    """Why, where the planner is asked for another plan or has given one."""
+    """Why, where the planner is asked for another plan or has given one; who has wanted a step to be done again."""
 
 
 class RunPaused(Fact):

@@ -287,11 +287,11 @@ def _cancel_started(session: Session, row: StepRow) -> None:
     row.finished_at = func.clock_timestamp()
 
 
-def retry(session: Session, tenant: UUID, run_id: UUID, key: str) -> tuple[str, ...]:
+def retry(session: Session, tenant: UUID, run_id: UUID, key: str, *, by: str = "") -> tuple[str, ...]:
     """Do a step of a run under way once more, with all that was built on it; gives the keys of the new steps.
 
-    What it gave before is superseded; a planner is asked about the plan as it is now. Raises `NotFound`,
-    `InvalidPlan`, and `UserError` for a run that has ended.
+    What it gave before is superseded; a planner is asked about the plan as it is now. `by`: who wants it, for the
+    journal. Raises `NotFound`, `InvalidPlan`, and `UserError` for a run that has ended.
     """
     run = lock(session, tenant, run_id)
     if run.status in RUN_ENDINGS:
@@ -301,7 +301,7 @@ def retry(session: Session, tenant: UUID, run_id: UUID, key: str) -> tuple[str, 
     step = counting.by_key.get(key)
     anew = asked_anew(step, counting, {row.key: row.status for row in rows}) if step is not None else None
     change = backtrack(counting, {key: anew}, taken=[row.key for row in rows])
-    patch(session, run, change)
+    patch(session, run, change, reason=f"{key} again, asked for by {by}" if by else "")
     return tuple(step.key for step in change.add)
 
 

@@ -112,7 +112,7 @@ def retry(run: RunName, step: StepName, by: By = None, only: Only = False, as_js
 
     What they gave before is superseded; other finished work is kept. A run that has ended is forked instead.
     """
-    with Client() as client:
+    with Client(name=by) as client:
         handle = client.run(run)
         asked = any(one.step_key == step and RETRY in one.options for one in client.escalations(handle.run_id))
         added = () if asked else handle.retry(step)

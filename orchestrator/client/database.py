@@ -309,4 +309,4 @@ class Client(AnyClient[RunHandle]):
         return self.services.follower(run_id)
 
     def _handle(self, run_id: UUID) -> RunHandle:
-        return RunHandle(self.services, self.tenant, run_id)
+        return RunHandle(self.services, self.tenant, run_id, name=self.name)

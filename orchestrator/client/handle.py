@@ -29,9 +29,12 @@ from chargehand.orchestrator.views import Event, RunView, StepView
 class RunHandle(AnyRun):
     """One run of a client."""
 
-    def __init__(self, services: Services, tenant: UUID, run_id: UUID) -> None:
-        """A handle does not ask whether the run exists yet: a submission may still wait for its transaction."""
-        self._services, self._tenant = services, tenant
+    def __init__(self, services: Services, tenant: UUID, run_id: UUID, *, name: str = "") -> None:
+        """A handle does not ask whether the run exists yet: a submission may still wait for its transaction.
+
+        `name`: who has work done again, for the journal.
+        """
+        self._services, self._tenant, self._name = services, tenant, name
         self.run_id = run_id
 
     def status(self) -> RunView:
@@ -116,7 +119,7 @@ class RunHandle(AnyRun):
     def retry(self, step: str) -> tuple[str, ...]:
         """Do a step once more, with all that was built on it; gives the keys of the new steps."""
         with self._changing() as session:
-            return runs.retry(session, self._tenant, self.run_id, step)
+            return runs.retry(session, self._tenant, self.run_id, step, by=self._name)
 
     def tell(self, message: str) -> None:
         """Leave a message for its agents."""

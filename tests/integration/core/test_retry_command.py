@@ -9,9 +9,11 @@ from uuid import UUID
 
 import pytest
 
+from chargehand.memory import journal
+from chargehand.memory.tables import RUN_STREAM
 from chargehand.orchestrator import runs
 from chargehand.orchestrator.cli import invoke
-from chargehand.orchestrator.client import Client
+from chargehand.orchestrator.client import Client, user_name
 from chargehand.orchestrator.errors import InvalidPlan, UserError
 from chargehand.orchestrator.facts import StepWaiting
 from chargehand.orchestrator.plan import Step
@@ -116,7 +118,18 @@ def test_the_command_does_a_step_again_and_names_the_new_ones(
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout) == {"run_id": str(run_id), "step": "b~2", "steps": ["b~3", "end~3"]}
 
-    finish(house, run_id, "b~3", "end~3")
+    ada = chargehand("retry", str(run_id), "b~3", "--as", "ada")
+    assert ada.returncode == 0, ada.stderr
+    with house.as_tenant() as session:
+        entries = journal.read(session, run_id, step=RUN_STREAM, kinds=["plan.patched"])
+    told = [json.loads(entry.body or "")["reason"] for entry in entries]
+    assert told == [
+        f"b again, asked for by {user_name()}",
+        f"b~2 again, asked for by {user_name()}",
+        "b~3 again, asked for by ada",
+    ]
+
+    finish(house, run_id, "b~4", "end~4")
     assert house.run_row(run_id).status == "succeeded"
     assert house.row(run_id, "a").epoch == 1
 
