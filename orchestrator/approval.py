@@ -72,7 +72,7 @@ def guarded(
     if step.map is not None:
         given["items"] = step.map.items
     arguments = {name: _filled(value, results, known) for name, value in given.items()}
-    does = " ".join(part for part in (step.kind, step.script or step.role or _body_of(step)) if part)
+    does = " ".join(part for part in (step.kind, *_named(step)) if part)
     named = set(references(list(given.values())))
     read: dict[str, JsonValue] = {
         key: value for key, value in (inputs or {}).items() if value is not None and key not in named
@@ -138,6 +138,13 @@ def _filled(value: JsonValue, results: Callable[[str], JsonValue | None], known:
     if known is None:
         return resolved(value, results)
     return resolved(value, lambda key: results(key) if key in known else {RESULT_OF: key})
+
+
+def _named(step: Step) -> tuple[str, ...]:
+    """What runs: by its name, where it has one that says all."""
+    if name := step.script or step.role:
+        return (name,)
+    return (step.celery_task.task if step.celery_task is not None else "", _body_of(step))
 
 
 def _body_of(step: Step) -> str:

@@ -38,6 +38,14 @@ def test_a_change_of_a_maps_body_is_a_change_of_what_was_approved() -> None:
     assert shown(each("send")).hash != shown(each("spend")).hash
 
 
+def test_a_person_is_told_the_name_of_the_task_that_is_going_to_be_sent_and_its_hash_follows_the_rest() -> None:
+    def pay(queue: str) -> Step:
+        return Step(key="pay", kind="celery_task", celery_task=CeleryTask(task="billing.refund", queue=queue))
+
+    assert shown(pay("billing")).does.startswith("celery_task billing.refund ")
+    assert shown(pay("billing")).hash != shown(pay("elsewhere")).hash
+
+
 def test_a_long_text_is_cut_for_the_eye_and_hashed_whole() -> None:
     one, other = shown(send(text="x" * 30_000 + "a")), shown(send(text="x" * 30_000 + "b"))
     assert len(str(one.arguments["text"])) < SHOWN_CHARACTERS + 100
