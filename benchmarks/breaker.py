@@ -36,6 +36,8 @@ SETS = (
     "crossed_sealed",
     "daily",
     "daily_sealed",
+    "judge",
+    "real",
 )
 SMALLEST_SET = 200
 # What a call and its result may be sent in; it may not matter.

@@ -26,7 +26,14 @@ from chargehand.orchestrator.handoffs import find_ring
 from chargehand.orchestrator.likeness import is_sibling, normalise, without_echo
 from chargehand.orchestrator.nearness import is_a_form, is_a_sweep, nearness_of, says_the_same
 from chargehand.orchestrator.observed import Observed
-from chargehand.orchestrator.rings import asks_again, is_ring, is_ring_of_talk, may_wait
+from chargehand.orchestrator.rings import (
+    COUNTED_ROUNDS,
+    asks_again,
+    is_ring,
+    is_ring_of_talk,
+    is_ring_that_counts,
+    may_wait,
+)
 
 __all__ = ["Limits", "Observed", "Trip", "normalise", "watch"]
 from chargehand.orchestrator.tones import is_no_entry
@@ -43,6 +50,8 @@ LOOK_BACK = 30
 STATE_WORDS = 3
 # An answer of so few words says that something was done, in whatever words.
 ACKNOWLEDGES = 2
+# A shorter word may stand in any call.
+TELLING_LETTERS = 3
 # Tries more for the next object of a list, some of whose objects answered.
 ANSWERED_BEFORE = 4
 # So many failures of one call, each of which was seen before, in whatever order.
@@ -228,6 +237,12 @@ def _alternation(own: Sequence[Entry], limits: Limits) -> Trip | None:
             return None
         rounds = own[-length:]
         if not is_ring(rounds, period):
+            rounds = own[-COUNTED_ROUNDS * period :]
+            if is_ring_that_counts(rounds, period):
+                calls = [entry.call for entry in rounds]
+                return _trip(
+                    "alternation", f"{calls[-1].tool} gives the same after each round of {period} calls.", calls
+                )
             continue
         # Each round is a commit of its own, or one of the calls may be a wait by a name that nobody knows.
         commits = {entry.call.fact.commit for entry in rounds if entry.call.fact.commit is not None}
@@ -284,11 +299,22 @@ def _may_stand_between(entry: Entry, newest: Entry) -> bool:
 
     A short answer may be a poll's, which is asked for again while other things are done.
     """
-    if entry.brought == DID or newest.call.is_transient:
+    if newest.call.is_transient:
+        return False
+    if entry.brought == DID and (newest.call.tone != "failure" or _is_about(entry.call, newest.call)):
         return False
     if newest.call.tone == "plain":
         return len(newest.gave) >= STATE_CHARACTERS
     return entry.call.tool != newest.call.tool
+
+
+def _is_about(deed: Observed, newest: Observed) -> bool:
+    """Whether a deed names something that the newest call asks for or speaks of; it may have been meant to help it."""
+    # Numbers in a failure tell how much of it is left.
+    if newest.figures or newest.positions:
+        return True
+    of_newest = newest.message_words.union(newest.gave_words)
+    return any(len(word) >= TELLING_LETTERS and word in of_newest for word in deed.message_words)
 
 
 def _no_change(own: Sequence[Entry], limits: Limits) -> Trip | None:

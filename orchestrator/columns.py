@@ -13,7 +13,7 @@ EXACT_PLACES = 4
 # Two steps may go both ways; one cannot.
 LEAST_STEPS = 2
 # Of all its way one way, so much goes back.
-LEAST_BACK = 0.05
+LEAST_BACK = 0.01
 
 _NUMBER = re.compile(
     r"(?<![\w.])(?P<number>\d+(?:\.\d+)?)(?P<unit>\s?(?:ns|us|µs|ms|s|secs?|seconds)\b)?(?!\w)"

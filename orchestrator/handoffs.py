@@ -17,6 +17,8 @@ PREFIXES = ("transfer_to_", "handoff_to_", "hand_off_to_", "delegate_to_")
 TARGETS = ("to", "to_agent", "agent", "agent_name", "role", "target", "recipient", "assignee")
 _ADDRESS = re.compile(r"(?<![\w.])@([\w-]+)|([\w-]+)@[\w-]+\.")
 _GIVEN_TO = re.compile(r"(?:^|_)to_(\w+)$")
+# Of these, each hears what the other has just said.
+TWO = 2
 # A message with fewer words in common with the last one the same way says something else.
 SAME_MESSAGE_SHARE = 0.6
 # With so few in common it is about another matter.
@@ -190,7 +192,7 @@ def _is_other_work(observed: Sequence[Observed], before: Sequence[HandOff], last
 
 
 def _is_other_matter(observed: Sequence[Observed], hand_offs: Sequence[HandOff], agents: int) -> bool:
-    """Whether all messages of the last round name one thing that none before it did, and leave out the one before."""
+    """Whether all messages of the last round name one thing that none before it did, and not the one before."""
     said = [observed[hand_off.index].message_words for hand_off in hand_offs]
     # A round may begin with any of the agents, and the newest message may begin another.
     for begun in range(agents):
@@ -198,7 +200,9 @@ def _is_other_matter(observed: Sequence[Observed], hand_offs: Sequence[HandOff],
         last, before, earlier = whole[-agents:], whole[-2 * agents : -agents], whole[:-agents]
         if len(before) < agents:
             continue
-        if frozenset.intersection(*last).difference(*earlier) and frozenset.intersection(*before).difference(*last):
+        new, old = frozenset.intersection(*last), frozenset.intersection(*before)
+        # Two messages may have a word in common by chance.
+        if new.difference(*earlier) and (old - new if agents > TWO else old.difference(*last)):
             return True
     return False
 

@@ -28,6 +28,7 @@ from chargehand.orchestrator.volatile import (
     names_in,
     shares,
     without_ago,
+    without_clocks,
     without_numbers,
     without_opaque,
     without_ratings,
@@ -167,6 +168,11 @@ class Observed:
     @cached_property
     def _ago(self) -> tuple[str, tuple[float, ...]]:
         return without_ago(self.gave)
+
+    @cached_property
+    def without_clocks(self) -> str:
+        """The result without clocks."""
+        return without_clocks(self.gave)
 
     @cached_property
     def form(self) -> str:

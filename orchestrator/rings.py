@@ -6,7 +6,10 @@ from itertools import pairwise
 from chargehand.orchestrator.gains import Entry, falls
 from chargehand.orchestrator.nearness import is_rephrased
 from chargehand.orchestrator.observed import Observed
+from chargehand.orchestrator.tones import is_at_work
 
+# Twice may be chance.
+COUNTED_ROUNDS = 3
 # The same thrice, and what was said between.
 LEAST_TALK = 5
 SENTENCE_WORDS = 8
@@ -28,6 +31,45 @@ def is_ring(rounds: Sequence[Entry], period: int) -> bool:
         before.call.asked_form == after.call.asked_form and _gave_the_same_but_for_names(before, after)
         for before, after in pairs
     )
+
+
+def is_ring_that_counts(rounds: Sequence[Entry], period: int) -> bool:
+    """Whether three rounds are the same but for numbers that go on, and a look at how things stand is wholly the same.
+
+    What is started again and again is another process each time, and is counted.
+    """
+    if len(rounds) < COUNTED_ROUNDS * period or len({entry.call.asked for entry in rounds[:period]}) < 2:
+        return False
+    is_state_set = period == 2 and _is_to_and_fro(rounds)
+    stands = False
+    for place in range(period):
+        those = rounds[place::period]
+        if len({entry.call.asked for entry in those}) > 1:
+            return False
+        if is_state_set or len({entry.gave for entry in those}) == 1:
+            stands = stands or those[-1].call.tone == "plain" or is_state_set
+        elif not _only_counts([entry.call for entry in those]):
+            return False
+    return stands
+
+
+def _is_to_and_fro(rounds: Sequence[Entry]) -> bool:
+    """Whether one tool sets one of two states and the other by turns, whatever clock it tells."""
+    calls = [entry.call for entry in rounds]
+    return (
+        len({call.tool for call in calls}) == 1
+        and len({call.without_clocks for call in calls[::2]}) == len({call.without_clocks for call in calls[1::2]}) == 1
+        and calls[0].without_clocks != calls[1].without_clocks
+        and not any(is_at_work(call.said) for call in calls[:2])
+    )
+
+
+def _only_counts(calls: Sequence[Observed]) -> bool:
+    if len({(call.form, call.shares) for call in calls}) > 1 or not calls[-1].form:
+        return False
+    columns = list(zip(*(call.numbers for call in calls), strict=False))
+    moved = [column for column in columns if len(set(column)) > 1]
+    return bool(moved) and all(earlier < later for column in moved for earlier, later in pairwise(column))
 
 
 def is_ring_of_talk(rounds: Sequence[Entry]) -> bool:

@@ -74,6 +74,11 @@ _LONG_SUCCESS = re.compile(r"\b(?:has|have) been \w+|\bsuccessful(?:ly)?\b", re.
 _HAS_BEEN = re.compile(
     r"(?!.*\b(?:is|are|was|still|not|remains?|stays?)\b)[^:=|\s]+(?: [^:=|\s]+){0,4} [a-z]+ed[.!]?", re.IGNORECASE
 )
+_AT_WORK = re.compile(
+    r"running|in.?progress|building|compiling|training|processing|working|loading|copying|migrating|deploying|pending"
+    r"|rendering|syncing|queued|waiting|heartbeat|remaining",
+    re.IGNORECASE,
+)
 # By its tool's name, or the program that a command begins with, whatever folder it goes to first.
 _SEARCHES = re.compile(
     r"^(?:\w*[-_.])?(?:search|find|grep|glob|lookup|query|list)(?:[-_.]\w+)?\n"
@@ -119,6 +124,11 @@ def is_transient(text: str) -> bool:
 def is_search(asked: str) -> bool:
     """Whether a call looks for something, so that no answer is an answer."""
     return _SEARCHES.search(asked[:HEAD_CHARACTERS]) is not None
+
+
+def is_at_work(text: str) -> bool:
+    """Whether an answer says that something is being done."""
+    return _AT_WORK.search(_ends(text)) is not None
 
 
 def is_no_entry(text: str) -> bool:

@@ -93,6 +93,11 @@ def without_names(text: str) -> str:
     return _MADE.sub(lambda found: found[0] if found["span"] else f"{found['called'] or ''}{NAME}", left)
 
 
+def without_clocks(text: str) -> str:
+    """A result without clocks."""
+    return _CLOCK_ANYWHERE.sub(NAME, text)
+
+
 def shares(text: str) -> tuple[str, ...]:
     """What a result says of how far it is."""
     return tuple(_SHARE.findall(text))

@@ -27,6 +27,8 @@ from chargehand.orchestrator.facts import ToolFinished
 KINDS = {"identical", "near_identical", "alternating", "ping_pong", "stuck_state", "work"}
 # Known to be mistaken: the first seven objects of a list, each refused.
 MISTAKEN = {"forbidden_here_and_there"}
+# By people who never read a detector, kept as they wrote them.
+KEPT = {"judge", "real"}
 # Not what is promised: recall and false trips as docs/benchmarks.md has them.
 SHORT_OF_IT = {
     "field_sealed": (0.98, 0),
@@ -34,13 +36,15 @@ SHORT_OF_IT = {
     "crossed_sealed": (0.99, 0),
     "daily": (0.93, 0),
     "daily_sealed": (0.92, 0),
+    "judge": (0.94, 0),
+    "real": (0.97, 0),
 }
 
 
 def test_the_traces_are_those_that_their_seeds_make() -> None:
     made = generator.sets()
 
-    assert set(made) == set(SETS)
+    assert set(made) == set(SETS) - KEPT
     for name, lines in made.items():
         assert (TRACES / f"{name}.jsonl").read_text(encoding="utf-8") == "".join(f"{line}\n" for line in lines), name
 
@@ -54,7 +58,14 @@ def test_there_are_enough_of_every_kind_and_about_half_of_them_are_work() -> Non
     for trace in traces:
         if trace.first is not None:
             assert trace.at is not None
-            assert trace.first < trace.at < len(trace.calls) - MOST_WASTED
+            assert trace.first < trace.at < len(trace.calls)
+
+
+def test_loops_that_were_made_go_on_for_longer_than_may_be_wasted() -> None:
+    for name in SETS:
+        for trace in load(name):
+            if name not in KEPT and trace.at is not None:
+                assert trace.at < len(trace.calls) - MOST_WASTED
 
 
 @pytest.mark.parametrize(
