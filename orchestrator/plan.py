@@ -9,6 +9,7 @@ from uuid import UUID, uuid5
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from chargehand.orchestrator.errors import InvalidPlan
+from chargehand.orchestrator.plan_numbers import NUMBER
 from chargehand.orchestrator.settings import MAX_STEPS, MAX_TURNS_CEILING
 
 StepKind = Literal["agent", "script", "gate", "celery_task", "branch", "map", "repeat", "merge"]
@@ -50,7 +51,7 @@ class Branch(BaseModel):
     """A role that ends with `submit_choice`: asked small, then large, then a person is."""
     choose: Literal["argmax", "sample"] = "argmax"
     """role: take the likeliest way, or draw one by the odds."""
-    threshold: float = Field(default=0.6, ge=0, le=1)
+    threshold: Annotated[float, Field(ge=0, le=1), NUMBER] = 0.6
     """argmax: below this probability the next larger one is asked."""
 
 
@@ -63,9 +64,9 @@ class Map(BaseModel):
     """A list, or `{"$result_of": key}` of a step that gives one, or `{"$item": null}` of the map around it."""
     body: tuple["Step", ...] = Field(min_length=1)
     """The last one's result is the item's."""
-    max_parallel: int | None = Field(default=None, ge=1)
+    max_parallel: Annotated[int | None, Field(ge=1), NUMBER] = None
     """How many items may be under way at once."""
-    tolerated_failures: int = Field(default=0, ge=0)
+    tolerated_failures: Annotated[int, Field(ge=0), NUMBER] = 0
     """How many items may fail; their result is null."""
 
 
@@ -78,7 +79,7 @@ class Repeat(BaseModel):
     """One round; its first steps wait for the last ones of the round before."""
     until: StepKey
     """The step of the body whose result says `passed`."""
-    max_rounds: int = Field(default=3, ge=1, le=MAX_ROUNDS)
+    max_rounds: Annotated[int, Field(ge=1, le=MAX_ROUNDS), NUMBER] = 3
     """Without a verdict by then the step fails."""
 
 
@@ -87,7 +88,7 @@ class Expiry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    after_seconds: float = Field(gt=0)
+    after_seconds: Annotated[float, Field(gt=0), NUMBER]
     """How long it waits, by the database's clock."""
     then: str = "fail"
     """`fail`, or the answer that is taken then: one of a gate's options, `skip` or `retry` of an agent or a script."""
@@ -115,7 +116,7 @@ class CeleryTask(BaseModel):
     """Where that app's messages go: a name that the supervisors' settings give an address."""
     effect: Literal["idempotent", "effectful"] = "effectful"
     """idempotent: it may run again under the same key; effectful: what cannot be told is asked of a person."""
-    resend_seconds: float | None = Field(default=None, gt=0)
+    resend_seconds: Annotated[float | None, Field(gt=0), NUMBER] = None
     """idempotent: it is sent again, under the same key, when nothing has come back for so long."""
     when_lost: Literal["ask", "fail"] = "ask"
     """When nothing has come back by its deadline: a person is asked, or the step fails."""
@@ -146,11 +147,11 @@ class Step(BaseModel):
     """script: the registered function."""
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
     """script: its arguments; agent: facts handed over with the instruction; celery_task: by name, and in `$args`."""
-    max_turns: int | None = Field(default=None, ge=1, le=MAX_TURNS_CEILING)
+    max_turns: Annotated[int | None, Field(ge=1, le=MAX_TURNS_CEILING), NUMBER] = None
     """agent: how often the model may be asked, where it is not the role's own."""
-    retries: int = Field(default=0, ge=0, le=10)
+    retries: Annotated[int, Field(ge=0, le=10), NUMBER] = 0
     """script: how often an exception is tried again."""
-    deadline_seconds: float | None = Field(default=None, gt=0)
+    deadline_seconds: Annotated[float | None, Field(gt=0), NUMBER] = None
     """It fails when this time is over, counted from its start; celery_task: nothing has come back by then (an hour)."""
     expires: Expiry | None = None
     """gate, agent, script, branch: how long its question to a person waits; None: as the role or the settings say."""
@@ -162,7 +163,7 @@ class Step(BaseModel):
     """agent: a model by its name, whatever its tier's is."""
     urgent: bool = True
     """agent: false: its calls may take hours, and go through the model's batch API at half price where it has one."""
-    budget_microusd: int | None = Field(default=None, gt=0)
+    budget_microusd: Annotated[int | None, Field(gt=0), NUMBER] = None
     """agent: the part of the run's budget that it may spend, with the colleagues it asks."""
     when: dict[StepKey, str] = Field(default_factory=dict)
     """Of branches that it waits for: the label under which this way is taken."""

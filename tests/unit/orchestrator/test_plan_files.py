@@ -1,10 +1,13 @@
 """Plans in files: the same plan comes back, and what is wrong is named with its line, its field and the remedy."""
 
 import json
+from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
@@ -226,6 +229,53 @@ def test_the_schema_takes_what_the_code_takes() -> None:
     assert list(validator.iter_errors(EVERY_KIND.model_dump(mode="json"))) == []
     written["steps"][1]["map"]["body"][0]["colour"] = "red"
     assert ["steps", 1, "map"] in [list(error.absolute_path) for error in validator.iter_errors(written)]
+
+
+WRONG: tuple[JsonValue, ...] = (None, True, -1, 0, 1.5, "", "x", "1", [], ["x"], {}, {"x": 1})
+EXAMPLES = sorted((ROOT / "examples" / "plans").glob("*.yaml"))
+
+
+def places(value: JsonValue, *at: str | int) -> Iterator[tuple[str | int, ...]]:
+    """Where something stands in a document, all of it."""
+    if at:
+        yield at
+    within = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, inner in within:
+        yield from places(inner, *at, name)
+
+
+def changed(document: JsonValue, at: tuple[str | int, ...], *values: JsonValue) -> Any:
+    """The document with another value there, or without any."""
+    copy: Any = deepcopy(document)
+    within = copy
+    for name in at[:-1]:
+        within = within[name]
+    if values:
+        within[at[-1]] = values[0]
+    else:
+        del within[at[-1]]
+    return copy
+
+
+def is_accepted(document: JsonValue) -> bool:
+    try:
+        parse_plan(json.dumps(document))
+    except InvalidPlan:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
+def test_whatever_is_accepted_is_within_the_published_schema(file: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    validator = jsonschema.Draft202012Validator(json.loads((ROOT / "docs" / "plan.schema.json").read_text()))
+    document = yaml.safe_load(file.read_text())
+    assert is_accepted(document)
+    for at in places(document):
+        for one in (changed(document, at), *(changed(document, at, wrong) for wrong in WRONG)):
+            # What a schema cannot say, as what steps there are, it may take all the same.
+            if is_accepted(one):
+                assert list(validator.iter_errors(one)) == [], (at, one)
 
 
 def test_every_field_of_the_schema_says_what_it_is_for() -> None:
