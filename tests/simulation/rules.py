@@ -203,7 +203,8 @@ class Rules:
         """The work of a step begins."""
         self._ledger.bodies[step] += 1
         row = self._tables.steps[step]
-        if row.status != "superseded" and not self._graph.may_start(row):
+        # One that was ended since its claim was let to start by what stood before it then.
+        if not row.has_ended and not self._graph.may_start(row):
             self._object(f"step {row.key!r} ({row.spec.join}) began before its predecessors let it")
         if row.epoch != epoch or row.status != "running":
             # Whoever has been overtaken does not know yet what was decided since.
@@ -358,7 +359,7 @@ class Rules:
             # Of a task that may have happened all the same nobody is asked while its run, or the fleet, is paused.
             is_paused = run.status != "running" or ("all", "") in self._tables.switches
             may_end = row.spec.kind != "celery_task" or not is_paused
-            overdue[row.id] = row.deadline_at if row.status in started and may_end else None
+            overdue[row.id] = _overdue_from(row) if row.status in started and may_end else None
             parent = self._tables.parents.get(row.id)
             if parent is not None and parent.has_ended and not row.has_ended:
                 # A child without its parent is ended with the next round.
@@ -483,3 +484,13 @@ def _heads(line: Line) -> list[UUID]:
 def _tails(line: Line) -> list[UUID]:
     """What a join may wait for."""
     return [link.step_id for link in line.links] if isinstance(line, Pack) else [line.links[-1].step_id]
+
+
+def _overdue_from(row: StepLine) -> float | None:
+    """From when on a started step must be ended; None: it has no deadline.
+
+    While somebody may be sending a task nobody gives it up; who dies in that is waited for as long as its lease lasts.
+    """
+    if row.deadline_at is None or row.spec.kind != "celery_task":
+        return row.deadline_at
+    return max(row.deadline_at, row.run_after or 0.0)
