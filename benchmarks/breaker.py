@@ -41,7 +41,10 @@ SETS = (
 )
 SMALLEST_SET = 200
 # What a call and its result may be sent in; it may not matter.
-DISGUISES = ("colours", "blocks", "process", "logged", "request_id", "not_an_error", "explained", "nested", "as_text")
+DISGUISES = (
+    *("colours", "blocks", "process", "logged", "request_id", "not_an_error", "explained", "nested", "as_text"),
+    *("sent_with", "came_by"),
+)
 LEAST_RECALL = 0.99
 MOST_FALSE_TRIPS = 0.005
 MOST_WASTED = 3
@@ -276,6 +279,10 @@ def _disguised(fact: ToolFinished, disguise: str, rng: random.Random) -> ToolFin
             rng.choice(("run", "this", "again", "now", "to", "see", "whether", "it", "works")) for _ in range(6)
         )
         arguments = {**arguments, "explanation": why, "request_id": request}
+    elif disguise == "sent_with":
+        arguments = {**arguments, "_meta": {"progressToken": rng.randint(1, 9_999)}, "timestamp": clock}
+    elif disguise == "came_by":
+        content = f"[{rng.randint(1_000, 60_000)}] {content}\n(via 127.0.0.1:{rng.randint(9_000, 60_000)})"
     elif disguise == "nested":
         arguments = {"input": arguments, "options": {}}
     elif disguise == "as_text":

@@ -12,6 +12,7 @@ _TERMINAL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _LOGGED = re.compile(r"^\s*\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?:? (?=\S)")
 # Before it, the process that said it; behind it, how it came.
 _SAID_BY = re.compile(r"^\[\d{2,7}\] (?=\S)")
+_SAID_BY_ALONE = re.compile(r"\[\d{2,7}\]\s*")
 _CAME_BY = re.compile(
     r"\s*\n(?:\((?:via|took|from|served by|request|elapsed|time|duration|cached|node|host|id)\b[^()\n]*\)"
     r"|x-[\w-]+: \S+|\[exit \d+\] \d+(?:\.\d+)?\s?m?s)\s*$",
@@ -90,7 +91,10 @@ def unwrap(text: str) -> tuple[str, bool]:
         text, failed = opened[0], failed or opened[1]
     if "\x1b" in text:
         text = _TERMINAL.sub("", text)
-    text = _CAME_BY.sub("", _SAID_BY.sub("", _LOGGED.sub("", _RULED.sub("", text), count=1), count=1), count=1)
+    text = _LOGGED.sub("", _RULED.sub("", text), count=1)
+    left = _CAME_BY.sub("", text, count=1)
+    # A number in brackets may be an answer, unless somebody has added how it came.
+    text = "" if left != text and _SAID_BY_ALONE.fullmatch(left) else _SAID_BY.sub("", left, count=1)
     return "" if _EMPTY.fullmatch(text) else text, failed
 
 
@@ -153,7 +157,9 @@ def without_sending(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
         key: value for key, value in arguments.items() if not _is_of_the_answer(key) and key.casefold() not in ASIDES
     }
     # A time that is all that was given is what is asked about.
-    return {key: value for key, value in kept.items() if key.casefold().replace("_", "") not in SENDING} or kept
+    if len(arguments) == 1:
+        return kept
+    return {key: value for key, value in kept.items() if key.casefold().replace("_", "") not in SENDING}
 
 
 def without_thoughts(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
