@@ -38,6 +38,7 @@ SETS = (
     "daily_sealed",
     "judge",
     "real",
+    "last",
 )
 SMALLEST_SET = 200
 # What a call and its result may be sent in; it may not matter.

@@ -142,7 +142,7 @@ def _same_error(observed: Sequence[Observed], own: Sequence[Entry], limits: Limi
     # Who learns something from every run, or waits longer and longer, is not at a standstill yet.
     learns = not newest.refused and all(any(entry.brought == FOUND for entry in those) for those in between)
     patience += bool(gaps) and (learns or _backs_off([own[position].waited for position in positions[1:]]))
-    if learns and _is_worked_off(between):
+    if (learns or newest.refused) and _is_worked_off(between):
         return None
     if total + len(others) < limits.same_error + limits.patience * patience:
         return None
@@ -198,8 +198,10 @@ def _is_as_before(call: Observed, later: Observed, noise: frozenset[int]) -> boo
 
 def _is_worked_off(between: Sequence[Sequence[Entry]]) -> bool:
     """Whether a number in what was learnt between the tries gets smaller every time, as what is left to search does."""
-    learnt = [next(entry.call for entry in those if entry.brought == FOUND) for those in between if those]
-    return len(learnt) > 1 and falls([call.numbers for call in learnt])
+    learnt = [entry.call for those in between for entry in those[:1] if entry.brought == FOUND]
+    if len(learnt) < sum(bool(those) for those in between):
+        return False
+    return len(learnt) > 1 and falls([call.numbers[:1] for call in learnt])
 
 
 def _backs_off(waits: Sequence[float]) -> bool:

@@ -14,7 +14,7 @@ from chargehand.orchestrator.volatile import NAME
 # or says the same of objects that are alike.
 STATE_CHARACTERS = 80
 # At so many looks a job that tells how far it is has stood still, though its clock runs.
-CLOCK_LOOKS = 6
+CLOCK_LOOKS = 5
 # So many lines are written above a place between two looks at it; farther off is another place.
 MOST_DRIFT = 6
 # So many answers to a question, the newest, tell which of their numbers jump about.

@@ -21,6 +21,8 @@ _GIVEN_TO = re.compile(r"(?:^|_)to_(\w+)$")
 TWO = 2
 # A message with fewer words in common with the last one the same way says something else.
 SAME_MESSAGE_SHARE = 0.6
+# With so many it is the same, whatever was done before it.
+THE_SAME_SHARE = 0.85
 # With so few in common it is about another matter.
 OTHER_MATTER_SHARE = 0.3
 # So many words that no message of the round before had make it about something else, if there is a commit to show.
@@ -159,7 +161,9 @@ def _gets_on(observed: Sequence[Observed], hand_offs: Sequence[HandOff], agents:
         max(_in_common(observed[old.index], observed[new.index]) for old in hand_offs[:-agents] if old.way == new.way)
         for new in last
     ]
-    if max(shares) >= SAME_MESSAGE_SHARE:
+    if max(shares) >= SAME_MESSAGE_SHARE and (
+        max(shares) >= THE_SAME_SHARE or not _brings_news(observed, before, last)
+    ):
         return False
     if not all(hand_off.by_name for hand_off in last):
         return True
@@ -173,6 +177,16 @@ def _gets_on(observed: Sequence[Observed], hand_offs: Sequence[HandOff], agents:
         return True
     # Other words alone are worth one round more.
     return not _is_ring(hand_offs[-agents * (rounds + 1) :], agents, rounds + 1)
+
+
+def _brings_news(observed: Sequence[Observed], before: Sequence[HandOff], last: Sequence[HandOff]) -> bool:
+    """Whether before each message of the last round something was done or seen that nobody had before."""
+    seen = {(call.asked, call.gave) for call in observed[: before[-1].index]}
+    starts = [before[-1].index, *(hand_off.index for hand_off in last)]
+    return all(
+        any(not call.failed and (call.asked, call.gave) not in seen for call in observed[start + 1 : hand_off.index])
+        for start, hand_off in zip(starts, last, strict=False)
+    )
 
 
 def _is_other_work(observed: Sequence[Observed], before: Sequence[HandOff], last: Sequence[HandOff]) -> bool:

@@ -54,7 +54,7 @@ _TIMINGS_OF_THE_ANSWER = (
 )
 # A failure says nothing new by a time, an id, or where something lay in memory.
 _FAILURE_ONLY = (
-    rf"|\b{SPAN}"
+    rf"|\b{SPAN}|\b(?:\d+h)?\d+m\d+s\b"
     rf"|{OPAQUE}"
     r"|\b\d+ (?:more )?(?:attempts?|tries|retries)\b"
     # Who asked, or who of many answered; and names that are no hexadecimal number.
@@ -66,6 +66,7 @@ _FAILURE_ONLY = (
 )
 # The signs between a name's parts.
 _FORM = re.compile(r"\w+")
+_OPERATOR = re.compile(r"(?<=\w )(?:==|!=|<=|>=|//|\*\*|<<|>>|[-+*/%<>])(?= \w)")
 _OPTION = re.compile(r"(?<!\S)-{1,2}[A-Za-z][\w-]*(?:=\S*)?")
 # Without one of these (or the dashes of a UUID) there is no such name, and the longer expression need not be tried.
 NAMED_BY = (
@@ -164,7 +165,8 @@ def spelling(value: JsonValue) -> str:
     """A value whatever its case and punctuation; numbers and signs alone stay as they are."""
     if not isinstance(value, str):
         return repr(value)
-    return " ".join(words(value)) or value
+    # What stands between two names by itself may be all that a change of code is about.
+    return " ".join([*words(value), *_OPERATOR.findall(value)]) or value
 
 
 def settle(text: str) -> str:

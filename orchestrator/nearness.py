@@ -27,6 +27,8 @@ ALIKE_SHARE = 0.3
 SMALL_LETTERS = 3
 # Of the words of a question, so many name what it is asked of.
 SLOTS_SHARE = 0.34
+# A name has no more words.
+NAME_WORDS = 3
 # Of the words of two lists that are one.
 SAME_BAG_SHARE = 0.95
 # A number that counts calls has not grown by more since the first of those that are looked at.
@@ -149,9 +151,23 @@ def is_a_sweep(calls: Sequence[Observed]) -> bool:
     """Whether one question was asked of one object after the other: all words are the same, but for the objects'."""
     texts = [words(" ".join(str(value) for value in call.values)) for call in calls]
     if len({len(text) for text in texts}) > 1:
-        return False
+        return _are_names_in_one_place(texts)
     varied = [column for column in zip(*texts, strict=True) if len(set(column)) > 1]
     return 0 < len(varied) <= SLOTS_SHARE * len(texts[0]) and any(_are_objects(column) for column in varied)
+
+
+def _are_names_in_one_place(texts: Sequence[Sequence[str]]) -> bool:
+    """Whether texts begin and end alike, and each has a name of its own in between, of a word or a few."""
+    shortest = min(len(text) for text in texts)
+    before = next((i for i in range(shortest) if len({text[i] for text in texts}) > 1), shortest)
+    behind = next((i for i in range(shortest - before) if len({text[-1 - i] for text in texts}) > 1), shortest - before)
+    names = [tuple(text[before : len(text) - behind]) for text in texts]
+    return (
+        before + behind > 0
+        and len(set(names)) == len(names)
+        and min(map(len, names)) > 0
+        and max(map(len, names)) <= min(NAME_WORDS, SLOTS_SHARE * max(len(text) for text in texts))
+    )
 
 
 def _are_objects(column: Sequence[str]) -> bool:

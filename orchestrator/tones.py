@@ -67,7 +67,11 @@ _SUCCESS = re.compile(
     re.IGNORECASE,
 )
 # Named, and not so: `"accepted": false`.
-_NO_SUCCESS = re.compile(r"\b\w+[\"']?\s?[:=]\s?[\"']?(?:false|no|none|null)\b", re.IGNORECASE)
+_NO_SUCCESS = re.compile(
+    r"\b(?:0|no|none) (?:\w+ )?(?:done|passed|completed?|finished|ready|updated|changed|created)\b"
+    r"|\b\w+[\"']?\s?[:=]\s?[\"']?(?:false|no|none|null)\b",
+    re.IGNORECASE,
+)
 # An acknowledgement that goes on with good advice.
 _LONG_SUCCESS = re.compile(r"\b(?:has|have) been \w+|\bsuccessful(?:ly)?\b", re.IGNORECASE)
 # What was done to one thing, as many tools say it of whatever they do.

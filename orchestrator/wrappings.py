@@ -14,7 +14,7 @@ _LOGGED = re.compile(r"^\s*\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|
 _SAID_BY = re.compile(r"^\[\d{2,7}\] (?=\S)")
 _SAID_BY_ALONE = re.compile(r"\[\d{2,7}\]\s*")
 _CAME_BY = re.compile(
-    r"\s*\n(?:\((?:via|took|from|served by|request|elapsed|time|duration|cached|node|host|id)\b[^()\n]*\)"
+    r"\s*\n(?:\((?:via|took|from|served by|request\w*|elapsed|time|duration|cached|node|host|id)\b[^()\n]*\)"
     r"|x-[\w-]+: \S+|\[exit \d+\] \d+(?:\.\d+)?\s?m?s)\s*$",
     re.IGNORECASE,
 )

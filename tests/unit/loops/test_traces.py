@@ -28,7 +28,7 @@ KINDS = {"identical", "near_identical", "alternating", "ping_pong", "stuck_state
 # Known to be mistaken: the first seven objects of a list, each refused.
 MISTAKEN = {"forbidden_here_and_there"}
 # By people who never read a detector, kept as they wrote them.
-KEPT = {"judge", "real"}
+KEPT = {"judge", "real", "last"}
 # Not what is promised: recall and false trips as docs/benchmarks.md has them.
 SHORT_OF_IT = {
     "field_sealed": (0.98, 0),
@@ -38,6 +38,7 @@ SHORT_OF_IT = {
     "daily_sealed": (0.92, 0),
     "judge": (0.94, 0),
     "real": (0.97, 0),
+    "last": (0.96, 0),
 }
 
 
