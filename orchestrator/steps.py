@@ -186,7 +186,7 @@ _FINISH = _END.format(
 )""",
     next_queued="(SELECT count(*) FROM next)",
 )
-# Of a script that has drawn no money and that nothing follows in its chain.
+# Of a script, claimed once, that has drawn no money and that nothing follows in its chain.
 _FINISH_ALONE = _END.format(returned="", follows="", next_queued="0")
 
 # Scripts that succeeded; they have drawn no money, and nothing follows them in a chain.
@@ -345,8 +345,9 @@ class HeldStep:
 
         A step that grows the plan queues nothing: its patch comes first, and may drop the next link.
         """
-        # What an agent of an earlier claim has drawn, this one does not know of.
-        is_alone = self.claim.step.kind == "script" and not self.has_drawn and not self.claim.in_chain
+        # What an earlier claim has drawn, this one does not know of.
+        has_money = self.has_drawn or self.claim.epoch > 1
+        is_alone = self.claim.step.kind == "script" and not has_money and not self.claim.in_chain
         statement = _FINISH_ALONE if is_alone else _FINISH
         row = self.commit(statement, {"status": fact.outcome, "grows": fact.patch is not None}, [fact])
         return Ended(seq=row["head_seq"], next_queued=bool(row["next_queued"]))

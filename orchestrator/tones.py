@@ -53,7 +53,7 @@ _NOTHING = re.compile(
     r"|\bno (?:changes?|effect|progress|difference)\b|\bunchanged\b|\balready\b"
     r"|\b(?:could|did|can|do|does|was|were)(?:n['’]?t| ?not) (?:be )?(?:find|found|know|locate[d]?)\b"
     r"|\bunknown\b|\bno (?:\w+ )?(?:information|answer)\b|\bno \w+(?: \w+)? (?:is|was) known\b|\bnot know[n]?\b"
-    r"|\bnothing\b|\bnot found\b|\b0 (?:results?|rows?|hits?|matches)\b"
+    r"|\bnothing\b(?! (?:but|except|other than)\b)|\bnot found\b|\b0 (?:results?|rows?|hits?|matches)\b"
     r"|\"\w+\": ?\[\](?:, ?\"\w+\": ?0)?",
     re.IGNORECASE,
 )
