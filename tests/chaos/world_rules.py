@@ -132,6 +132,9 @@ def attempts(case: Case) -> Iterator[str]:
             continue
         for predecessor in case.before[step.id]:
             before = case.steps[predecessor]
+            # Whoever was skipped by a person may be somewhere still, frozen, and take effect when he likes.
+            if case.was_answered(before, "skip"):
+                continue
             if min(begun[place]) < happened.get((str(before.run), before.key), 0.0):
                 yield f"step {step.key!r} began before {before.key!r} had taken effect"
 

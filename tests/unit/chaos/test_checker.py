@@ -391,6 +391,19 @@ def test_a_recovery_is_measured_from_the_last_strike_in_its_way() -> None:
     assert not any("ran again" in line for line in changed(interrupted))
 
 
+def test_a_step_may_begin_before_the_effect_of_a_zombie_whom_a_person_has_skipped() -> None:
+    def late(told: Story) -> None:
+        told.effects[:] = [replace(one, at=one.at + 30) if one.step == "load" else one for one in told.effects]
+
+    def skipped(told: Story) -> None:
+        late(told)
+        told.write("load", 3, 1, SignalReceived(wait_id=call_id(9), choice="skip", by="somebody"))
+
+    early = "began before 'load' had taken effect"
+    assert any(early in line for line in changed(late))
+    assert not any(early in line for line in changed(skipped))
+
+
 def test_what_a_late_answer_did_not_cost_is_given_back() -> None:
     assert changed(come_late) == []
 
