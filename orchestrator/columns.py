@@ -12,8 +12,10 @@ LEAST_WILD = 1_000
 EXACT_PLACES = 4
 # Two steps may go both ways; one cannot.
 LEAST_STEPS = 2
-# Of all its way one way, so much goes back.
+# Of all its way one way, so much goes back; of a longer way it takes more.
 LEAST_BACK = 0.01
+LONGER_STEPS = 4
+LEAST_BACK_OF_LONGER = 0.05
 
 _NUMBER = re.compile(
     r"(?<![\w.])(?P<number>\d+(?:\.\d+)?)(?P<unit>\s?(?:ns|us|µs|ms|s|secs?|seconds)\b)?(?!\w)"
@@ -99,4 +101,5 @@ def _jumps(moved: Sequence[float], largest: float) -> bool:
         return False
     up, down = sum(step for step in moved if step > 0), -sum(step for step in moved if step < 0)
     # What goes one way, and once a little back, is a measurement.
-    return min(up, down) >= LEAST_BACK * max(up, down) and sum(map(abs, moved)) >= WILD_SHARE * largest * len(moved)
+    least = LEAST_BACK if len(moved) < LONGER_STEPS else LEAST_BACK_OF_LONGER
+    return min(up, down) >= least * max(up, down) and sum(map(abs, moved)) >= WILD_SHARE * largest * len(moved)

@@ -22,6 +22,8 @@ NOISE_LOOKS = 12
 # Two spans of time are a pair; with three it shows whether they grow.
 LEAST_SERIES = 3
 
+# Of all its way, so much is one way if a number gets on.
+TREND_SHARE = 0.85
 # Of a span of time; less is no movement.
 LEAST_SHARE_MOVED = 0.01
 
@@ -209,7 +211,18 @@ def _moves(series: Sequence[tuple[float, ...]]) -> bool:
         return False
     if len(series) < LEAST_SERIES:
         return len(set(series)) > 1
-    return falls(series) or falls(tuple(reversed(series)))
+    return falls(series) or falls(tuple(reversed(series))) or (len(series) > LEAST_SERIES and _trends(series))
+
+
+def _trends(series: Sequence[tuple[float, ...]]) -> bool:
+    """Whether a number goes one way on the whole, as a measurement of what gets better does, which wobbles a little."""
+    if len({len(numbers) for numbers in series}) > 1:
+        return False
+    for column in zip(*series, strict=True):
+        way = sum(abs(later - earlier) for earlier, later in pairwise(column))
+        if way and abs(column[-1] - column[0]) >= TREND_SHARE * way:
+            return True
+    return False
 
 
 def falls(series: Sequence[tuple[float, ...]]) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from chargehand.orchestrator.facts import ToolFinished
+from chargehand.orchestrator.items import names_another
 from chargehand.orchestrator.observed import Observed
 from chargehand.orchestrator.plan import Step
 from chargehand.orchestrator.volatile import words
@@ -23,6 +24,10 @@ TWO = 2
 SAME_MESSAGE_SHARE = 0.6
 # With so many it is the same, whatever was done before it.
 THE_SAME_SHARE = 0.85
+# Of the longer words of a message in other words, so many were said before.
+SAID_AGAIN_SHARE = 0.5
+TELLING_LETTERS = 4
+FEW_WORDS = 3
 # With so few in common it is about another matter.
 OTHER_MATTER_SHARE = 0.3
 # So many words that no message of the round before had make it about something else, if there is a commit to show.
@@ -161,11 +166,16 @@ def _gets_on(observed: Sequence[Observed], hand_offs: Sequence[HandOff], agents:
         max(_in_common(observed[old.index], observed[new.index]) for old in hand_offs[:-agents] if old.way == new.way)
         for new in last
     ]
-    if max(shares) >= SAME_MESSAGE_SHARE and (
-        max(shares) >= THE_SAME_SHARE or not _brings_news(observed, before, last)
-    ):
+    is_again = [
+        _is_said_again(observed, hand_offs[:-agents], new, share) for share, new in zip(shares, last, strict=True)
+    ]
+    # Who says the same again, and more than "done", is only asked back.
+    if any(share >= THE_SAME_SHARE and _says_much(observed, new) for share, new in zip(shares, last, strict=True)):
+        is_again = [again or _asks_back(observed[new.index]) for again, new in zip(is_again, last, strict=True)]
+    # An answer that is always the same, as "done" is, may be given to ever new work.
+    if all(is_again) and (max(shares) >= THE_SAME_SHARE or not _brings_news(observed, before, last)):
         return False
-    if not all(hand_off.by_name for hand_off in last):
+    if not all(hand_off.by_name for hand_off in last) or (max(shares) >= THE_SAME_SHARE and not all(is_again)):
         return True
     seen = {(call.asked, call.gave) for call in observed[: before[-1].index]}
     starts = [before[-1].index, *(hand_off.index for hand_off in last)]
@@ -177,6 +187,56 @@ def _gets_on(observed: Sequence[Observed], hand_offs: Sequence[HandOff], agents:
         return True
     # Other words alone are worth one round more.
     return not _is_ring(hand_offs[-agents * (rounds + 1) :], agents, rounds + 1)
+
+
+def _is_said_again(observed: Sequence[Observed], before: Sequence[HandOff], new: HandOff, share: float) -> bool:
+    """Whether most of what a message says had been said the same way, and no name stands in the place of another.
+
+    `share`: of its words, so many are those of one such message.
+    """
+    call, earlier = observed[new.index], [observed[old.index] for old in before if old.way == new.way]
+    if names_another([*earlier, call]):
+        return False
+    about = call.message_words.difference(words(call.tool), words(new.giver), words(new.taker))
+    telling = [word for word in about if len(word) >= TELLING_LETTERS and word.isalpha()]
+    # Who takes up the other's few words says nothing new either.
+    heard = before if len(telling) <= FEW_WORDS else [old for old in before if old.way == new.way]
+    known: frozenset[str] = frozenset().union(*(observed[old.index].message_words for old in heard))
+    if not telling:
+        return share >= SAME_MESSAGE_SHARE or about <= known
+    return share >= SAME_MESSAGE_SHARE or len(known.intersection(telling)) >= SAID_AGAIN_SHARE * len(telling)
+
+
+def _says_much(observed: Sequence[Observed], new: HandOff) -> bool:
+    about = observed[new.index].message_words.difference(words(observed[new.index].tool), words(new.taker))
+    return sum(len(word) >= TELLING_LETTERS for word in about) >= FEW_WORDS
+
+
+def _asks_back(call: Observed) -> bool:
+    return any(str(value).endswith("?") for value in call.values)
+
+
+def answers_news(observed: Sequence[Observed]) -> bool:
+    """Whether the newest call goes back to who has just told its giver something that the giver had not been told.
+
+    Who is given ever new work may answer "done" as often.
+    """
+    if all(call.step == observed[-1].step for call in observed):
+        return False
+    parties = {party for call in observed for party in (call.role, call.step) if party}
+    if (newest := _hand_off(len(observed) - 1, observed[-1], parties)) is None:
+        return False
+    told: list[Observed] = []
+    for index in range(len(observed) - 2, -1, -1):
+        call = observed[index]
+        if call.step == observed[-1].step and not told and _hand_off(index, call, parties) is not None:
+            return False
+        given = _hand_off(index, call, parties) if call.step != observed[-1].step else None
+        if given is not None and given.way == (newest.taker, newest.giver):
+            told.append(call)
+    return len(told) > 1 and (
+        names_another(told[::-1]) or max(_in_common(told[0], earlier) for earlier in told[1:]) < SAME_MESSAGE_SHARE
+    )
 
 
 def _brings_news(observed: Sequence[Observed], before: Sequence[HandOff], last: Sequence[HandOff]) -> bool:

@@ -44,7 +44,11 @@ _NAMES = (
     r"(?! ?(?:/|of\b))"
     r"|^\[\d+\]\s+\d+$"
 )
-_TIMINGS = rf"\b(?:in|after|within|time)[\"'\s:=]{{1,4}}{SPAN}|\b{NUMBER}\s?(?:[smhd]|[a-z]{{3,8}}) ago\b"
+_TIMINGS = (
+    rf"\b(?:in|after|within|time)[\"'\s:=]{{1,4}}{SPAN}|\b{NUMBER}\s?(?:[smhd]|[a-z]{{3,8}}) ago\b"
+    # Alone in brackets, or behind who answered.
+    rf"|[(\[](?:\w+, )?{SPAN}[)\]]"
+)
 _TIMINGS_OF_THE_ANSWER = (
     rf"\btook[\"'\s:=]{{1,4}}{SPAN}"
     rf"|\btime[\"'\s:=]{{1,4}}\d+\.\d{{3,}}(?![\d\w])"
@@ -124,6 +128,8 @@ _MOVED_ON = re.compile(
 )
 BEFORE_A_TIME = 24
 _BETWEEN_OBJECTS = re.compile(r"(?<=\[)(?=\{)|(?<=\}), ?(?=\{)|(?<=\})(?=\])")
+# Short names in one line, one after the other.
+_IN_A_LINE = re.compile(r"(?<![\w.#-])(?:[\w.#-]+, ){3,}[\w.#-]+")
 DIGITS = "0123456789"
 
 
@@ -178,6 +184,8 @@ def settle(text: str) -> str:
     head = volatile.sub(lambda found: found[0] if keeps_times and _is_of_the_work(found) else "~", head)
     said = f"{head}{_VOLATILE_IN_THE_MIDDLE.sub('~', middle)}{volatile.sub('~', tail)}"
     # Neither is that of the objects in a list.
+    if not middle and ", " in said:
+        said = _IN_A_LINE.sub(lambda found: ", ".join(sorted(found[0].split(", "))), said)
     lines = (_BETWEEN_OBJECTS.sub("\n", said) if "{" in said else said).splitlines()
     return "\n".join(sorted(lines if middle else (" ".join(line.split()) for line in lines)))
 

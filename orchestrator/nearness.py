@@ -1,7 +1,7 @@
 """How little lies between two calls of a step that came to the same; pure."""
 
 from collections import Counter
-from collections.abc import Sequence
+from functools import lru_cache
 
 from pydantic import JsonValue
 
@@ -21,20 +21,14 @@ LETTER_SHARE = 0.6
 # Of two sentences in other words.
 SHARED = 0.7
 LEAST_SHARED = 4
-# Of pairs of names.
-ALIKE_SHARE = 0.3
 # Words this short hold a sentence together, and say little.
 SMALL_LETTERS = 3
-# Of the words of a question, so many name what it is asked of.
-SLOTS_SHARE = 0.34
-# A name has no more words.
-NAME_WORDS = 3
 # Of the words of two lists that are one.
 SAME_BAG_SHARE = 0.95
+# Of the first long words of two answers that are the same but for names, so many may be names.
+MOST_NAMES = 2
 # A number that counts calls has not grown by more since the first of those that are looked at.
 MOST_COUNTED = 30
-# Of texts in one form, so many have a name that no other has.
-OWN_NAMES_SHARE = 0.8
 
 
 def nearness_of(entry: Entry, last: Entry) -> str | None:
@@ -54,6 +48,9 @@ def nearness_of(entry: Entry, last: Entry) -> str | None:
     is_same = call.gave == newest.gave if is_answer else says_the_same(call, newest)
     # That there is nothing may be said in many words.
     is_same = is_same or call.tone == newest.tone == "nothing"
+    # Most answers have nothing in common, and that is soon seen; what a machine made up has digits, or is short.
+    if is_answer and not is_same and sum(word not in call.different_words for word in newest.long_words) > MOST_NAMES:
+        return None
     nearness = "wording"
     mine, theirs = call.named_values, newest.named_values
     # An option more or less is a variation, as long as something else was asked for in both.
@@ -65,7 +62,7 @@ def nearness_of(entry: Entry, last: Entry) -> str | None:
             how = "wording"
         if how is None and newest.failed and _is_part_of(mine[name], theirs[name]):
             how = "wording"
-        if how is None and without_options(str(mine[name])) == without_options(str(theirs[name])):
+        if how is None and _bare(str(mine[name])) == _bare(str(theirs[name])):
             how = "wording"
         # The same name with another number in it is another object, which may well be like the first.
         if how is None or (how == "numbered" and not newest.failed):
@@ -108,7 +105,7 @@ def _are_rated_anew(call: Observed, newest: Observed) -> bool:
 
 def is_rephrased(one: JsonValue, other: JsonValue) -> bool:
     """Whether two sentences have most of their words in common, or all that is not small, whatever stands around."""
-    mine, theirs = set(words(str(one))), set(words(str(other)))
+    mine, theirs = _words_of(str(one)), _words_of(str(other))
     shared = len(mine & theirs)
     if shared >= LEAST_SHARED and shared >= SHARED * min(len(mine), len(theirs)):
         return True
@@ -124,7 +121,7 @@ def is_rephrased(one: JsonValue, other: JsonValue) -> bool:
 
 def _is_part_of(one: JsonValue, other: JsonValue) -> bool:
     """Whether one text names no more than the other, set aside a word or two, as two ways to point at one thing do."""
-    mine, theirs = set(words(str(one))), set(words(str(other)))
+    mine, theirs = _words_of(str(one)), _words_of(str(other))
     fewer, more = sorted((mine, theirs), key=len)
     return fewer <= more and len(more) - len(fewer) <= MOST_OPTIONS and any(len(word) > SMALL_LETTERS for word in fewer)
 
@@ -145,37 +142,6 @@ def _is_told_apart(call: Observed, newest: Observed) -> bool:
     asked, asked_last = (Counter(words(" ".join(map(str, each.values)))) for each in (call, newest))
     said, said_last = Counter(words(call.said)), Counter(words(newest.said))
     return bool((asked - asked_last) & (said - said_last)) and bool((asked_last - asked) & (said_last - said))
-
-
-def is_a_sweep(calls: Sequence[Observed]) -> bool:
-    """Whether one question was asked of one object after the other: all words are the same, but for the objects'."""
-    texts = [words(" ".join(str(value) for value in call.values)) for call in calls]
-    if len({len(text) for text in texts}) > 1:
-        return _are_names_in_one_place(texts)
-    varied = [column for column in zip(*texts, strict=True) if len(set(column)) > 1]
-    return 0 < len(varied) <= SLOTS_SHARE * len(texts[0]) and any(_are_objects(column) for column in varied)
-
-
-def _are_names_in_one_place(texts: Sequence[Sequence[str]]) -> bool:
-    """Whether texts begin and end alike, and each has a name of its own in between, of a word or a few."""
-    shortest = min(len(text) for text in texts)
-    before = next((i for i in range(shortest) if len({text[i] for text in texts}) > 1), shortest)
-    behind = next((i for i in range(shortest - before) if len({text[-1 - i] for text in texts}) > 1), shortest - before)
-    names = [tuple(text[before : len(text) - behind]) for text in texts]
-    return (
-        before + behind > 0
-        and len(set(names)) == len(names)
-        and min(map(len, names)) > 0
-        and max(map(len, names)) <= min(NAME_WORDS, SLOTS_SHARE * max(len(text) for text in texts))
-    )
-
-
-def _are_objects(column: Sequence[str]) -> bool:
-    """Whether names are all different, and few are spellings of another, as names may be by chance."""
-    if len(set(column)) < len(column):
-        return False
-    alike = [same_stem(one, other) for index, one in enumerate(column) for other in column[:index]]
-    return sum(alike) <= ALIKE_SHARE * len(alike)
 
 
 def _is_reworded(call: Observed, newest: Observed) -> bool:
@@ -214,19 +180,37 @@ def _differs_by_options(call: Observed, newest: Observed) -> bool:
     return about
 
 
-def is_a_form(deeds: Sequence[Observed]) -> bool:
-    """Whether texts differ first of all by a name of their own, as forms that are filled in do.
-
-    Who says the same in other words changes a word here and a word there.
-    """
-    texts = [words(" ".join(str(value) for value in call.values)) for call in deeds]
-    varied = next((column for column in zip(*texts, strict=False) if len(set(column)) > 1), ())
-    return len(set(varied)) >= OWN_NAMES_SHARE * len(texts)
-
-
 def says_the_same(call: Observed, newest: Observed) -> bool:
-    """Whether two results are the same but for what they echo of their questions."""
+    """Whether two results are the same but for what they echo of their questions; a longer one in any order."""
     if call.gave == newest.gave:
         return True
     echo = call.asked_words | newest.asked_words
-    return without_echo(call.gave_words, echo) == without_echo(newest.gave_words, echo)
+    # Most results are simply others, and that is soon seen.
+    if not all(map(_is_small, (call.different_words ^ newest.different_words) - echo)):
+        return False
+    mine, theirs = without_echo(call.gave_words, echo), without_echo(newest.gave_words, echo)
+    if mine == theirs:
+        return True
+    if Counter(mine) == Counter(theirs) and len(mine) >= LEAST_SHARED:
+        return True
+    if min(len(mine), len(theirs)) < LETTER_WORDS:
+        return False
+    return (
+        abs(len(mine) - len(theirs))
+        <= 1
+        >= max((Counter(mine) - Counter(theirs)).total(), (Counter(theirs) - Counter(mine)).total())
+    )
+
+
+def _is_small(word: str) -> bool:
+    return len(word) <= SMALL_LETTERS and word.isalpha()
+
+
+@lru_cache(maxsize=2_048)
+def _words_of(text: str) -> frozenset[str]:
+    return frozenset(words(text))
+
+
+@lru_cache(maxsize=2_048)
+def _bare(command: str) -> tuple[str, ...]:
+    return tuple(without_options(command))

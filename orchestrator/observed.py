@@ -41,6 +41,9 @@ from chargehand.orchestrator.wrappings import unwrap, without_remarks, without_t
 LEAST_OF_AN_ACKNOWLEDGEMENT = 1
 # What an answer says beside a name that is new each time; one word is what the name is called.
 LEAST_BESIDE_A_NAME = 2
+# Enough words to see that two answers are not alike, and of what length.
+LOOKED_AT_WORDS = 24
+LONG_LETTERS = 6
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
@@ -261,6 +264,16 @@ class Observed:
     def gave_words(self) -> tuple[str, ...]:
         """The words of the result."""
         return tuple(words(self.gave))
+
+    @cached_property
+    def different_words(self) -> frozenset[str]:
+        """The same, each once."""
+        return frozenset(self.gave_words)
+
+    @cached_property
+    def long_words(self) -> tuple[str, ...]:
+        """The first of its long words that have no digits."""
+        return tuple(word for word in self.gave_words[:LOOKED_AT_WORDS] if word.isalpha() and len(word) >= LONG_LETTERS)
 
     @cached_property
     def _failure(self) -> Settled:

@@ -10,6 +10,8 @@ from chargehand.orchestrator.tones import is_at_work
 
 # Twice may be chance.
 COUNTED_ROUNDS = 3
+# What counts the calls of a ring grows by no more from round to round.
+MOST_COUNTED = 5
 # The same thrice, and what was said between.
 LEAST_TALK = 5
 SENTENCE_WORDS = 8
@@ -22,15 +24,17 @@ def is_ring(rounds: Sequence[Entry], period: int) -> bool:
     if len({entry.call.asked_form for entry in rounds[:period]}) < 2:
         return False
     pairs = [(rounds[index - period], rounds[index]) for index in range(period, len(rounds))]
-    if any(falls((before.call.figures, after.call.figures)) for before, after in pairs):
-        return False
-    if all(before.call.asked == after.call.asked and before.gave == after.gave for before, after in pairs):
-        return True
+    is_same = all(before.call.asked == after.call.asked and before.gave == after.gave for before, after in pairs)
     # A token that one call gives and the next one uses is another in each round, and the round fails all the same.
-    return any(after.call.refused for _, after in pairs[-period:]) and all(
-        before.call.asked_form == after.call.asked_form and _gave_the_same_but_for_names(before, after)
-        for before, after in pairs
-    )
+    if not is_same and not (
+        any(after.call.refused for _, after in pairs[-period:])
+        and all(
+            before.call.asked_form == after.call.asked_form and _gave_the_same_but_for_names(before, after)
+            for before, after in pairs
+        )
+    ):
+        return False
+    return not any(falls((before.call.figures, after.call.figures)) for before, after in pairs)
 
 
 def is_ring_that_counts(rounds: Sequence[Entry], period: int) -> bool:
@@ -68,8 +72,10 @@ def _only_counts(calls: Sequence[Observed]) -> bool:
     if len({(call.form, call.shares) for call in calls}) > 1 or not calls[-1].form:
         return False
     columns = list(zip(*(call.numbers for call in calls), strict=False))
-    moved = [column for column in columns if len(set(column)) > 1]
-    return bool(moved) and all(earlier < later for column in moved for earlier, later in pairwise(column))
+    moved = [[later - earlier for earlier, later in pairwise(column)] for column in columns if len(set(column)) > 1]
+    # What grows by the same each time, and by more than a count does, is being done.
+    done = [min(steps) == max(steps) > MOST_COUNTED for steps in moved]
+    return bool(moved) and all(min(steps) > 0 for steps in moved) and not all(done)
 
 
 def is_ring_of_talk(rounds: Sequence[Entry]) -> bool:
@@ -93,6 +99,11 @@ def may_wait(rounds: Sequence[Entry]) -> bool:
     """Whether a call that says nothing goes between looks that say something."""
     silent = [entry for entry in rounds if not entry.call.said.strip()]
     return len(silent) == len(rounds) // 2 and len({entry.call.asked for entry in silent}) == 1
+
+
+def may_be_polls(rounds: Sequence[Entry]) -> bool:
+    """Whether nothing is done in a ring, and one of its answers says that something is being done."""
+    return all(entry.call.tone == "plain" for entry in rounds) and any(is_at_work(entry.call.said) for entry in rounds)
 
 
 def asks_again(before: Sequence[Entry], after: Sequence[Entry]) -> bool:

@@ -20,6 +20,15 @@ _TRANSIENT = re.compile(
     re.IGNORECASE,
 )
 _NO_ENTRY = re.compile(r"\b(?:401|403|access|permi(?:ssion|tted)|forbidden|unauthori[sz]ed|denied|not allowed)\b", re.I)
+# What was asked for is not there: perhaps it is called something else.
+_NOT_THERE = re.compile(
+    r"\bno such\b|\bnot found\b|\bno (?:file|module|\w+ named)\b|\b(?:not|n['’]t) exist|\bunknown\b|\b404\b"
+    r"|\bundefined\b"
+    r"|\b(?:cannot|could not|can['’]t|unable to) (?:find|locate)\b|\bno match",
+    re.IGNORECASE,
+)
+# The way back to how it was before a try.
+_UNDOES = re.compile(r"\b(?:checkout|restore|revert|reset|undo|roll(?:ed)?[ _-]?back|discard|stash)\b", re.IGNORECASE)
 _NO_FAILURE = re.compile(
     r"\bno_?errors?\b|\b(?:0|no|zero|without)\s+(?:\w+\s+)?(?:fail\w*|errors?|exceptions?)"
     # Named, and not there: `"error": null`, `failed=0`.
@@ -74,6 +83,12 @@ _NO_SUCCESS = re.compile(
 )
 # An acknowledgement that goes on with good advice.
 _LONG_SUCCESS = re.compile(r"\b(?:has|have) been \w+|\bsuccessful(?:ly)?\b", re.IGNORECASE)
+# How a run of tests or a build ends, however much it says.
+_ALL_PASSED = re.compile(
+    r"\b[1-9]\d* (?:\w+ )?pass(?:ed|ing)\b|\btest result: ok\b|\bbuild success|\ball (?:\w+ ){1,2}pass(?:ed)?\b"
+    r"|\bok \([1-9]\d* tests?\b|\btests run: [1-9]",
+    re.IGNORECASE,
+)
 # What was done to one thing, as many tools say it of whatever they do.
 _HAS_BEEN = re.compile(
     r"(?!.*\b(?:is|are|was|still|not|remains?|stays?)\b)[^:=|\s]+(?: [^:=|\s]+){0,4} [a-z]+ed[.!]?", re.IGNORECASE
@@ -105,7 +120,9 @@ def tone(text: str) -> Tone:
         return "failure"
     beginning = said.split(maxsplit=SHORT_WORDS)
     if len(beginning) > SHORT_WORDS:
-        return "success" if _LONG_SUCCESS.search(" ".join(beginning[:SHORT_WORDS])) else "plain"
+        if _LONG_SUCCESS.search(" ".join(beginning[:SHORT_WORDS])):
+            return "success"
+        return "success" if _ALL_PASSED.search(_ends(said)) else "plain"
     if _NOTHING.search(said):
         return "nothing"
     if _NO_FAILURE.search(said):
@@ -138,6 +155,16 @@ def is_at_work(text: str) -> bool:
 def is_no_entry(text: str) -> bool:
     """Whether a failure is about who asks, so that the next object may be open to them."""
     return _NO_ENTRY.search(_ends(text)) is not None
+
+
+def says_there_is_none(text: str) -> bool:
+    """Whether a failure says that there is no such thing, so that the next try may be a guess at its name."""
+    return _NOT_THERE.search(_ends(text)) is not None
+
+
+def undoes(asked: str) -> bool:
+    """Whether a call takes back what was done before it."""
+    return _UNDOES.search(_INNER_CAPITAL.sub(" ", asked[:HEAD_CHARACTERS])) is not None
 
 
 def lets_time_pass(asked: str, answer: str) -> bool:

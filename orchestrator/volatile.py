@@ -58,6 +58,7 @@ ESSENCE_WORDS = 4
 HIT_WORDS = 6
 # How well a hit fits a question: a share of one.
 _RATING = re.compile(r"(?<![\d.])(?:0?\.\d+|1\.0+)(?![\d.%])")
+WHOLE = 100
 # In the place of what is set aside.
 NAME = "~"
 
@@ -101,6 +102,12 @@ def without_clocks(text: str) -> str:
 def shares(text: str) -> tuple[str, ...]:
     """What a result says of how far it is."""
     return tuple(_SHARE.findall(text))
+
+
+def is_part(share: str) -> bool:
+    """Whether what a result says of how far it is leaves something to be done."""
+    numbers = [float(number) for number in re.findall(NUMBER, share)]
+    return (numbers[0] < numbers[1]) if len(numbers) > 1 else any(number < WHOLE for number in numbers)
 
 
 def without_numbers(text: str) -> str:
