@@ -23,7 +23,7 @@ NUMBER_DIGITS = 3
 # A key that a machine made has so many signs.
 KEY_CHARACTERS = 6
 # Of numbers of objects, so many end in 0 or 5; people's limits mostly do.
-ROUND_SHARE = 0.34
+ROUND_SHARE = 0.5
 # A shorter word does not tell what a value is about.
 TELLING_LETTERS = 3
 

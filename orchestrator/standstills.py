@@ -203,6 +203,10 @@ def _unmoved(own: Sequence[Entry], limits: Limits) -> Trip | None:
             deeds += entry.brought > NOTHING
     if len(looks) < limits.unmoved or not deeds or count_turns(looks) < LEAST_TURNS:
         return None
+    # What each of several commits leaves as it was is as it should be, perhaps.
+    commits = {call.fact.commit for call in looks if call.fact.commit is not None}
+    if len(commits) == len(looks):
+        return None
     return tripped("no_change", f"{newest.tool} shows the same {len(looks)} times, whatever is done in between.", looks)
 
 

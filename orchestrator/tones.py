@@ -78,7 +78,7 @@ _SUCCESS = re.compile(
 # Named, and not so: `"accepted": false`.
 _NO_SUCCESS = re.compile(
     r"\b(?:0|no|none) (?:\w+ )?(?:done|passed|completed?|finished|ready|updated|changed|created)\b"
-    r"|\b\w+[\"']?\s?[:=]\s?[\"']?(?:false|no|none|null)\b",
+    r"|\b\w+[\"']?\s?[:=]\s?[\"']?(?:false|no(?!\s+[a-z])|none|null)\b",
     re.IGNORECASE,
 )
 # An acknowledgement that goes on with good advice.

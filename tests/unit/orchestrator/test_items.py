@@ -1,5 +1,6 @@
 """Lists of objects that are worked off, and figures that get on: work, though the answers are the same every time."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -112,6 +113,19 @@ def test_a_long_report_of_tests_that_pass_is_a_success_after_every_edit() -> Non
         calls.append(call(2 * n + 1, "sh", f"{said}\nTime: {n + 1}.5 s\nRan all test suites.", cmd="npx jest"))
 
     assert at(calls) is None
+
+
+def test_the_same_look_after_each_of_several_commits_is_no_standstill() -> None:
+    def looks(*, committed: bool) -> list[Observed]:
+        calls = []
+        for n in range(14):
+            made = call(n, "make", "all good here") if n % 2 else call(n, "edit", "Edited.", text=f"{n}" * 9)
+            fact = made.fact.model_copy(update={"commit": f"c{n // 2}" if committed else None})
+            calls.append(replace(made, fact=fact))
+        return calls
+
+    assert at(looks(committed=True)) is None
+    assert at(looks(committed=False)) == 10
 
 
 def test_a_list_of_checks_with_one_word_each_is_work() -> None:

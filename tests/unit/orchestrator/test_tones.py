@@ -8,6 +8,12 @@ from chargehand.orchestrator.tones import is_transient, lets_time_pass, tone
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ("Success: no issues found in 41 source files", "success"),
+        (
+            "running 12 tests\n............\ntest result: ok. 12 passed; 0 failed; 0 ignored; finished in 0.02s",
+            "success",
+        ),
+        ("Tests run: 41, Failures: 2, Errors: 0, Skipped: 0, and much more is said of it below", "failure"),
         ("", "success"),
         ("Edited.", "success"),
         ("All 214 tests passed.", "success"),
