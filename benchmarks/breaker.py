@@ -39,6 +39,7 @@ SETS = (
     "judge",
     "real",
     "last",
+    "final",
 )
 SMALLEST_SET = 200
 # What a call and its result may be sent in; it may not matter.

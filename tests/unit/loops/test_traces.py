@@ -28,7 +28,7 @@ KINDS = {"identical", "near_identical", "alternating", "ping_pong", "stuck_state
 # Known to be mistaken: the first seven objects of a list, each refused.
 MISTAKEN = {"forbidden_here_and_there"}
 # By people who never read a detector, kept as they wrote them.
-KEPT = {"judge", "real", "last"}
+KEPT = {"judge", "real", "last", "final"}
 # Not what is promised: recall and false trips as docs/benchmarks.md has them.
 SHORT_OF_IT = {
     "field_sealed": (0.98, 0),
@@ -39,6 +39,7 @@ SHORT_OF_IT = {
     "judge": (0.94, 0),
     "real": (0.97, 0),
     "last": (0.96, 0),
+    "final": (0.94, 0),
 }
 
 
