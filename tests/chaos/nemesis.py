@@ -9,6 +9,9 @@ from collections import Counter as Tally
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from kombu.exceptions import OperationalError as BrokerAway
+from redis.exceptions import ConnectionError as RedisConnectionError
+
 from chaos.diary import Diary, pool_of
 from chaos.evidence import Strike
 from chaos.machine import Machine
@@ -201,8 +204,8 @@ class Nemesis:
                 name = next(series.deck)
             try:
                 made = STRIKES[name][1](self._scene)
-            except (NothingThere, ProcessLookupError, Unavailable):
-                # It died by itself, or Postgres is away: another strike's doing.
+            except (NothingThere, ProcessLookupError, Unavailable, BrokerAway, RedisConnectionError):
+                # It died by itself, or Postgres or the broker is away: another strike's doing.
                 self._over.wait(NOTHING_SECONDS)
                 continue
             self._done += made

@@ -241,6 +241,9 @@ def _work(submitter: Submitter, nemesis: Nemesis, scale: Scale, reporter: "Repor
     progress, began = 0.0, time.monotonic()
     moved_at = began
     while len(submitter.runs) < len(submitter.plans) or (submitter.open_runs() and not nemesis.is_over):
+        if nemesis.failure is not None:
+            # It is raised where the block ends; without strikes the rest of the work shows nothing.
+            return
         if submitter.progress() > progress:
             progress, moved_at = submitter.progress(), time.monotonic()
         if time.monotonic() - moved_at > scale.drain_seconds or time.monotonic() - began > scale.most_seconds:
