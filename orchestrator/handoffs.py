@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from chargehand.orchestrator.facts import ToolFinished
@@ -72,13 +72,57 @@ def find_ring(observed: Sequence[Observed], rounds: int) -> list[HandOff]:
         return echoes
     if _hand_off(len(observed) - 1, observed[-1], parties) is None:
         return []
-    found = (_hand_off(index, call, parties) for index, call in enumerate(observed))
-    hand_offs = [hand_off for hand_off in found if hand_off is not None]
+    found = [_hand_off(index, call, parties) for index, call in enumerate(observed)]
+    spoken_to = {hand_off.taker for hand_off in found if hand_off is not None}
+    if any(call.step in spoken_to and call.step != call.role for call in observed):
+        # Agents of one role are told apart by their own names, if these are what they call each other.
+        found = [
+            hand_off
+            and replace(
+                hand_off, giver=step if (step := observed[hand_off.index].step) in spoken_to else hand_off.giver
+            )
+            for hand_off in found
+        ]
+    hand_offs = [hand_off for hand_off in found if hand_off is not None and hand_off.giver != hand_off.taker]
     for agents in range(2, MOST_AGENTS + 1):
         ring = hand_offs[-agents * rounds :]
         if _is_ring(ring, agents, rounds) and not _gets_on(observed, hand_offs, agents, rounds):
             return ring
+        if _thing_goes_round(observed, ring := hand_offs[-agents * rounds - 1 :], agents, rounds):
+            return ring
     return []
+
+
+def _thing_goes_round(observed: Sequence[Observed], ring: Sequence[HandOff], agents: int, rounds: int) -> bool:
+    """Whether one thing that every message names by its number goes round, and nobody does anything about it.
+
+    What is said beside it may be in other words each time: that is what those say who want to be rid of it.
+    """
+    if len(ring) <= agents * rounds or not _is_ring(ring[1:], agents, rounds):
+        return False
+    named = [_firm(observed[hand_off.index], hand_off) for hand_off in ring]
+    if any(named[place] != named[place - agents] for place in range(agents, len(ring))):
+        return False
+    if not frozenset.intersection(*(frozenset(firm.values()) for firm in named)):
+        return False
+    parties = {observed[hand_off.index].step for hand_off in ring}
+    at = {hand_off.index for hand_off in ring}
+    seen = {(call.asked, call.gave) for call in observed[: ring[agents - 1].index]}
+    between = [
+        observed[index]
+        for index in range(ring[agents - 1].index, ring[-1].index)
+        if index not in at and observed[index].step in parties
+    ]
+    return all(call.failed or (call.asked, call.gave) in seen for call in between)
+
+
+def _firm(call: Observed, hand_off: HandOff) -> dict[str, str]:
+    """What a message names in one word or by a number, but for whom it is handed to."""
+    return {
+        name: str(value)
+        for name, value in call.named_values.items()
+        if isinstance(value, str | int) and " " not in str(value) and str(value) not in (hand_off.taker, hand_off.giver)
+    }
 
 
 def _find_echoes(observed: Sequence[Observed], rounds: int) -> list[HandOff]:

@@ -299,6 +299,38 @@ def test_a_call_that_names_another_agent_is_a_hand_off_unless_it_says_something_
     assert rule(*hand_offs(*talk, tool="send_message")) is None
 
 
+def test_agents_of_one_role_are_told_apart_by_what_they_call_each_other() -> None:
+    ways = [("tax", "payroll"), ("payroll", "tax")] * 2
+    calls = [
+        call(n, "assign", step=giver, role="auditor", gave=f"{n}", to=taker, note="yours")
+        for n, (giver, taker) in enumerate(ways)
+    ]
+
+    assert rule(*calls[:3]) is None
+    assert rule(*calls) == "ping_pong"
+
+
+def test_one_thing_goes_round_in_whatever_words_unless_somebody_does_something_about_it() -> None:
+    notes = ("belongs here", "please look", "not ours to do", "kindly take over", "send it elsewhere")
+    ways = [("first", "second"), ("second", "first")] * 3
+    calls = [
+        call(2 * n, "route", step=giver, role=giver, to=taker, incident="INC-8091", note=note)
+        for n, ((giver, taker), note) in enumerate(zip(ways, notes, strict=False))
+    ]
+    worked = [
+        one
+        for n, handed in enumerate(calls)
+        for one in (
+            call(2 * n - 1, "read_log", step=handed.step, role=handed.role, gave=f"line {n}: {notes[n]}"),
+            handed,
+        )
+    ]
+
+    assert rule(*calls[:4]) is None
+    assert rule(*calls) == "ping_pong"
+    assert rule(*worked) is None
+
+
 def test_reviews_that_lead_to_commits_are_no_ping_pong() -> None:
     calls = []
     for n, why in enumerate(("totals are rounded", "name the constant", "named it now", "one test is missing")):
