@@ -1,25 +1,12 @@
 """Lists of objects that are worked off, and figures that get on: work, though the answers are the same every time."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from chargehand.orchestrator.breaker import Observed, watch
-from chargehand.orchestrator.facts import ToolFinished
 from chargehand.orchestrator.items import is_a_form, is_a_series
-
-
-def call(seq: int, tool: str, gave: str = "", *, error: str = "", step: str = "a", **arguments: Any) -> Observed:
-    fact = ToolFinished(
-        tool_use_id=f"t{seq}",
-        tool=tool,
-        arguments=arguments,
-        outcome="error" if error else "ok",
-        content=error or gave,
-        error_type="ToolRetry" if error else "",
-    )
-    return Observed(step=step, seq=seq, fact=fact, role=step)
+from tests.unit.orchestrator.told import call
 
 
 def at(calls: list[Observed]) -> int | None:

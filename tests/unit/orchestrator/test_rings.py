@@ -1,21 +1,7 @@
 """Rounds, repeated questions and hand-offs whose words change while nothing else does, and work that looks so."""
 
-from typing import Any
-
 from chargehand.orchestrator.breaker import Observed, watch
-from chargehand.orchestrator.facts import ToolFinished
-
-
-def call(seq: int, tool: str, gave: str = "", *, error: str = "", step: str = "a", **arguments: Any) -> Observed:
-    fact = ToolFinished(
-        tool_use_id=f"t{seq}",
-        tool=tool,
-        arguments=arguments,
-        outcome="error" if error else "ok",
-        content=error or gave,
-        error_type="ToolRetry" if error else "",
-    )
-    return Observed(step=step, seq=seq, fact=fact, role=step)
+from tests.unit.orchestrator.told import call
 
 
 def rule(calls: list[Observed]) -> str | None:
