@@ -19,12 +19,13 @@ from chargehand.memory.git import StorageFull
 from chargehand.memory.journal import Entry
 from chargehand.memory.procedural import Role
 from chargehand.memory.tables import RUN_STREAM, JournalRow
-from chargehand.orchestrator import runs
+from chargehand.orchestrator import races, runs
 from chargehand.orchestrator.errors import NotFound, Unavailable, UserError
 from chargehand.orchestrator.facts import (
     SCHEMA_VERSION,
     AnyFact,
     ForkedFrom,
+    JoinsWon,
     Origin,
     PlanPatched,
     RunSubmitted,
@@ -72,6 +73,8 @@ class Prepared:
     cut: Cut
     first_facts: Mapping[str, StepFact]
     """step key → the fact that its stream in the fork begins with."""
+    winners: Mapping[str, str]
+    """Of the `any` joins that have begun already, and go on with the same."""
     has_repository: bool
 
 
@@ -158,6 +161,7 @@ def prepare(session: Session, request: ForkRequest) -> Prepared:
         ),
         cut=replace(found, steps=changed),
         first_facts=first_facts,
+        winners={join: won for join, won in races.winners(session, request.source).items() if join in found.reopened},
         has_repository=submitted.workspace is not None,
     )
 
@@ -246,7 +250,8 @@ def accept(session: Session, tenant: UUID, prepared: Prepared) -> UUID:
     )
     runs.add_steps(session, tenant, made, submitted.plan.steps, first_ordinal=0)
     _begin_streams(session, tenant, made, prepared.first_facts)
-    runs.record(session, tenant, made, [submitted])
+    won = [JoinsWon(winners=dict(prepared.winners))] if prepared.winners else []
+    runs.record(session, tenant, made, [submitted, *won])
     runs.ring(session, tenant, made)
     return made
 

@@ -389,10 +389,12 @@ class _Level(NamedTuple):
     step: Step
 
     def waits_for(self, key: str) -> bool:
-        """Whether the step comes after that one, directly or through others."""
+        """Whether the step comes after that one, directly or through others; a child began after its parent."""
         seen, todo = {self.step.key}, [self.step]
         while todo:
-            for before in todo.pop().after:
+            step = todo.pop()
+            parent = self.known.get(step.parent or "")
+            for before in (*step.after, *(parent.after if parent is not None else ())):
                 if before == key:
                     return True
                 if before not in seen:

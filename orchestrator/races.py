@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from chargehand.memory import journal
 from chargehand.memory.tables import RUN_STREAM
 from chargehand.orchestrator.facts import JoinsWon, parse_fact
-from chargehand.orchestrator.plan import step_id
+from chargehand.orchestrator.plan import Step, step_id
 from chargehand.orchestrator.tables import RunRow, StepRow
 
 
@@ -25,6 +25,17 @@ def winners(session: Session, run_id: UUID) -> dict[str, str]:
         if isinstance(fact, JoinsWon):
             found |= fact.winners
     return found
+
+
+def is_race(step: Step) -> bool:
+    """Whether the step goes on with the first of several."""
+    return step.join == "any" and len(step.after) > 1
+
+
+def with_winner(step: Step, winners: Mapping[str, str]) -> Step:
+    """The step as it goes on: after all that it waited for, or after whoever has won its race."""
+    winner = winners.get(step.key)
+    return step if winner is None else step.model_copy(update={"after": (winner,)})
 
 
 def decide(session: Session, run_id: UUID, racing: Mapping[str, Sequence[str]]) -> JoinsWon | None:

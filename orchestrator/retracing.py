@@ -19,7 +19,7 @@ from pydantic import JsonValue
 from chargehand.memory import journal
 from chargehand.memory.journal import Entry
 from chargehand.memory.tables import RUN_STREAM
-from chargehand.orchestrator import control
+from chargehand.orchestrator import control, races
 from chargehand.orchestrator.control import Child, End, Grow
 from chargehand.orchestrator.errors import IllegalFact, NewerVersion
 from chargehand.orchestrator.facts import (
@@ -240,6 +240,8 @@ class _Graph:
     """Those appended so far, by their parent's key."""
     closed: dict[UUID, tuple[datetime, str]] = field(default_factory=dict)
     """Steps that the run's stream has ended, when and how."""
+    winners: dict[str, str] = field(default_factory=dict)
+    """Of `any` joins that have begun so far, by key."""
 
     def look_at(self, row: Row) -> None:
         """One row of the run's stream, in order."""
@@ -258,6 +260,7 @@ class _Graph:
                     self._check_skipped(row, fact)
             case JoinsWon():
                 self._check_winners(row, fact)
+                self.winners |= fact.winners
             case RunFinished():
                 self._check_outcome(row, fact)
             case _:
@@ -316,6 +319,7 @@ class _Graph:
         return not self.run.erased.isdisjoint(step_id(self.run.run_id, key) for key in rests_on)
 
     def _proceed(self, step: Step, at: datetime) -> Grow | End | None:
+        step = races.with_winner(step, self.winners)
         before = {key: self.ends.get(step_id(self.run.run_id, key)) for key in step.after}
         given: dict[str, JsonValue] = {
             key: row.fact.result

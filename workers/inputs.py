@@ -1,6 +1,6 @@
 """What a step may read of its run: results of other steps, the pinned role, the commit to start from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -82,9 +82,8 @@ class RunReader:
             ended = views.results(session, self._run_id, [*needed, "inventory"])
             workspace = WorkspaceRef.model_validate(run.workspace) if run.workspace else None
             inventory = ended.get("inventory")
-            is_race = any(step.join == "any" and len(step.after) > 1 for step in steps)
-            winners = races.winners(session, self._run_id) if is_race else {}
-            before = {step.key: before_of(step, winners) for step in steps}
+            winners = races.winners(session, self._run_id) if any(map(races.is_race, steps)) else {}
+            before = {step.key: races.with_winner(step, winners).after for step in steps}
             has_agents = any(step.kind == "agent" for step in steps)
             plan, statuses = _plan(session, self._run_id) if has_agents else (None, {})
             # A fork is shown what the run that it left was shown, and is no part of the conversation itself.
@@ -175,12 +174,6 @@ def _counting(session: Session, run_id: UUID, key: str) -> str | None:
 
 def _succeeded(fact: StepFinished | None) -> bool:
     return fact is not None and fact.outcome == "succeeded"
-
-
-def before_of(step: Step, winners: Mapping[str, str]) -> tuple[str, ...]:
-    """Whose results and commits the step goes on with: all that it waited for, or who has won the race."""
-    winner = winners.get(step.key)
-    return step.after if winner is None else (winner,)
 
 
 def _newest_commit(before: Sequence[str], ended: dict[str, StepFinished], workspace: WorkspaceRef | None) -> str | None:

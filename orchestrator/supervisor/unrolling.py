@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from chargehand.memory import journal
-from chargehand.orchestrator import control, runs, views
+from chargehand.orchestrator import control, races, runs, views
 from chargehand.orchestrator.colleagues import objection
 from chargehand.orchestrator.control import Child, End, Grow
 from chargehand.orchestrator.errors import InvalidPlan
@@ -56,6 +56,7 @@ def look_at(session: Session, run: RunRow, row: StepRow) -> None:
         select(StepRow).where(*of_this).order_by(StepRow.ordinal).execution_options(populate_existing=True)
     ).all()
     ended = ends_of(session, run.id, [child.id for child in children if child.status in {"succeeded", "failed"}])
+    step = _going_on(session, row)
     before = {step_id(run.id, key): key for key in step.after}
     given = ends_of(session, run.id, before)
     found = control.proceed(
@@ -78,8 +79,9 @@ def _answer_for_colleague(session: Session, run: RunRow, row: StepRow) -> None:
     colleague = session.get(StepRow, step_id(run.id, asked.child.key), populate_existing=True)
     if colleague is None:
         reason = asked.question if asked.child.role == REPLANNER else ""
-        refused = _overdone(session, row, asked.child)
-        refused = refused or _grow(session, run, row, Grow(add=(asked.child,)), reason=reason)
+        # It waits for what the agent went on with, and not for those that lost.
+        child = asked.child.model_copy(update={"after": _going_on(session, row).after})
+        refused = _overdone(session, row, child) or _grow(session, run, row, Grow(add=(child,)), reason=reason)
         if refused is not None:
             _signal(session, row, asked.wait_id, "answer", {"error": refused.error})
         return
@@ -150,10 +152,16 @@ def ends_of(session: Session, run_id: UUID, steps: Iterable[UUID]) -> dict[UUID,
 
 def inherited_commit(session: Session, row: StepRow) -> str | None:
     """Where the steps before left the workspace, for a step that has no worker to pass it on: the last one named."""
-    before = [step_id(row.run, key) for key in Step.model_validate(row.spec).after]
+    before = [step_id(row.run, key) for key in _going_on(session, row).after]
     ends = ends_of(session, row.run, before)
     commits = [ends[step].commit for step in before if step in ends]
     return next((commit for commit in reversed(commits) if commit is not None), None)
+
+
+def _going_on(session: Session, row: StepRow) -> Step:
+    """The step, after whoever has won if it is an `any` join: its children are not kept waiting for those that lost."""
+    step = Step.model_validate(row.spec)
+    return races.with_winner(step, races.winners(session, row.run)) if races.is_race(step) else step
 
 
 def _child(row: StepRow, end: StepFinished | None) -> Child:

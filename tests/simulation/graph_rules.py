@@ -163,7 +163,9 @@ class GraphRules:
             if row.spec.join != "any":
                 continue
             for before in (self._tables.steps[one] for one in self._tables.before[row.id]):
-                if not before.has_ended and self._tables.after[before.id] == [row.id]:
+                waiting = (self._tables.steps[one] for one in self._tables.after[before.id] if one != row.id)
+                # Its own children are no reason to go on either: they have the winner.
+                if not before.has_ended and all(one.spec.parent == row.key for one in waiting):
                     self._object(f"step {row.key!r} goes on and {before.key!r}, which nobody needs, is {before.status}")
 
     # --- children -----------------------------------------------------------------------------------------------------

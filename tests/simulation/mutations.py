@@ -429,6 +429,7 @@ def _mutations() -> Sequence[Mutation]:
         Mutation("every way of a branch is taken", transitions, "_ways_to", _without_labels),
         Mutation("a repeat goes on after it has passed", control, "_passed", _always(False)),
         Mutation("a repeat passes whatever its verdict", control, "_passed", _always(True)),
+        Mutation("children wait for who has lost", unrolling, "_going_on", lambda _: lambda _tables, row: row.spec),
         Mutation("a merge takes conflicts for merged", control, "_merge", _merged_anyhow),
         Mutation("what a colleague gave is no result", unrolling, "_signal", _only_told),
         Mutation("a colleague is not waited for", unrolling, "_answer_for_colleague", _told_too_early),

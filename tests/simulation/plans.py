@@ -142,7 +142,17 @@ class Planner:
             if self._choices.happens(TAPE, 0.4):
                 tail = self._add((tail,))
             tails.append(tail)
-        self._add(tuple(tails), join="any")
+        if self._choices.happens(TAPE, 0.3):
+            # The children of who goes on with the first are not kept waiting for the others.
+            key, after = self._key(len(self._steps) + 1), tuple(tails)
+            joins = (
+                lambda: self._branch(key, LABELS[:2], after=after),
+                lambda: self._map(key, self._items(), after=after, depth=0),
+                lambda: self._repeat(key, after=after, depth=0),
+            )
+            self._steps.append(self._choices.one_of(TAPE, joins)().model_copy(update={"join": "any"}))
+        else:
+            self._add(tuple(tails), join="any")
 
     # --- steps with children
 

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from chargehand.orchestrator import allotments, steps, turns
-from chargehand.orchestrator.facts import RunTold, StepClaimed, StepFinished, StepWaiting, ToolFinished
+from chargehand.orchestrator.facts import JoinsWon, RunTold, StepClaimed, StepFinished, StepWaiting, ToolFinished
 from chargehand.orchestrator.questions import COLLEAGUE
 from chargehand.orchestrator.transitions import STEP_ENDINGS
 from simulation.tables import Settlement, StepLine, Tables, fact_in
@@ -444,6 +444,15 @@ def result_of(tables: Tables, run: UUID, step: UUID) -> StepFinished | None:
     last = tables.journal[run, step][-1:]
     fact = last[0].fact if last else None
     return fact if isinstance(fact, StepFinished) else None
+
+
+def winners(tables: Tables, run: UUID) -> dict[str, str]:
+    """Key of a join → key of the step that it goes on with."""
+    found: dict[str, str] = {}
+    for fact in tables.facts(run, None):
+        if isinstance(fact, JoinsWon):
+            found |= fact.winners
+    return found
 
 
 HANDLERS: dict[str, Handler] = {

@@ -43,7 +43,7 @@ from chargehand.orchestrator.supervisor.admit import POOL_SILENCE_SECONDS, SOLO,
 from chargehand.orchestrator.supervisor.warning import passed
 from chargehand.orchestrator.transitions import RUN_ENDINGS
 from simulation import replanning, sending, switching, unrolling, writers
-from simulation.statements import result_of
+from simulation.statements import result_of, winners
 from simulation.tables import RunIsLocked, RunLine, StepLine, Tables, Transaction
 
 # --- advance ----------------------------------------------------------------------------------------------------------
@@ -175,15 +175,6 @@ def _decide_races(tables: Tables, run: RunLine, racing: Mapping[str, Sequence[st
     won = {join: min(racers, key=ended) for join, racers in racing.items() if join not in known}
     if won:
         tables.record(run, JoinsWon(winners=won))
-
-
-def winners(tables: Tables, run: UUID) -> dict[str, str]:
-    """Key of a join → key of the step that it goes on with."""
-    found: dict[str, str] = {}
-    for fact in tables.facts(run, None):
-        if isinstance(fact, JoinsWon):
-            found |= fact.winners
-    return found
 
 
 def _open_gate(tables: Tables, row: StepLine) -> None:

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pydantic import JsonValue
 
-from chargehand.orchestrator import control
+from chargehand.orchestrator import control, races
 from chargehand.orchestrator.colleagues import objection
 from chargehand.orchestrator.control import Child, End, Grow
 from chargehand.orchestrator.errors import InvalidPlan
@@ -15,7 +15,7 @@ from chargehand.orchestrator.questions import COLLEAGUE
 from chargehand.orchestrator.replanning import REPLANNER
 from chargehand.orchestrator.transitions import STEP_ENDINGS
 from simulation import replanning, writers
-from simulation.statements import result_of
+from simulation.statements import result_of, winners
 from simulation.tables import RunLine, Signal, StepLine, Tables
 
 
@@ -41,6 +41,7 @@ def look_at(tables: Tables, run: RunLine, row: StepLine) -> None:
     if children and not control.is_worth_a_look(step, [child.status for child in children]):
         return
     ended = ends_of(tables, run.id, [child.id for child in children if child.status in {"succeeded", "failed"}])
+    step = _going_on(tables, row)
     before = {step_id(run.id, key): key for key in step.after}
     given = ends_of(tables, run.id, before)
     found = control.proceed(
@@ -62,8 +63,8 @@ def _answer_for_colleague(tables: Tables, run: RunLine, row: StepLine) -> None:
     colleague = tables.steps.get(step_id(run.id, asked.child.key))
     if colleague is None:
         reason = asked.question if asked.child.role == REPLANNER else ""
-        refused = _overdone(tables, row, asked.child)
-        refused = refused or _grow(tables, run, row, Grow(add=(asked.child,)), reason=reason)
+        child = asked.child.model_copy(update={"after": _going_on(tables, row).after})
+        refused = _overdone(tables, row, child) or _grow(tables, run, row, Grow(add=(child,)), reason=reason)
         if refused is not None:
             _signal(tables, row, asked.wait_id, "answer", {"error": refused.error})
         return
@@ -105,6 +106,10 @@ def ends_of(tables: Tables, run: UUID, steps: Iterable[UUID]) -> dict[UUID, Step
     """How these steps ended, of those that have."""
     ends = {step: result_of(tables, run, step) for step in steps}
     return {step: fact for step, fact in ends.items() if fact is not None}
+
+
+def _going_on(tables: Tables, row: StepLine) -> Step:
+    return races.with_winner(row.spec, winners(tables, row.run))
 
 
 def _child(row: StepLine, ended: StepFinished | None) -> Child:

@@ -12,13 +12,14 @@ from uuid import UUID
 from pydantic import JsonValue
 
 from chargehand.memory.procedural import Role
+from chargehand.orchestrator import races
 from chargehand.orchestrator.backtracking import backtrack
 from chargehand.orchestrator.control import MERGE_SCRIPT
 from chargehand.orchestrator.errors import NotFound
 from chargehand.orchestrator.facts import ModelRequested, Usage
 from chargehand.orchestrator.plan import Plan, PlanPatch, Step, step_id
 from chargehand.orchestrator.replanning import REPLANNER
-from chargehand.workers.inputs import Gathered, _approvals, before_of
+from chargehand.workers.inputs import Gathered, _approvals
 from chargehand.workers.models.interface import (
     ModelAnswer,
     ModelBusy,
@@ -38,8 +39,7 @@ from chargehand.workers.tools.request_replan import request_replan
 from simulation import writers
 from simulation.ledger import Call, Effect
 from simulation.planning import change_of
-from simulation.statements import result_of
-from simulation.supervision import winners
+from simulation.statements import result_of, winners
 
 if TYPE_CHECKING:
     from simulation.processes import Worker
@@ -357,7 +357,7 @@ class SimulatedReader:
         if run is None or run.tenant != self._tenant:
             raise NotFound(f"There is no run {self._run_id}; it was removed.")
         ended = {key: result_of(tables, run.id, step_id(run.id, key)) for key in step.after}
-        before = before_of(step, winners(tables, run.id))
+        before = races.with_winner(step, winners(tables, run.id)).after
         return Gathered(
             goal=run.goal,
             workspace=None,
