@@ -6,6 +6,7 @@ whoever decides twice appends once.
 """
 
 import hashlib
+import json
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ from chargehand.orchestrator.transitions import STEP_ENDINGS
 TIERS_OF_BRANCH: tuple[Tier, ...] = ("small", "large")
 ASK_PERSON = "person"
 MERGE_SCRIPT = "merge_commits"
+# So many characters of the last verdict stand in the error of a repeat that did not pass.
+MOST_OF_VERDICT = 300
 # The child that resolves what git could not merge.
 RESOLVE = "resolve"
 
@@ -295,8 +298,14 @@ def _repeat(step: Step, repeat: Repeat, children: Sequence[Child]) -> Grow | End
             commit=next((commit for commit in reversed(commits) if commit is not None), None),
         )
     if number >= repeat.max_rounds:
-        return End(outcome="failed", error=f"{repeat.until} did not pass in {number} rounds")
+        return End(outcome="failed", error=f"{repeat.until} did not pass in {number} rounds: {_told(verdict)}")
     return Grow(add=_round(step, repeat, number + 1))
+
+
+def _told(verdict: JsonValue) -> str:
+    """The newest evidence against it, for whoever reads why the run failed."""
+    told = json.dumps(verdict, ensure_ascii=False)
+    return told if len(told) <= MOST_OF_VERDICT else f"{told[:MOST_OF_VERDICT]}…"
 
 
 def _passed(verdict: JsonValue) -> bool:

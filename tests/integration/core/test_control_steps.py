@@ -281,13 +281,13 @@ def test_a_round_whose_verdict_does_not_pass_is_followed_by_one_that_knows_why(h
     check_end(house, run_id, "succeeded")
 
 
-def test_rounds_are_not_repeated_for_ever(house: "House") -> None:
+def test_rounds_are_not_repeated_for_ever_and_the_run_says_what_the_last_one_came_to(house: "House") -> None:
     run_id = house.start(REPEAT)
     go(house, run_id)
     for number in (1, 2):
         end(house, run_id, f"improve/{number}/code")
-        end(house, run_id, f"improve/{number}/test", {"passed": False})
-    assert "test did not pass in 2 rounds" in house.run_row(run_id).reason
+        end(house, run_id, f"improve/{number}/test", {"passed": False, "why": "red"})
+    assert 'test did not pass in 2 rounds: {"passed": false, "why": "red"}' in house.run_row(run_id).reason
     check_end(house, run_id, "failed")
 
 
