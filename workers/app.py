@@ -32,6 +32,7 @@ from chargehand.orchestrator.supervisor.admit import SOLO
 from chargehand.orchestrator.switches import Switch, Switches
 from chargehand.orchestrator.telemetry.exporter import measure_process
 from chargehand.orchestrator.telemetry.following import follow_process
+from chargehand.workers import orphans
 from chargehand.workers.holds import Holds
 from chargehand.workers.models.batches import GATHER_SECONDS
 from chargehand.workers.models.client import open_models
@@ -164,6 +165,7 @@ def _compose(instance: Any, **_: Any) -> None:
 
 @signals.worker_ready.connect
 def _start(**_: Any) -> None:
+    orphans.end_orphans()
     swept = sweep(shop().workspaces)
     if swept:
         log.info("clones of dead processes removed", extra={"clones": swept})

