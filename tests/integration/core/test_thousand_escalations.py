@@ -7,11 +7,13 @@ waits goes on from its journal. (A graph that is replayed from its beginning doe
 import os
 import queue
 import random
+import re
 import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -28,7 +30,8 @@ from chargehand.orchestrator.supervisor.graphs import Graphs
 from chargehand.orchestrator.supervisor.sounding import Sounding
 from chargehand.workers.executor import execute
 from chargehand.workers.models.interface import Block, ModelCall
-from chargehand.workers.tools.registry import Tool, ToolContext, make_tool
+from chargehand.workers.tools.ask_person import ask_person
+from chargehand.workers.tools.registry import Tool, ToolContext, ToolRetry, make_tool
 from tests.integration.core import agents
 from tests.integration.core.conftest import AUDIT_KEY
 
@@ -48,9 +51,36 @@ CUT_SECONDS = (2.0, 5.0)
 LOST_MESSAGES = 0.05
 # Of the questions expire, about when people come to answer them.
 EXPIRING = 0.3
-TURNS = 2
-CHOICES = ("override", "skip", "abort")
-ENDS = {"override": "succeeded", "skip": "succeeded", "abort": "failed"}
+
+REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Why a person is asked, what they may say, and what was done before."""
+
+    turns: int
+    """Calls of the model before the question."""
+    choices: tuple[str, ...]
+    goes_on: frozenset[str] = frozenset()
+    """After these the agent makes one more turn."""
+
+
+KINDS = {
+    # A turn that charges, and a last one without tools: then the turns are used up.
+    "spent": Kind(turns=2, choices=("override", "skip", "abort")),
+    # A turn that charges, and one that asks.
+    "asks": Kind(turns=2, choices=("answer", "skip", "abort"), goes_on=frozenset({"answer", "skip"})),
+    # A turn that charges, and the same mistake until the breaker trips.
+    "errs": Kind(
+        turns=1 + REPEATS,
+        choices=("retry", "answer", "override", "skip", "abort"),
+        goes_on=frozenset({"retry", "answer"}),
+    ),
+    # Nothing but a person's word.
+    "gate": Kind(turns=0, choices=("approve", "reject")),
+}
+FAILING = frozenset({"abort", "reject"})
 
 
 class Ledger:
@@ -72,12 +102,24 @@ class Ledger:
                 self.charged[str(context.step_id)] += 1
             return f"{order} charged under {idempotency_key}"
 
-        return {"charge": make_tool(charge, effect="idempotent")}
+        def look_up(order: str) -> str:
+            """Look an order up."""
+            raise ToolRetry(f"Order {order} is not in the books.")
+
+        own = {"charge": make_tool(charge, effect="idempotent"), "look_up": make_tool(look_up, effect="pure")}
+        return {**own, "ask_person": ask_person}
 
     def reply(self, call: ModelCall, turn: int) -> list[Block]:
         """The code before the question: calls of the model, and an effect."""
         with self.guard:
-            self.called[call.request_id.rsplit("/", 1)[0]] += 1
+            self.called[call.request_id.split("/")[1]] += 1
+        kind, number = re.findall(r"Do (\w+)-(\d+)\.", str(call.messages[0]))[0]
+        if turn >= KINDS[kind].turns and kind != "spent":
+            return [agents.use("submit_answer", turn, **agents.ANSWER)]
+        if turn and kind == "asks":
+            return [agents.use("ask_person", turn, question="Which of them?")]
+        if turn and kind == "errs":
+            return [agents.use("look_up", turn, order=number)]
         return [agents.use("charge", turn, order="it")]
 
 
@@ -140,14 +182,15 @@ class Machine:
         with self.house.as_tenant() as session:
             asked = session.execute(
                 text(
-                    "SELECT run, id, wait_id FROM steps s WHERE status = 'waiting' AND wait_reason = 'human' AND NOT "
-                    "EXISTS (SELECT FROM signals g WHERE g.step = s.id AND g.wait_id = s.wait_id) ORDER BY id LIMIT 20"
+                    "SELECT run, id, key, wait_id FROM steps s WHERE status = 'waiting' "
+                    "AND wait_reason IN ('human', 'gate') AND NOT EXISTS "
+                    "(SELECT FROM signals g WHERE g.step = s.id AND g.wait_id = s.wait_id) ORDER BY id LIMIT 20"
                 )
             ).all()
         # All look at the same few at the same time.
-        for run_id, step, wait_id in asked:
-            name, choice = f"{threading.get_ident()}-{dice.random()}", dice.choice(CHOICES)
-            body = {**agents.ANSWER, "answer": name} if choice == "override" else None
+        for run_id, step, key, wait_id in asked:
+            name, choice = f"{threading.get_ident()}-{dice.random()}", dice.choice(KINDS[kind_of(key)].choices)
+            bodies = {"override": {**agents.ANSWER, "answer": name}, "answer": f"{name} says so"}
             with self.house.as_tenant() as session:
                 given = answer(
                     session,
@@ -156,7 +199,7 @@ class Machine:
                     step=step,
                     wait_id=wait_id,
                     choice=choice,
-                    body=body,
+                    body=bodies.get(choice),
                     by=name,
                 )
             with self.ledger.guard:
@@ -198,9 +241,17 @@ class Machine:
 
 
 def order(number: int, dice: random.Random) -> Step:
-    policy = Expiry(after_seconds=dice.uniform(0.05, 0.6), then="skip") if dice.random() < EXPIRING else None
-    # A turn that charges, and a last one without tools: then the turns are used up, and a person is asked.
-    return agents.agent(f"order-{number}", max_turns=TURNS, expires=policy)
+    kind = list(KINDS)[number % len(KINDS)]
+    then = "reject" if kind == "gate" else "skip"
+    policy = Expiry(after_seconds=dice.uniform(0.05, 0.6), then=then) if dice.random() < EXPIRING else None
+    key = f"{kind}-{number}"
+    if kind == "gate":
+        return Step(key=key, kind="gate", instruction="May it go?", expires=policy)
+    return agents.agent(key, max_turns=KINDS[kind].turns if kind == "spent" else None, expires=policy)
+
+
+def kind_of(key: str) -> str:
+    return key.partition("-")[0]
 
 
 @pytest.mark.timeout(DEADLINE_SECONDS + 60)
@@ -214,26 +265,34 @@ def test_a_thousand_escalations_are_each_answered_once_and_nothing_before_them_i
 
     seconds = machine.run()
 
-    steps = {step_id(run, step.key) for run, plan in zip(run_ids, plans, strict=True) for step in plan}
+    steps = {
+        step_id(run, step.key): kind_of(step.key) for run, plan in zip(run_ids, plans, strict=True) for step in plan
+    }
     assert len(steps) == ESCALATIONS
     heard, ended = facts_of(house, run_ids)
     # None lost, none stuck: each has been answered and has ended. None doubled: by one answer.
     assert {step: len(answers) for step, answers in heard.items()} == dict.fromkeys(steps, 1)
-    assert ended.keys() == steps
+    assert ended.keys() == steps.keys()
     by_clock = 0
-    for step in steps:
+    calls: dict[str, int] = {}
+    said: Counter[tuple[str, str]] = Counter()
+    for step, kind in steps.items():
         (answer,) = heard[step]
         told = ledger.taken.get(answer.wait_id, [])
         by_clock += answer.by == "expiry"
         # Whoever was told that theirs is the answer, is in the journal, and nobody else was told so.
         assert told == ([] if answer.by == "expiry" else [(answer.by, answer.choice)])
-        assert ended[step].outcome == ENDS[answer.choice]
+        assert ended[step].outcome == ("failed" if answer.choice in FAILING else "succeeded")
+        said[kind, answer.choice] += 1
+        if kind != "gate":
+            calls[str(step)] = KINDS[kind].turns + (answer.choice in KINDS[kind].goes_on)
         if answer.choice == "override":
             assert ended[step].result == {**agents.ANSWER, "answer": answer.by}
     # What was done before the wait was done once.
-    assert set(ledger.charged.values()) == {1}
-    assert set(ledger.called.values()) == {TURNS}
-    assert (len(ledger.charged), len(ledger.called)) == (ESCALATIONS, ESCALATIONS)
+    assert ledger.charged == dict.fromkeys(calls, 1)
+    assert ledger.called == calls
+    # Each answer that there is was given, to each kind of question.
+    assert said.keys() >= {(name, choice) for name, kind in KINDS.items() for choice in kind.choices}
     # The race was one: both were there, and supervisors were cut off.
     assert by_clock > 0
     assert ledger.refused > 0
