@@ -40,6 +40,9 @@ SETS = (
     "real",
     "last",
     "final",
+    "ninth",
+    "tenth",
+    "eleventh",
 )
 SMALLEST_SET = 200
 # What a call and its result may be sent in; it may not matter.

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+from chargehand.orchestrator.facts import SKIPPED
 from chargehand.orchestrator.gains import (
     DID,
     FOUND,
@@ -23,16 +24,18 @@ from chargehand.orchestrator.gains import (
     is_wild,
 )
 from chargehand.orchestrator.handoffs import answers_news, find_ring
-from chargehand.orchestrator.items import is_a_form, is_a_list, is_a_series, is_a_sweep
+from chargehand.orchestrator.items import is_a_calendar, is_a_form, is_a_list, is_a_series, is_a_sweep
 from chargehand.orchestrator.likeness import normalise
 from chargehand.orchestrator.nearness import nearness_of
 from chargehand.orchestrator.observed import Observed
 from chargehand.orchestrator.rings import (
     COUNTED_ROUNDS,
+    LEAST_BY_TURNS,
     asks_again,
     is_ring,
     is_ring_of_talk,
     is_ring_that_counts,
+    is_undone_by_turns,
     may_be_polls,
     may_wait,
 )
@@ -85,8 +88,9 @@ def _same_error(observed: Sequence[Observed], own: Sequence[Entry], limits: Limi
     same = _own_repetitions(own)
     total = count_turns(same)
     others: list[Observed] = []
-    # Many agents that hit one busy service at once are no loop of any of them.
-    if newest.refused:
+    # Many agents that hit one busy service at once are no loop of any of them, and a question that people leave open
+    # for several of them is none either.
+    if newest.refused and newest.fact.error_type != SKIPPED:
         others = list(_repetitions_of_others(observed))
         others = [] if len(others) >= CROWD or (others and newest.is_transient) else others
     if total + len(others) < limits.same_error:
@@ -209,6 +213,9 @@ def _alternation(own: Sequence[Entry], limits: Limits) -> Trip | None:
         return tripped(
             "alternation", f"{calls[0].tool} gives the same, whatever {calls[1].tool} says in between.", calls
         )
+    if is_undone_by_turns(last := own[-LEAST_BY_TURNS:]):
+        calls = [entry.call for entry in last]
+        return tripped("alternation", f"{calls[-2].tool} and {calls[-1].tool} undo each other.", calls)
     for period in range(2, LONGEST_PERIOD + 1):
         length = period * limits.rounds
         if len(own) < length:
@@ -262,18 +269,22 @@ def _near_identical(own: Sequence[Entry], limits: Limits) -> Trip | None:
             waits.append(entry.waited)
             limit = max(limit, limits.beyond_the_end) if how == "figures" and not newest.failed else limit
         elif entry.brought > TRIED:
-            if not _may_stand_between(entry, own[-1]) or (newest.tone == "success" and (is_parted or hows != {"same"})):
+            if not (_is_looked_up_again(own[-1], hows) or _may_stand_between(entry, own[-1])) or (
+                newest.tone == "success" and (is_parted or hows != {"same"})
+            ):
                 break
             is_parted = True
     if "deed" in hows and is_a_form(near):
         return None
     # One object after the other, each with an answer that others have as well, is bulk work.
-    if not newest.refused and "wording" in hows and is_a_sweep(near):
+    if not newest.refused and hows & {"wording", "deed"} and is_a_sweep(near):
         return None
+    if hows == {"same"} and _is_looked_up_again(own[-1], hows):
+        limit = limits.looked_up
     if _backs_off(waits[-2::-1]):
         limit = max(limit, limits.near_identical + limits.patience)
     # Each of them may be another object, of many that are out of order.
-    if hows != {"same"} and len(near) >= limit and (is_a_list(near) if newest.tone == "failure" else _are_drawn(near)):
+    if hows != {"same"} and len(near) >= limit and _are_a_list(near):
         limit = limits.near_identical + limits.patience * IN_A_SERIES
     if len(near) < limit or count_turns(near) < LEAST_TURNS or falls([call.figures for call in reversed(near)]):
         return None
@@ -281,10 +292,27 @@ def _near_identical(own: Sequence[Entry], limits: Limits) -> Trip | None:
     return tripped("near_identical", detail, near)
 
 
+def _are_a_list(near: Sequence[Observed]) -> bool:
+    if is_a_calendar(near):
+        return True
+    return is_a_list(near) if near[0].tone == "failure" else _are_drawn(near)
+
+
 def _are_drawn(near: Sequence[Observed]) -> bool:
     """Whether objects are asked after by their numbers, and not page after page."""
     numbers = [tuple(int(number) for number in re.findall(r"\d+", call.asked)) for call in near]
     return is_a_series(near) and numbers not in (sorted(numbers), sorted(numbers, reverse=True))
+
+
+def _is_looked_up_again(newest: Entry, hows: set[str]) -> bool:
+    """Whether the same was found once more by one search, or once more by searches in other words, if it says much.
+
+    What was searched for does not come of what else is done or learnt in between.
+    """
+    call = newest.call
+    if not call.looks_up or call.tone not in ("nothing", "plain"):
+        return False
+    return hows == {"same"} or (call.tone == "plain" and len(newest.gave) >= STATE_CHARACTERS)
 
 
 def _may_stand_between(entry: Entry, newest: Entry) -> bool:

@@ -19,6 +19,8 @@ CLOCK_LOOKS = 5
 MOST_DRIFT = 6
 # So many answers to a question, the newest, tell which of their numbers jump about.
 NOISE_LOOKS = 12
+# What stands beside a number that is the answer: what it counts, or what it is called.
+LITTLE_BESIDE = 2
 # Two spans of time are a pair; with three it shows whether they grow.
 LEAST_SERIES = 3
 
@@ -28,6 +30,7 @@ TREND_SHARE = 0.85
 LEAST_SHARE_MOVED = 0.01
 
 # A word, with the signs that hold a name together.
+_NAMED = re.compile(r"\w+")
 _PIECE = re.compile(r"[\w~-]+|[^\w\s~-]")
 
 # What a call brought its step: nothing it had not seen; a new try that came to what was known; a deed; something new.
@@ -148,7 +151,18 @@ def _but_for_noise(own: Sequence[Observed], places: Sequence[int], noisy: frozen
     """The answers to one question without the numbers that jump about."""
     if not noisy:
         return {}
-    return {place: own[place].columns.without(noisy) for place in places if own[place].essence}
+    return {
+        place: own[place].columns.without(noisy)
+        for place in places
+        if own[place].essence and not _is_a_number(own[place])
+    }
+
+
+def _is_a_number(call: Observed) -> bool:
+    """Whether there is little beside one number, and nothing was done: then the number is the answer."""
+    answer = call.columns
+    beside = _NAMED.findall(" ".join(answer.texts))
+    return len(answer.numbers) == 1 and call.tone == "plain" and len(beside) <= LITTLE_BESIDE
 
 
 def is_wild(column: Sequence[float]) -> bool:
@@ -167,7 +181,20 @@ def _by_the_clock(own: Sequence[Observed], places: Sequence[int]) -> dict[int, s
         return {}
     if len({(own[place].shares, own[place].form) for place in newest}) > 1:
         return {}
+    if _counts_up([own[place].columns for place in newest]):
+        return {}
     return dict.fromkeys(newest, own[newest[-1]].form)
+
+
+def _counts_up(answers: Sequence[Columns]) -> bool:
+    """Whether a number only grows, and not at every look, as a clock does: what is counted by it is being done."""
+    if len({answer.keys for answer in answers}) > 1:
+        return False
+    for column in zip(*(answer.numbers for answer in answers), strict=True):
+        steps = [later - earlier for earlier, later in pairwise(column)]
+        if min(steps) == 0 < max(steps):
+            return True
+    return False
 
 
 def _longer_ago(own: Sequence[Observed], places: Sequence[int]) -> dict[int, str]:

@@ -7,15 +7,20 @@ from itertools import pairwise
 
 from chargehand.orchestrator.facts import ToolFinished
 from chargehand.orchestrator.items import names_another
+from chargehand.orchestrator.likeness import without_echo
 from chargehand.orchestrator.observed import Observed
 from chargehand.orchestrator.plan import Step
+from chargehand.orchestrator.tones import is_courtesy
 from chargehand.orchestrator.volatile import words
 
 # With this many agents in a ring nobody sees a ring any more.
 MOST_AGENTS = 5
-TOOLS = frozenset({"handoff", "delegate", "transfer", "transfertoagent", "sendto", "assignto"})
+TOOLS = frozenset(
+    {"handoff", "delegate", "transfer", "transfertoagent", "sendto", "assignto"}
+    | {"delegatework", "delegateworktocoworker", "askquestiontocoworker", "delegatetask"}
+)
 PREFIXES = ("transfer_to_", "handoff_to_", "hand_off_to_", "delegate_to_")
-TARGETS = ("to", "to_agent", "agent", "agent_name", "role", "target", "recipient", "assignee")
+TARGETS = ("to", "to_agent", "agent", "agent_name", "role", "target", "recipient", "assignee", "coworker")
 _ADDRESS = re.compile(r"(?<![\w.])@([\w-]+)|([\w-]+)@[\w-]+\.")
 _GIVEN_TO = re.compile(r"(?:^|_)to_(\w+)$")
 # Of these, each hears what the other has just said.
@@ -28,6 +33,9 @@ THE_SAME_SHARE = 0.85
 SAID_AGAIN_SHARE = 0.5
 TELLING_LETTERS = 4
 FEW_WORDS = 3
+_MADE = re.compile(r"(?=.*\d)(?=.*[a-f])[0-9a-f]{6,}")
+# An answer, and no acknowledgement, has so many words of its own.
+ANSWER_WORDS = 5
 # With so few in common it is about another matter.
 OTHER_MATTER_SHARE = 0.3
 # So many words that no message of the round before had make it about something else, if there is a commit to show.
@@ -86,11 +94,27 @@ def find_ring(observed: Sequence[Observed], rounds: int) -> list[HandOff]:
     hand_offs = [hand_off for hand_off in found if hand_off is not None and hand_off.giver != hand_off.taker]
     for agents in range(2, MOST_AGENTS + 1):
         ring = hand_offs[-agents * rounds :]
+        if _is_ring(ring, agents, rounds) and _are_courtesies(observed, ring):
+            return ring
         if _is_ring(ring, agents, rounds) and not _gets_on(observed, hand_offs, agents, rounds):
             return ring
         if _thing_goes_round(observed, ring := hand_offs[-agents * rounds - 1 :], agents, rounds):
             return ring
     return []
+
+
+def _are_courtesies(observed: Sequence[Observed], ring: Sequence[HandOff]) -> bool:
+    """Whether nothing but kind words went round, and those who said them did nothing else."""
+    at = [hand_off.index for hand_off in ring]
+    parties = {observed[index].step for index in at}
+    if any(observed[index].step in parties and index not in at for index in range(at[0], at[-1])):
+        return False
+    return all(_is_courtesy(observed[hand_off.index], hand_off) for hand_off in ring)
+
+
+def _is_courtesy(call: Observed, hand_off: HandOff) -> bool:
+    said = [str(value) for value in call.values if str(value) not in (hand_off.taker, hand_off.giver)]
+    return bool(said) and all(is_courtesy(text) for text in said)
 
 
 def _thing_goes_round(observed: Sequence[Observed], ring: Sequence[HandOff], agents: int, rounds: int) -> bool:
@@ -138,12 +162,12 @@ def _find_echoes(observed: Sequence[Observed], rounds: int) -> list[HandOff]:
         calls = [observed[index] for index in ring]
         if (
             len({call.step for call in calls[:agents]}) < agents
-            or len({call.message_words for call in calls[:agents]}) < agents
+            or len({_told(call) for call in calls[:agents]}) < agents
         ):
             continue
         if all(
             calls[place].step == calls[place - agents].step
-            and calls[place].message_words == calls[place - agents].message_words
+            and _told(calls[place]) == _told(calls[place - agents])
             and calls[place].tone == "success"
             for place in range(agents, len(calls))
         ):
@@ -153,6 +177,11 @@ def _find_echoes(observed: Sequence[Observed], rounds: int) -> list[HandOff]:
                 for index, taker in zip(ring, takers, strict=True)
             ]
     return []
+
+
+def _told(call: Observed) -> frozenset[str]:
+    """The words of a message without what its file is called by a machine."""
+    return frozenset(word for word in call.message_words if not _MADE.fullmatch(word))
 
 
 def _hand_off(index: int, call: Observed, parties: set[str]) -> HandOff | None:
@@ -169,7 +198,9 @@ def _hand_off(index: int, call: Observed, parties: set[str]) -> HandOff | None:
     else:
         by_name = False
     if taker is None:
-        taker = next((value for value in call.values if value in parties and value != giver), None)
+        spelled = {party.casefold(): party for party in parties}
+        spoken_to = (spelled.get(value.casefold()) for value in call.values if isinstance(value, str))
+        taker = next((party for party in spoken_to if party is not None and party != giver), None)
     if taker is None:
         named = [*_addressed(call), *_behind_to(name)]
         taker = next((party for party in parties if party != giver and party.casefold() in named), None)
@@ -202,6 +233,8 @@ def _is_ring(ring: Sequence[HandOff], agents: int, rounds: int) -> bool:
 def _gets_on(observed: Sequence[Observed], hand_offs: Sequence[HandOff], agents: int, rounds: int) -> bool:
     """Whether the last round carried other words than the one before, and something came of it."""
     last, before = hand_offs[-agents:], hand_offs[-2 * agents : -agents]
+    if all(_is_answered_as_before(observed, hand_offs[:-agents], new) for new in last):
+        return False
     if _is_other_work(observed, before, last) or _is_other_matter(observed, hand_offs, agents):
         return True
     if _closes_in(observed, hand_offs, agents):
@@ -249,6 +282,18 @@ def _is_said_again(observed: Sequence[Observed], before: Sequence[HandOff], new:
     if not telling:
         return share >= SAME_MESSAGE_SHARE or about <= known
     return share >= SAME_MESSAGE_SHARE or len(known.intersection(telling)) >= SAID_AGAIN_SHARE * len(telling)
+
+
+def _is_answered_as_before(observed: Sequence[Observed], before: Sequence[HandOff], new: HandOff) -> bool:
+    """Whether a message came back with the same answer, in so many words, as the last one the same way."""
+    call = observed[new.index]
+    last = next((observed[old.index] for old in reversed(before) if old.way == new.way), None)
+    return (
+        last is not None
+        and call.tone != "success"
+        and call.gave == last.gave
+        and len(without_echo(call.gave_words, call.asked_words)) >= ANSWER_WORDS
+    )
 
 
 def _says_much(observed: Sequence[Observed], new: HandOff) -> bool:

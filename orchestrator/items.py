@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 from pydantic import JsonValue
 
@@ -32,6 +33,8 @@ _TOKEN = re.compile(r"[^\s\"'=,;()\[\]{}<>|&]+")
 _WORD = re.compile(r"\w+")
 _PARTS = re.compile(r"\W*w(?:[.@/:-]+w)+")
 _MIXED = re.compile(r"(?=.*[^\W\d])(?=.*\d)\w{4,}")
+# A day, or a month, without a time of the day.
+_DAY = re.compile(r"\b\d{4}-\d\d(?:-\d\d)?\b(?![T ]?\d\d:)")
 _LETTER = re.compile(r"\w")
 _DIGITS = re.compile(r"\d+")
 # A length of time, or a size: how a call is made, and no name.
@@ -43,6 +46,14 @@ def is_a_sweep(calls: Sequence[Observed]) -> bool:
     texts = [words(" ".join(str(value) for value in call.values)) for call in calls]
     if len({len(text) for text in texts}) > 1:
         return _are_names_in_one_place(texts)
+    if _are_names_in_slots(texts):
+        return True
+    # A name of several parts is one.
+    tokens = [_TOKEN.findall(" ".join(str(value) for value in call.values)) for call in calls]
+    return len({len(each) for each in tokens}) == 1 and _are_names_in_slots(tokens)
+
+
+def _are_names_in_slots(texts: Sequence[Sequence[str]]) -> bool:
     varied = [column for column in zip(*texts, strict=True) if len(set(column)) > 1]
     return 0 < len(varied) <= SLOTS_SHARE * len(texts[0]) and any(_are_objects(column) for column in varied)
 
@@ -73,6 +84,17 @@ def is_a_series(calls: Sequence[Observed]) -> bool:
     )
 
 
+def is_a_calendar(calls: Sequence[Observed]) -> bool:
+    """Whether days are asked after one after the other, each once, and all else is the same."""
+    texts = [" ".join(str(value) for value in call.values) for call in calls]
+    days = [_DAY.findall(text) for text in texts]
+    if len({_DAY.sub("~", text) for text in texts}) > 1 or not all(days):
+        return False
+    return all(earlier < later for earlier, later in pairwise(days)) or all(
+        earlier > later for earlier, later in pairwise(days)
+    )
+
+
 def are_built_alike(calls: Sequence[Observed]) -> bool:
     """Whether calls differ by one name of several parts, as hosts and addresses are, all put together alike."""
     texts = [_TOKEN.findall(" ".join(str(value) for value in call.values)) for call in calls]
@@ -84,6 +106,17 @@ def are_built_alike(calls: Sequence[Observed]) -> bool:
 def is_a_list(calls: Sequence[Observed]) -> bool:
     """Whether objects with numbers are asked after one by one, all of which are there."""
     return is_a_series(calls) and not any(says_there_is_none(call.said) for call in calls)
+
+
+def are_listed(calls: Sequence[Observed], before: Sequence[Observed]) -> bool:
+    """Whether objects are asked after one by one whose names all stood in one earlier answer."""
+    texts = [_TOKEN.findall(" ".join(str(value) for value in call.values)) for call in calls]
+    names = [" ".join(name) for name in _differing(texts)]
+    if len(set(names)) < len(names) or any(len(name) < TELLING_LETTERS for name in names):
+        return False
+    # A file may be listed by its name and asked for by its path.
+    short = [name.rpartition("/")[2] or name for name in names]
+    return any(all(name in call.said for name in short) for call in before if call.tone != "failure")
 
 
 def names_another(messages: Sequence[Observed]) -> bool:

@@ -33,8 +33,8 @@ _NAMES = (
     r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b"
     r"|\b0x[0-9a-f]+\b"
     r"|(?:/private)?/(?:tmp|var/folders)/[\w./-]+"
-    r"|\b(?:request|req|ref|reference|incident|trace|span|correlation"
-    r"|session|connection|conn|transaction|txn)(?:[ _-]?id)?[\"'\s:=#-]{1,4}"
+    r"|\b(?:request|req|ref|r[ée]f|reference|référence|referenz|vorgang|incident|trace|span|correlation"
+    r"|session|connection|conn|transaction|txn)(?:[ _-]?id)?\.?[\"'\s:=#-]{1,4}"
     r"(?=[\w-]*\d)[\w-]+"
     r"|\b(?:pid|process|port|thread|worker|attempts?|try|retry|retries)[\"'\s:=#-]{1,4}"
     r"(?:(?=\w*\d)[0-9a-f]{6,64}\b|\d+(?: ?(?:/|of) ?\d+)?)"
@@ -52,9 +52,12 @@ _TIMINGS = (
 _TIMINGS_OF_THE_ANSWER = (
     rf"\btook[\"'\s:=]{{1,4}}{SPAN}"
     rf"|\btime[\"'\s:=]{{1,4}}\d+\.\d{{3,}}(?![\d\w])"
+    # How fast it came.
+    rf"|\b{NUMBER}\s?[kMG]i?B/s"
     # How long a name server lets its answer stand.
     rf"|\b\d+(?=\s+IN\s+(?:A|AAAA|CNAME|MX|TXT|NS|SOA|PTR|SRV)\b)|\bttl[\"'\s:=]{{1,4}}\d+"
     rf"|\b(?:took|latency|duration|(?:response|query|search|execution|processing|run)_?time|runtime)(?:_\w+)?[\"'\s:=]{{1,4}}{NUMBER}"
+    rf"|\b(?!elapsed|up|age|remaining|left|wait|position|progress|since|idle|running)[a-z]+_(?:seconds|secs|sec|ms|millis)[\"'\s:=]{{1,4}}{NUMBER}"
 )
 # A failure says nothing new by a time, an id, or where something lay in memory.
 _FAILURE_ONLY = (
@@ -65,6 +68,7 @@ _FAILURE_ONLY = (
     r"|\b\d{1,3}(?:\.\d{1,3}){3}\b"
     rf"|{POD}"
     r"|\b(?=(?:[a-z]*\d){3})(?=(?:\d*[a-z]){3})[0-9a-z]{12,64}\b"
+    r"|\bframe[ :=#]{1,2}(?=\w*\d)[0-9a-f]{5,}\b"
     # A file that is called by its date.
     r"|/[\w./-]*\d{4}-?\d\d-?\d\d[\w.:-]*"
 )
@@ -74,8 +78,8 @@ _OPERATOR = re.compile(r"(?<=\w )(?:==|!=|<=|>=|//|\*\*|<<|>>|[-+*/%<>])(?= \w)"
 _OPTION = re.compile(r"(?<!\S)-{1,2}[A-Za-z][\w-]*(?:=\S*)?")
 # Without one of these (or the dashes of a UUID) there is no such name, and the longer expression need not be tried.
 NAMED_BY = (
-    "0x", "/tmp/", "/var/folders", "req", "ref", "incident", "trace", "span", "correlation", "session", "conn",
-    "transaction", "txn", "pid", "process", "port", "thread", "worker", "attempt", "try", "retries",
+    "0x", "/tmp/", "/var/folders", "req", "ref", "réf", "vorgang", "incident", "trace", "span", "correlation",
+    "session", "conn", "transaction", "txn", "pid", "process", "port", "thread", "worker", "attempt", "try", "retries",
     "in [", "out[", "action", "command", "invocation", "call", "turn", "snapshot", "seq", "execution_count", "poll",
     "[1]", "[2]", "[3]",
 )  # fmt: skip
@@ -97,6 +101,16 @@ _VOLATILE_IN_FAILURES = (
 )
 # A number by itself, unlike a percentage or a part of a whole, which are always told as they are.
 _FIGURE = re.compile(rf"(?<![\w./%])(?<!of ){NUMBER}(?!\s?%|\s?/\s?\d| of \d|\w)")
+# A line that tells how far it was, by a wheel that turns.
+_SPINS = re.compile(r"[\u2801-\u28ff]|\[[#=>. -]{8,}\]")
+_HOLDER = re.compile(r"\b(?:held|owned|locked|used|blocked) by\W+(?:\w+[ #])?[\w-]+", re.IGNORECASE)
+_STATUS = re.compile(r"(?:\b|_)(?:status|code|http(?:/[\d.]+)?|error)[\"'\s:=]{1,4}[45]\d\d\b", re.IGNORECASE)
+_LETTERS_FOR_DIGITS = str.maketrans("0123456789", "abcdefghij")
+_STILL_TO_WAIT = re.compile(
+    rf"\b(?:retry|again|wait|resets?)[\s_-](?:(?:after|in|for)\W+)?({NUMBER})"
+    rf"|\b({NUMBER})\s?(?:s|secs?|seconds?|m|mins?|minutes?) (?:left|remaining|to go)\b",
+    re.IGNORECASE,
+)
 # Where something stands in a file; what is written above it moves it.
 _POSITION = re.compile(
     r"(?<=\w:)\d+(?::\d+)?(?![\w.])|\b(?:line|lines|at|ln) (?P<line>\d+)\b|^\s*\d+(?= ?\|)", re.I | re.M
@@ -212,8 +226,17 @@ class Settled(NamedTuple):
 def settle_failure(text: str) -> Settled:
     """What a failure says, and its figures apart: those that change by themselves tell nothing."""
     head, middle, tail = parts(without_notes_on_itself(text), HEAD_CHARACTERS, TAIL_CHARACTERS)
+    if _SPINS.search(head):
+        head = "\n".join(line for line in head.splitlines() if not _SPINS.search(line))
+    if " by " in head:
+        # Whoever holds what is waited for has a name, even if it is a number.
+        head = _HOLDER.sub(lambda found: found[0].translate(_LETTERS_FOR_DIGITS).replace(" ", "_"), head)
     volatile = _VOLATILE_IN_FAILURES[_may_name(head, tail)]
+    # How long is still to be waited goes down while time goes by.
+    left = tuple(float(found[1] or found[2]) for end in (head, tail) for found in _STILL_TO_WAIT.finditer(end))
     head, tail = volatile.sub("~", head), volatile.sub("~", tail)
+    # A status says what is wrong, and does not count.
+    head = _STATUS.sub(lambda found: found[0].translate(_LETTERS_FOR_DIGITS), head)
     positions: list[float] = []
 
     def place(found: re.Match[str]) -> str:
@@ -221,7 +244,7 @@ def settle_failure(text: str) -> Settled:
         return re.sub(r"\d+", "#", found[0])
 
     head, tail = _POSITION.sub(place, head), _POSITION.sub(place, tail)
-    figures = tuple(float(found) for found in (*_FIGURE.findall(head), *_FIGURE.findall(tail)))
+    figures = left + tuple(float(found) for found in (*_FIGURE.findall(head), *_FIGURE.findall(tail)))
     # Of the middle of a long failure, the way to it, only words count.
     said = f"{_FIGURE.sub('#', head)}{_WITH_DIGITS.sub('#', middle)}{_FIGURE.sub('#', tail)}"
     lines = said.splitlines()

@@ -21,6 +21,8 @@ LETTER_SHARE = 0.6
 # Of two sentences in other words.
 SHARED = 0.7
 LEAST_SHARED = 4
+# Of two questions with one word exchanged.
+LEAST_IN_COMMON = 3
 # Words this short hold a sentence together, and say little.
 SMALL_LETTERS = 3
 # Of the words of two lists that are one.
@@ -59,6 +61,8 @@ def nearness_of(entry: Entry, last: Entry) -> str | None:
     for name in mine.keys() & theirs.keys():
         how = change(mine[name], theirs[name])
         if how is None and (is_rephrased(mine[name], theirs[name]) or _are_tokens(call, newest, name)):
+            how = "wording"
+        if how is None and _are_in_vain(call, newest) and _is_asked_with_another_word(mine[name], theirs[name]):
             how = "wording"
         if how is None and newest.failed and _is_part_of(mine[name], theirs[name]):
             how = "wording"
@@ -116,6 +120,30 @@ def is_rephrased(one: JsonValue, other: JsonValue) -> bool:
         len(fewer) > 1
         and len(more) - len(fewer) <= MOST_OPTIONS
         and all(word in more or any(same_stem(word, each) for each in more) for word in fewer)
+    )
+
+
+def _are_in_vain(call: Observed, newest: Observed) -> bool:
+    """Whether two searches found nothing, or the same many things."""
+    if not newest.looks_up:
+        return False
+    return call.tone == newest.tone == "nothing" or (
+        call.gave == newest.gave and len(newest.gave) >= TELLING_CHARACTERS
+    )
+
+
+def _is_asked_with_another_word(one: JsonValue, other: JsonValue) -> bool:
+    """Whether two questions have all words but one of each in common, in whatever order, and no other number."""
+    mine, theirs = _words_of(str(one)), _words_of(str(other))
+    gone = {word for word in mine - theirs if not _is_small(word)}
+    come = {word for word in theirs - mine if not _is_small(word)}
+    alike = {word for word in gone if any(same_stem(word, each) for each in come)}
+    come = {word for word in come if not any(same_stem(word, each) for each in gone)}
+    gone -= alike
+    return (
+        max(len(gone), len(come)) <= 1
+        and len(mine & theirs) + len(alike) >= LEAST_IN_COMMON
+        and all(word.isalpha() for word in gone | come)
     )
 
 

@@ -19,7 +19,7 @@ from chargehand.orchestrator.likeness import (
     spelling,
     without_identity,
 )
-from chargehand.orchestrator.tones import Tone, is_refusal, is_search, is_transient, lets_time_pass, tone
+from chargehand.orchestrator.tones import Tone, is_refusal, is_search, is_transient, lets_time_pass, looks_up, tone
 from chargehand.orchestrator.volatile import (
     ESSENCE_WORDS,
     NAME,
@@ -44,6 +44,7 @@ LEAST_BESIDE_A_NAME = 2
 # Enough words to see that two answers are not alike, and of what length.
 LOOKED_AT_WORDS = 24
 LONG_LETTERS = 6
+_NUMBER_ALONE = re.compile(r"(?<![\w.#/-])\d+(?:\.\d+)?(?![\w/-])(?!\.\d)")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
@@ -221,6 +222,11 @@ class Observed:
         return any(is_search(f"{self.tool}\n{value}") for value in self.values)
 
     @cached_property
+    def looks_up(self) -> bool:
+        """Whether it searches, and does not only list what there is."""
+        return any(looks_up(f"{self.tool}\n{value}") for value in self.values)
+
+    @cached_property
     def refused(self) -> bool:
         """Whether it gave an error, whatever its tool calls that."""
         return self.failed or self._unwrapped[1] or is_refusal(self.said)
@@ -258,6 +264,9 @@ class Observed:
     def told(self) -> float | None:
         """The one number among its arguments that is no more than a number."""
         numbers = [value for value in self.values if isinstance(value, int | float) and not isinstance(value, bool)]
+        if not numbers:
+            # Or in what it says.
+            numbers = [found for value in self.values for found in _NUMBER_ALONE.findall(str(value))]
         return float(numbers[0]) if len(numbers) == 1 else None
 
     @cached_property

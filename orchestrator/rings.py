@@ -1,17 +1,23 @@
 """Rounds of calls that bring what the round before brought; pure."""
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 
 from chargehand.orchestrator.gains import Entry, falls
 from chargehand.orchestrator.nearness import is_rephrased
 from chargehand.orchestrator.observed import Observed
-from chargehand.orchestrator.tones import is_at_work
+from chargehand.orchestrator.tones import is_at_work, sets_something
+from chargehand.orchestrator.volatile import without_numbers
 
 # Twice may be chance.
 COUNTED_ROUNDS = 3
 # What counts the calls of a ring grows by no more from round to round.
 MOST_COUNTED = 5
+# So often is something set and set back before it is seen.
+LEAST_BY_TURNS = 5
+# A number of a document, made anew each time.
+_SERIAL = re.compile(r"\d{6,}")
 # The same thrice, and what was said between.
 LEAST_TALK = 5
 SENTENCE_WORDS = 8
@@ -58,13 +64,46 @@ def is_ring_that_counts(rounds: Sequence[Entry], period: int) -> bool:
 
 
 def _is_to_and_fro(rounds: Sequence[Entry]) -> bool:
-    """Whether one tool sets one of two states and the other by turns, whatever clock it tells."""
+    """Whether one of two states is set and the other by turns, whatever clock it tells: by one tool, or by a pair of
+    them that are given the same."""
     calls = [entry.call for entry in rounds]
     return (
-        len({call.tool for call in calls}) == 1
+        (len({call.tool for call in calls}) == 1 or len({call.values for call in calls}) == 1)
         and len({call.without_clocks for call in calls[::2]}) == len({call.without_clocks for call in calls[1::2]}) == 1
         and calls[0].without_clocks != calls[1].without_clocks
         and not any(is_at_work(call.said) for call in calls[:2])
+    )
+
+
+def is_undone_by_turns(entries: Sequence[Entry]) -> bool:
+    """Whether the calls, in a row, are two deeds by turns, each of which says what it said before but for what counts
+    them: what is set is set back."""
+    calls = [entry.call for entry in entries]
+    sides = (calls[::2], calls[1::2])
+    return (
+        len(calls) >= LEAST_BY_TURNS
+        and all(sets_something(f"{call.tool}\n{call.values[0] if call.values else ''}") for call in calls[-2:])
+        and all(_is_one_deed(side) for side in sides)
+        and calls[0].asked != calls[1].asked
+        and not any(call.tone == "failure" for call in calls)
+        and not any(is_at_work(call.said) for call in calls[-2:])
+    )
+
+
+def _is_one_deed(calls: Sequence[Observed]) -> bool:
+    """Whether calls do the same, or the same to what was made anew, and nothing but numbers of their own is told."""
+    if len({call.asked for call in calls}) > 1 and len({_SERIAL.sub("#", call.asked) for call in calls}) > 1:
+        return False
+    if len({without_numbers(call.essence or call.gave) for call in calls}) > 1:
+        return False
+    columns = [call.columns for call in calls]
+    if len({each.keys for each in columns}) > 1:
+        return False
+    return all(
+        is_span or all(abs(later - earlier) <= MOST_COUNTED for earlier, later in pairwise(column))
+        for column, is_span in zip(
+            zip(*(each.numbers for each in columns), strict=True), columns[-1].is_span, strict=True
+        )
     )
 
 

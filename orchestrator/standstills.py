@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from chargehand.orchestrator.gains import DID, FOUND, NOTHING, STATE_CHARACTERS, TRIED, Entry, falls
-from chargehand.orchestrator.items import are_built_alike, is_a_list, is_a_sweep
+from chargehand.orchestrator.items import are_built_alike, are_listed, is_a_list, is_a_sweep
 from chargehand.orchestrator.likeness import is_sibling, without_echo
 from chargehand.orchestrator.nearness import says_the_same
 from chargehand.orchestrator.observed import Observed
@@ -14,6 +14,8 @@ from chargehand.orchestrator.volatile import is_part
 
 # Several kinds of things may well be empty; how things stand takes a few words more.
 STATE_WORDS = 3
+# So many words say it in short ones.
+STATE_SENTENCE_WORDS = 12
 # An answer of so few words says that something was done, in whatever words.
 ACKNOWLEDGES = 2
 # Tries more for the next object of a list whose names are built alike, and if some of them answered.
@@ -27,6 +29,8 @@ READ_AGAIN = 2
 FRUITLESS_ROUNDS = 3
 # So many failures of one call, each of which was seen before, in whatever order.
 KNOWN_FAILURES = 3
+# So many names of a snapshot, or of a trial, stand in what it shows.
+MOST_BESIDE = 2
 # Of the calls in a window, so many that were made before.
 COMES_BACK = 2
 
@@ -134,12 +138,26 @@ def _is_stuck(window: Sequence[Entry]) -> bool:
         least = 1 if newest.tone == "plain" else STATE_WORDS
         says = without_echo(newest.gave_words, newest.asked_words)
         return len(says) >= least and all(says_the_same(call, newest) for call in calls)
-    if any(call.gave != newest.gave for call in calls):
+    if not _show_the_same(calls):
         return False
     if is_a_sweep(calls):
         return False
     # Objects looked at one after the other may well be alike; who comes back to them sees no change.
-    return len(newest.gave) >= STATE_CHARACTERS or sum(entry.brought == NOTHING for entry in window) >= COMES_BACK
+    says_much = len(newest.gave) >= STATE_CHARACTERS or len(newest.gave_words) >= STATE_SENTENCE_WORDS
+    return says_much or sum(entry.brought == NOTHING for entry in window) >= COMES_BACK
+
+
+def _show_the_same(calls: Sequence[Observed]) -> bool:
+    """Whether results are one, or long ones that differ by a name or two that a machine made, and nobody asks for."""
+    if len({call.gave for call in calls}) == 1 or (calls[-1].hits and len({call.hits for call in calls}) == 1):
+        return True
+    # What differs in most results is more than that, and soon seen.
+    if len({len(call.gave_words) for call in calls}) > MOST_BESIDE or len({call.essence for call in calls}) > 1:
+        return False
+    asked = frozenset().union(*(call.asked_for for call in calls))
+    return len(calls[-1].essence) >= STATE_CHARACTERS and all(
+        len(call.names) <= MOST_BESIDE and not call.names & asked for call in calls
+    )
 
 
 def _stands_still(calls: Sequence[Observed]) -> bool:
@@ -160,9 +178,9 @@ def _sweep(own: Sequence[Entry], window: Sequence[Entry]) -> int:
     if newest.tone != "failure" or any(entry.call.tool != newest.tool for entry in window):
         return 0
     calls = [entry.call for entry in window]
-    if is_a_list(calls):
-        return IN_A_SERIES
     before = own[-LOOK_BACK : -len(window)]
+    if is_a_list(calls) or are_listed(calls, [entry.call for entry in before]):
+        return IN_A_SERIES
     if any(
         entry.call.tone != "failure" and entry.call.tool == newest.tool and is_sibling(entry.call.values, newest.values)
         for entry in before
@@ -190,14 +208,15 @@ def _unmoved(own: Sequence[Entry], limits: Limits) -> Trip | None:
     """The same look at things again and again, while things are done that should have changed it."""
     newest = own[-1].call
     # Success after each deed is as it should be, nothing to complain of is too, and failures have a rule of their own.
-    if newest.tone != "plain":
+    # A count of what was accepted sounds like success as well: it is none after tries that all came to nothing.
+    if newest.tone not in ("plain", "success"):
         return None
     looks: list[Observed] = []
     deeds = 0
     for entry in reversed(own):
         if entry.call.asked == newest.asked and entry.gave == own[-1].gave:
             looks.append(entry.call)
-        elif entry.call.asked == newest.asked or _tells(entry):
+        elif entry.call.asked == newest.asked or _tells(entry) or (newest.tone == "success" and not _is_in_vain(entry)):
             break
         else:
             deeds += entry.brought > NOTHING
@@ -208,6 +227,10 @@ def _unmoved(own: Sequence[Entry], limits: Limits) -> Trip | None:
     if len(commits) == len(looks):
         return None
     return tripped("no_change", f"{newest.tool} shows the same {len(looks)} times, whatever is done in between.", looks)
+
+
+def _is_in_vain(entry: Entry) -> bool:
+    return entry.brought <= TRIED and entry.call.tone != "success"
 
 
 def _are_of_a_list(own: Sequence[Entry], looks: Sequence[Entry]) -> bool:
@@ -221,7 +244,11 @@ def _are_of_a_list(own: Sequence[Entry], looks: Sequence[Entry]) -> bool:
 
 def _tells(entry: Entry) -> bool:
     """Whether a call has brought something to go on with, and is no deed that was acknowledged or refused."""
-    return entry.brought == FOUND and entry.call.tone == "plain" and len(entry.call.gave_words) > ACKNOWLEDGES
+    call = entry.call
+    if entry.brought != FOUND or call.tone != "plain":
+        return False
+    # What was asked for, said once more, acknowledges.
+    return len(without_echo(call.gave_words, call.asked_words)) > ACKNOWLEDGES
 
 
 def _swings(own: Sequence[Entry], limits: Limits) -> Trip | None:

@@ -15,7 +15,8 @@ Tone = Literal["failure", "nothing", "success", "plain"]
 _TRANSIENT = re.compile(
     r"\b(?:429|502|503|504)\b|too many requests|rate.?limit|unavailable|overload|time.?d?.?out|temporar|try again"
     r"|retry(?:ing)? (?:after|in|later)|please retry|\blater\b|\bbusy\b|database is locked|locked by|throttl|slow down"
-    r"|quota|econnre|connection (?:reset|refused|aborted|error|failed|closed)|reset by peer|unreachable|network"
+    r"|quota|\b(?:held|owned|locked|in use) by\b"
+    r"|econnre|connection (?:reset|refused|aborted|error|failed|closed)|reset by peer|unreachable|network"
     r"|not (?:yet )?(?:ready|finished|completed?|available|started)|\byet\b|in progress|still \w+ing|\bpending\b",
     re.IGNORECASE,
 )
@@ -32,14 +33,16 @@ _UNDOES = re.compile(r"\b(?:checkout|restore|revert|reset|undo|roll(?:ed)?[ _-]?
 _NO_FAILURE = re.compile(
     r"\bno_?errors?\b|\b(?:0|no|zero|without)\s+(?:\w+\s+)?(?:fail\w*|errors?|exceptions?)"
     # Named, and not there: `"error": null`, `failed=0`.
-    r"|\b\w*(?:fail\w*|errors?|exceptions?)\w*[\"']?\s?[:=]\s?(?:null|none|false|0\b|\"\"|''|\[\]|\{\})",
+    r"|\b\w*(?:fail\w*|errors?|exceptions?|reject\w*|invalid|denied|refused|blocked)\w*[\"']?\s?[:=]\s?(?:null|none|false|0\b|\"\"|''|\[\]|\{\})",
     re.IGNORECASE,
 )
 _FAILURE = re.compile(
     r"\b(?:fail(?:ed|s|ures?)?|errors?|\w*exception|\w+error|traceback|fatal|denied|refused|cannot|could not|unable"
     r"|forbidden|unauthori[sz]ed|aborted|panicked|segmentation fault|core dumped|timed out|\w+backoff|command not found"
     r"|no such (?:file|table|column|host|key|user|command)|not permitted|undefined reference"
-    r"|exit(?:ed)? (?:code|status|with) [1-9])\b",
+    r"|exit(?:ed)? (?:code|status|with) [1-9]"
+    # In the languages of other users.
+    r"|fehler\w*|fehlgeschlagen|verweigert|erreur|échec|échoué|refusée?|denegad[oa]|errore|fallid[oa]|fallo)\b",
     re.IGNORECASE,
 )
 # In a few words; a text that merely has one of these is about something else.
@@ -48,6 +51,13 @@ _SHORT_FAILURE = re.compile(
     r"|(?:log|sign) ?in to (?:continue|view)|session (?:has )?expired"
     r"|nack|nak|reject(?:ed|s|ion)?|invalid|blocked|runaway|must (?:be|not|have)|(?:is|are) required"
     r"|not (?:allowed|permitted|supported|confirmed|valid)|expected)\b",
+    re.IGNORECASE,
+)
+# What stands before a page instead of it, in whatever words.
+_WALL = re.compile(
+    r"\b(?:verify|prove|confirm)(?:ing)? (?:that )?you are (?:a )?(?:human|not a robot)|\bchecking your browser\b"
+    r"|\bunusual traffic\b|\benable javascript and cookies\b|\b(?:log|sign) ?in to (?:continue|view|read)\b"
+    r"|\bsubscribe to (?:continue|read)\b",
     re.IGNORECASE,
 )
 _REFUSAL = re.compile(
@@ -63,18 +73,25 @@ _NOTHING = re.compile(
     r"|\b(?:could|did|can|do|does|was|were)(?:n['’]?t| ?not) (?:be )?(?:find|found|know|locate[d]?)\b"
     r"|\bunknown\b|\bno (?:\w+ )?(?:information|answer)\b|\bno \w+(?: \w+)? (?:is|was) known\b|\bnot know[n]?\b"
     r"|\bnothing\b(?! (?:but|except|other than)\b)|\bnot found\b|\b0 (?:results?|rows?|hits?|matches)\b"
-    r"|\"\w+\": ?\[\](?:, ?\"\w+\": ?0)?",
+    r"|\"\w+\": ?\[\](?:, ?\"\w+\": ?0)?"
+    # In the languages of other users.
+    r"|\bkeine? (?:\w+ )?(?:ergebnisse?|treffer|eintr[äa]ge?|daten)\b|\bnichts gefunden\b|\bnicht gefunden\b"
+    r"|\baucune?s? \w+|\bintrouvable\b|\brien trouvé\b|\b(?:sin|ningún|nenhum) resultados?\b|\bnessun risultato\b"
+    r"|\bno se (?:encontr|hall)\w+|\bnão encontrad\w+|\bnon trovat\w+|\bgeen (?:resultaten|treffers)\b"
+    r"|\bniet gevonden\b",
     re.IGNORECASE,
 )
-_SUCCESS = re.compile(
-    r"\b(?:ok|okay|done|true|yes|success\w*|succeeded|completed?|finished|saved|wrote|written|created|updated|added"
+_DONE = (
+    r"(?:ok|okay|done|true|yes|success\w*|succeeded|completed?|finished|saved|wrote|written|created|updated|added"
     r"|appended|inserted|deleted|removed|edited|replaced?|replacements?|changed|modified|applied|patched|moved|renamed"
     r"|copied|sent|posted|published|closed|opened|set|stored|installed|uploaded|committed|merged|pushed|clicked|typed"
-    r"|pressed|selected|submitted|accepted|assigned|transferred|forwarded|attached|scheduled|started|stopped|restarted|granted|registered"
-    r"|queued (?:as|for|with|under)|delivered|received|enqueued|logged"
-    r"|recorded|noted|acknowledged|pass(?:ed|ing)?|healthy|clean|up|green|valid|ready)\b",
-    re.IGNORECASE,
+    r"|pressed|selected|submitted|accepted|assigned|transferred|forwarded|attached|scheduled|started|stopped"
+    r"|restarted|granted|registered|queued (?:as|for|with|under)|delivered|received|enqueued|logged"
+    r"|recorded|noted|acknowledged|pass(?:ed|ing)?|healthy|clean|up|green|valid|ready)"
 )
+_SUCCESS = re.compile(rf"\b{_DONE}\b", re.IGNORECASE)
+# What should have been done was not, whatever is said beside it.
+_NOT_DONE = re.compile(rf"\b{_DONE}[\"']?\s?[:=]\s?[\"']?(?:false|no(?!\s+[a-z]))\b", re.IGNORECASE)
 # Named, and not so: `"accepted": false`.
 _NO_SUCCESS = re.compile(
     r"\b(?:0|no|none) (?:\w+ )?(?:done|passed|completed?|finished|ready|updated|changed|created)\b"
@@ -100,23 +117,50 @@ _AT_WORK = re.compile(
 )
 # By its tool's name, or the program that a command begins with, whatever folder it goes to first.
 _SEARCHES = re.compile(
-    r"^(?:\w*[-_.])?(?:search|find|grep|glob|lookup|query|list)(?:[-_.]\w+)?\n"
+    r"^(?:\w*[-_.])?(?:search|find|grep|glob|lookup|recherche\w*|such\w*|busca|buscar|cerca|zoek|query|list)(?:[-_.]\w+)?\n"
     r"|\n(?:cd \S+ (?:&& |; ))?(?:sudo )?(?:e?grep|rg|ag|ack|find|fd|locate|which|whereis|ls"
     r"|git (?:grep|log|branch|tag))\b"
     r"(?!.*(?:-delete|-exec|[^2]>))",
     re.IGNORECASE,
 )
+# A list of what there is may be asked for again and again, as a poll is.
+_LOOKS_UP = re.compile(
+    r"^(?:\w*[-_.])?(?:search|find|grep|glob|lookup|recherche\w*|such\w*|busca|buscar|cerca|zoek)(?:[-_.]\w+)?\n"
+    r"|\n(?:cd \S+ (?:&& |; ))?(?:sudo )?(?:e?grep|rg|ag|ack|find|fd|locate|git grep)\b(?!.*(?:-delete|-exec|[^2]>))",
+    re.IGNORECASE,
+)
+# By its tool's name, or by the first words of a command.
+_SETS = re.compile(
+    r"(?:^|[\W_])(?:set|put|toggle|switch|turn|assign|move|add|remove|enable|disable|start|stop|up|down|open|close"
+    r"|lock|unlock|write|update|apply|revert|reverse|post|scale|mount|unmount|umount|attach|detach|publish|unpublish"
+    r"|archive|unarchive|pin|unpin|install|uninstall|create|delete|rename|connect|disconnect|grant|revoke|approve|reject"
+    r"|stash|transfer)(?:$|[\W_])",
+    re.IGNORECASE,
+)
+SETTING_WORDS = 4
+# What people say when there is nothing more to say.
+_COURTESY = re.compile(
+    r"\b(?:thank(?:s| ?you)?|welcome|pleasure|glad|happy (?:to|with)|appreciat\w+|kind(?:ness| words)"
+    r"|no (?:problem|worries)|any ?time|likewise|you too|same to you|well done|good (?:job|work|luck|bye)"
+    r"|great (?:job|work\w*|talking|collaborat\w+|news)|goodbye|bye|take care|cheers|looking forward"
+    r"|(?:have a|good) (?:\w+ )?(?:day|evening|night|week\w*|one)|sounds (?:good|great)|excellent|wonderful|perfect"
+    r"|fantastic|awesome|danke|gern\w*|merci|de rien|gracias|de nada|obrigad[oa]|grazie|prego)\b",
+    re.IGNORECASE,
+)
+# A longer one says something beside, and so does one with a number, a name of a file, or a question.
+COURTESY_WORDS = 14
+_CONTENT = re.compile(r"\d|[\w-]+[./_:]\w|\?|`")
 _WAITS = re.compile(r"(?:^|[\W_])(?:sleep|wait|delay|pause|backoff)(?:$|[\W_])", re.IGNORECASE)
 
 
 def tone(text: str) -> Tone:
     """Whether an answer tells of a failure, of nothing there, of success, or of something else."""
-    if _FAILURE.search(_NO_FAILURE.sub("", _ends(text))):
+    if _FAILURE.search(_NO_FAILURE.sub("", _ends(text))) or _WALL.search(text[:END_CHARACTERS]):
         return "failure"
     said = text.strip()
     if not said:
         return "success"
-    if len(said.split(maxsplit=SHORT_WORDS)) <= SHORT_WORDS and _SHORT_FAILURE.search(said):
+    if len(said.split(maxsplit=SHORT_WORDS)) <= SHORT_WORDS and _SHORT_FAILURE.search(_NO_FAILURE.sub("", said)):
         return "failure"
     beginning = said.split(maxsplit=SHORT_WORDS)
     if len(beginning) > SHORT_WORDS:
@@ -129,6 +173,8 @@ def tone(text: str) -> Tone:
         return "success"
     if _HAS_BEEN.fullmatch(said):
         return "success"
+    if _NOT_DONE.search(said):
+        return "plain"
     return "success" if _SUCCESS.search(_INNER_CAPITAL.sub(" ", _NO_SUCCESS.sub("", said))) else "plain"
 
 
@@ -145,6 +191,29 @@ def is_transient(text: str) -> bool:
 def is_search(asked: str) -> bool:
     """Whether a call looks for something, so that no answer is an answer."""
     return _SEARCHES.search(asked[:HEAD_CHARACTERS]) is not None
+
+
+def looks_up(asked: str) -> bool:
+    """Whether a call searches for something."""
+    return _LOOKS_UP.search(asked[:HEAD_CHARACTERS]) is not None
+
+
+def sets_something(asked: str) -> bool:
+    """Whether a call changes how things stand, by its tool's name or the first words of a command."""
+    tool, _, told = asked.partition("\n")
+    if _SETS.search(_INNER_CAPITAL.sub(" ", tool)):
+        return True
+    beginning = told.split(maxsplit=SETTING_WORDS)[:SETTING_WORDS]
+    return len(beginning) > 1 and _SETS.search(" ".join(beginning)) is not None
+
+
+def is_courtesy(text: str) -> bool:
+    """Whether a message is thanks, good wishes or praise, and nothing more."""
+    return (
+        len(text.split(maxsplit=COURTESY_WORDS)) <= COURTESY_WORDS
+        and _CONTENT.search(text) is None
+        and _COURTESY.search(text) is not None
+    )
 
 
 def is_at_work(text: str) -> bool:

@@ -25,6 +25,8 @@ class Limits:
     itself calls a success."""
     near_identical: int = 5
     """Variations of a word are a fair search, and a poll may hear the same a few times."""
+    looked_up: int = 4
+    """Word for word the same search, which found the same."""
     beyond_the_end: int = 6
     """Empty answers while a number counts on: pages behind the last one, or objects that happen to have nothing."""
     rounds: int = 2

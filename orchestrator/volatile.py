@@ -23,6 +23,8 @@ POD = r"(?<=[0-9a-z]-)(?:(?=[a-z]*\d)(?=\d*[a-z])[0-9a-z]{5}|[bcdfghjklmnpqrstvw
 _MADE = re.compile(
     r"(?P<span>\b(?P<count>\d+(?:\.\d+)?)\s?(?:ns|us|µs|ms|s|sec|secs|seconds)\b)"
     r"|\b\d?\d:\d\d(?::\d\d)?(?![:\w])"
+    # A letter's.
+    r"|<[\w.+$=~-]+@[\w.-]+>"
     r"|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"
     # A number of a thing, by its form or by what it is called.
     r"|(?P<called>(?:(?:\b|_)(?:id|no|nr|number|key)|(?-i:(?<=[a-z])(?:Id|ID|Key|Token)))[\"'\s:=]{1,4})"
@@ -31,6 +33,11 @@ _MADE = re.compile(
     rf"|{POD}",
     re.IGNORECASE,
 )
+# Before how long something has lasted, told as clocks tell it.
+_LASTS = re.compile(
+    r"\b(?:elapsed|uptime|runtime|running|duration|lasted|for)(?:[_ ](?:time|for))?[\"'\s:=]{1,4}\Z", re.IGNORECASE
+)
+BEFORE_A_SPAN = 20
 # What goes from page to page: long, in one piece, letters and digits.
 _MADE_ALONE = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[\w=+/.:-]+")
 MADE_CHARACTERS = 10
@@ -80,12 +87,23 @@ def essence(text: str, least_words: int = ESSENCE_WORDS) -> tuple[str, frozenset
         if found["span"]:
             spans.append(float(found["count"]))
             return NAME
+        if ":" in found[0] and _LASTS.search(text, max(0, found.start() - BEFORE_A_SPAN), found.start()):
+            spans.append(_seconds(found[0]))
+            return NAME
         called = found["called"] or ""
         names.append(found[0].removeprefix(called).casefold())
         return called + NAME
 
     left = _MADE.sub(strip, text)
     return (left if len(words(left)) >= least_words else ""), frozenset(names), tuple(spans)
+
+
+def _seconds(clock: str) -> float:
+    """Of minutes and seconds, or of hours, minutes and seconds."""
+    seconds = 0
+    for part in clock.split(":"):
+        seconds = 60 * seconds + int(part)
+    return float(seconds)
 
 
 def without_names(text: str) -> str:

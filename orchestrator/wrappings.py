@@ -19,11 +19,41 @@ _CAME_BY = re.compile(
     re.IGNORECASE,
 )
 # Nothing, said in words.
-_EMPTY = re.compile(r"\s*[(\[<](?:no (?:content|output|stdout)|empty(?: output)?)[)\]>]\s*", re.IGNORECASE)
+_EMPTY = re.compile(
+    r"\s*[(\[<](?:no (?:content|output|stdout)|empty(?: output)?)[)\]>]\s*"
+    r"|\s*[(\[<]?(?:(?:the |your )?(?:\w+ )?(?:command |tool |program |code |script )?"
+    r"(?:ran|executed|completed|finished|succeeded|exited)(?: successfully)?,?(?: and| but)?"
+    r"(?: (?:did not produce|produced|with|without))(?: any| no)? output(?: or errors?)?)[.)\]>]*\s*",
+    re.IGNORECASE,
+)
+# Under it, that the program has ended well.
+_ENDED_WELL = re.compile(
+    r"\s*\n?[\[(<]?(?:the )?(?:command|process|program)? ?(?:finished|exited|completed|terminated|ended)(?: normally)?"
+    r"(?: with)?[ :]+(?:exit )?(?:code|status)[ :=]*0[\])>.]*\s*\Z",
+    re.IGNORECASE,
+)
+# Before the output of a process, line by line: how it was run.
+_RUN_AS = re.compile(
+    r"\A(?:(?:Chunk ID: \S+|Wall time: [\d.]+ ?s\w*|Process exited with code -?\d+|Exit code: -?\d+"
+    r"|Original token count: \d+|Total output lines: \d+|Output:"
+    r"|\[(?:pid|tty|session|container|shell|cwd)\b[^\]\n]*\])[ \t]*(?:\n|\Z))+",
+    re.IGNORECASE,
+)
+_EXIT = re.compile(r"(?:exited with code|exit code:) (-?\d+)", re.IGNORECASE)
+# Around it, a mark of one word that says that it is one.
+_MARKED = re.compile(
+    r"\A\s*<(?P<name>result|output|tool_result|tool_response|function_results?|response|stdout|content)"
+    r"(?:\s+[\w-]+=(?:\"[^\"]*\"|'[^']*'))*\s*>\n?(?P<said>.*?)\n?\s*</(?P=name)>\s*\Z",
+    re.DOTALL,
+)
+# Under it, where it was run.
+_RUN_IN = re.compile(r"\s*\n?\[(?:current working directory|python interpreter|cwd)[^\]\n]*\]\s*\Z", re.IGNORECASE)
 _RULED = re.compile(r"^[ \t]*([-=_*#~+])\1{3,}[ \t]*\n?", re.MULTILINE)
 # Envelopes: a tool behind a protocol that runs a process has two.
 MOST_ENVELOPES = 3
 LOADS = frozenset({"content", "text", "result", "output", "stdout", "stderr", "data", "body", "error"})
+ENDED = frozenset({"completed", "complete", "success", "succeeded", "ok", "done", "finished"})
+_CALL = re.compile(r"(?:call|toolu|tool|msg|item|run|resp)[_-]\w{6,}", re.IGNORECASE)
 SAYS_WELL = frozenset({"ok", "success", "succeeded"})
 SAYS_ILL = frozenset({"iserror", "exitcode", "returncode", "exitstatus", "rc", "timedout"})
 NOTES = frozenset({"meta", "ts", "timestamp", "time", "type"})
@@ -46,7 +76,7 @@ OF_THE_ANSWER = frozenset(
         "generated",
         "queried",
     }
-    | {"retrieved", "current", "as", "session", "idempotency"}
+    | {"query", "execution", "invocation", "retrieved", "current", "as", "session", "idempotency"}
 )
 # What a call is about; beside it, prose is about the call.
 MAIN = frozenset(
@@ -65,6 +95,9 @@ MESSAGES = frozenset(
     {"message", "text", "content", "prompt", "task", "input", "instruction", "body", "question", "note"}
 )
 LEAST_MESSAGE = 2
+# A line that says how a program ended has no more signs.
+LAST_LINE = 60
+LAST_PATH = 200
 SHOWN = frozenset({"description", "display", "comment"})
 # Of the sending of a call.
 SENDING = frozenset({"meta", "timestamp", "ts", "sent", "sentat", "nonce"})
@@ -92,6 +125,16 @@ def unwrap(text: str) -> tuple[str, bool]:
     if "\x1b" in text:
         text = _TERMINAL.sub("", text)
     text = _LOGGED.sub("", _RULED.sub("", text), count=1)
+    if text.lstrip().startswith("<") and (marked := _MARKED.match(text)):
+        text = marked["said"]
+    if run_as := _RUN_AS.match(text):
+        exits = _EXIT.search(run_as[0])
+        failed = failed or (exits is not None and exits[1] != "0")
+        text = text[run_as.end() :]
+    if "0" in (last := text[-LAST_LINE:]):
+        text = text[:-LAST_LINE] + _ENDED_WELL.sub("", last, count=1)
+    if text.endswith("]") or text.endswith("]\n"):
+        text = text[:-LAST_PATH] + _RUN_IN.sub("", text[-LAST_PATH:], count=1)
     left = _CAME_BY.sub("", text, count=1)
     # A number in brackets may be an answer, unless somebody has added how it came.
     text = "" if left != text and _SAID_BY_ALONE.fullmatch(left) else _SAID_BY.sub("", left, count=1)
@@ -124,9 +167,18 @@ def _open(text: str) -> tuple[str, bool] | None:
         elif name in SAYS_WELL or name in SAYS_ILL:
             # Zero is well for an exit status, and false is well for a mark of errors.
             failed = failed or (name in SAYS_WELL and inner is False) or (name in SAYS_ILL and bool(inner))
-        elif not _is_of_the_answer(key) and name not in NOTES:
+        elif not _is_of_the_answer(key) and name not in NOTES and not _is_of_the_call(name, inner):
             return None
     return ("\n".join(part for part in parts if part), failed) if parts else None
+
+
+def _is_of_the_call(name: str, value: JsonValue) -> bool:
+    """Whether a value tells which call this answers, that it has ended, or what was charged for it."""
+    if name == "status":
+        return isinstance(value, str) and value.casefold() in ENDED
+    if name == "usage":
+        return isinstance(value, dict)
+    return name in ("id", "callid", "tooluseid") and isinstance(value, str) and _CALL.fullmatch(value) is not None
 
 
 def _texts(value: JsonValue) -> list[str] | None:
@@ -165,8 +217,11 @@ def without_sending(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
 def without_thoughts(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """A message to somebody else without what its sender thinks of it; the reason that is given is a message, too."""
     kept = without_sending(arguments)
-    # Whom it goes to and one thing more is a message already.
-    is_told = any(key.casefold() in MESSAGES for key in kept) or len(kept) > LEAST_MESSAGE
+    # Whom it goes to and one thing more, in words, is a message already.
+    is_told = any(
+        key.casefold() in MESSAGES or (len(kept) > LEAST_MESSAGE and key.casefold() not in SHOWN and " " in str(value))
+        for key, value in kept.items()
+    )
     apart = THOUGHTS | (SHOWN if is_told else frozenset())
     return {key: value for key, value in kept.items() if key.casefold() not in apart} or kept
 
@@ -214,6 +269,8 @@ def _is_of_the_answer(key: str) -> bool:
         return True
     # What a model's answer was charged with.
     if len(parts) > 1 and parts[-1] == "tokens":
+        return True
+    if parts in (["elapsed", "ms"], ["elapsed", "millis"]):
         return True
     return parts[0] in ALONE or (parts[-1] in ("ms", "us", "ns", "seconds", "secs") and parts[0] in DURATIONS)
 

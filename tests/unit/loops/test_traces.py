@@ -28,8 +28,8 @@ KINDS = {"identical", "near_identical", "alternating", "ping_pong", "stuck_state
 # Known to be mistaken: the first seven objects of a list, each refused.
 MISTAKEN = {"forbidden_here_and_there"}
 # By people who never read a detector, kept as they wrote them.
-KEPT = {"judge", "real", "last", "final"}
-# Not what is promised: recall and false trips as docs/benchmarks.md has them.
+KEPT = {"judge", "real", "last", "final", "ninth", "tenth", "eleventh"}
+# Not what is promised, or later than that: recall and false trips as docs/benchmarks.md has them.
 SHORT_OF_IT = {
     "field_sealed": (0.98, 0),
     "crossed": (0.99, 0),
@@ -38,8 +38,11 @@ SHORT_OF_IT = {
     "daily_sealed": (0.92, 0),
     "judge": (0.94, 0),
     "real": (0.97, 0),
-    "last": (0.96, 0),
-    "final": (0.94, 0),
+    "last": (1, 0),
+    "final": (1, 0),
+    "ninth": (1, 0),
+    "tenth": (1, 0),
+    "eleventh": (0.91, 0),
 }
 
 
