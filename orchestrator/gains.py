@@ -29,8 +29,8 @@ TREND_SHARE = 0.85
 # Of a span of time; less is no movement.
 LEAST_SHARE_MOVED = 0.01
 
-# A word, with the signs that hold a name together.
 _NAMED = re.compile(r"\w+")
+# A word, with the signs that hold a name together.
 _PIECE = re.compile(r"[\w~-]+|[^\w\s~-]")
 
 # What a call brought its step: nothing it had not seen; a new try that came to what was known; a deed; something new.

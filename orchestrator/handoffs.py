@@ -33,6 +33,7 @@ THE_SAME_SHARE = 0.85
 SAID_AGAIN_SHARE = 0.5
 TELLING_LETTERS = 4
 FEW_WORDS = 3
+# What a machine calls a file: shorter than a name that is opaque anywhere.
 _MADE = re.compile(r"(?=.*\d)(?=.*[a-f])[0-9a-f]{6,}")
 # An answer, and no acknowledgement, has so many words of its own.
 ANSWER_WORDS = 5

@@ -57,7 +57,6 @@ _TIMINGS_OF_THE_ANSWER = (
     # How long a name server lets its answer stand.
     rf"|\b\d+(?=\s+IN\s+(?:A|AAAA|CNAME|MX|TXT|NS|SOA|PTR|SRV)\b)|\bttl[\"'\s:=]{{1,4}}\d+"
     rf"|\b(?:took|latency|duration|(?:response|query|search|execution|processing|run)_?time|runtime)(?:_\w+)?[\"'\s:=]{{1,4}}{NUMBER}"
-    rf"|\b(?!elapsed|up|age|remaining|left|wait|position|progress|since|idle|running)[a-z]+_(?:seconds|secs|sec|ms|millis)[\"'\s:=]{{1,4}}{NUMBER}"
 )
 # A failure says nothing new by a time, an id, or where something lay in memory.
 _FAILURE_ONLY = (

@@ -27,11 +27,6 @@ def winners(session: Session, run_id: UUID) -> dict[str, str]:
     return found
 
 
-def is_race(step: Step) -> bool:
-    """Whether the step goes on with the first of several."""
-    return step.join == "any" and len(step.after) > 1
-
-
 def with_winner(step: Step, winners: Mapping[str, str]) -> Step:
     """The step as it goes on: after all that it waited for, or after whoever has won its race."""
     winner = winners.get(step.key)

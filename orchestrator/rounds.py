@@ -8,7 +8,7 @@ from uuid import UUID
 
 from chargehand.orchestrator.facts import OVER_BUDGET, OVER_OWN_BUDGET
 from chargehand.orchestrator.plan import CONTROL_KINDS, Join
-from chargehand.orchestrator.transitions import RUN_ENDINGS, STEP_ENDINGS, settle
+from chargehand.orchestrator.transitions import RUN_ENDINGS, STEP_ENDINGS, is_race, settle
 
 FAILURES = frozenset({"failed", "cancelled"})
 # No worker of ours is sent a message for these.
@@ -108,7 +108,7 @@ def decide(places: Mapping[UUID, Place], standings: Mapping[UUID, Standing], *, 
         gates=tuple(step for step in started if places[step].kind == "gate"),
         tasks=tuple(step for step in started if places[step].kind == "celery_task"),
         opened=tuple(step for step in started if places[step].kind in CONTROL_KINDS),
-        racing={places[step].key: _racers(places, step, standings) for step in started if _is_race(places[step])},
+        racing={places[step].key: _racers(places, step, standings) for step in started if is_race(places[step])},
         # What is cancelled in this very round does not end a second time.
         to_look_at=tuple(step for step in _to_look_at(places, standings) if step not in to_cancel),
         skipped=skipped,
@@ -121,10 +121,6 @@ def decide(places: Mapping[UUID, Place], standings: Mapping[UUID, Standing], *, 
 def is_over_budget(errors: Iterable[str]) -> bool:
     """Whether any of a run's failed steps had no money, calls, tokens or time left of the run's or of its tenant's."""
     return any(error.startswith(OVER_BUDGET) and not error.startswith(OVER_OWN_BUDGET) for error in errors)
-
-
-def _is_race(place: Place) -> bool:
-    return place.join == "any" and len(place.after) > 1
 
 
 def _racers(places: Mapping[UUID, Place], join: UUID, standings: Mapping[UUID, Standing]) -> tuple[str, ...]:

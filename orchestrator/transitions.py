@@ -8,7 +8,7 @@ over before somebody claims the step: that follows from the clock, from `signals
 may be folded in any order that keeps each stream's own, because a fact touches nothing but its own stream's subject.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal, Protocol
@@ -288,6 +288,20 @@ def _settled(step: StepState, seq: int, call_id: UUID, cost_microusd: int, *, cr
 # --- what follows from a state ----------------------------------------------------------------------------------------
 
 
+class Joined(Protocol):
+    """A step that waits for others, by whatever they are called."""
+
+    @property
+    def after(self) -> Collection[object]:
+        """Those it waits for."""
+        ...
+
+    @property
+    def join(self) -> Join:
+        """Which of them."""
+        ...
+
+
 class Placed(Protocol):
     """A step as far as joins are concerned."""
 
@@ -382,6 +396,11 @@ def settle(
         if identity not in depended_on and place.parent is None
     )
     return Settlement(ready=frozenset(), skipped=frozenset(skipped), outcome="succeeded" if succeeded else "failed")
+
+
+def is_race(step: Joined) -> bool:
+    """Whether a step goes on with the first of several."""
+    return step.join == "any" and len(step.after) > 1
 
 
 def _ways_to(place: Placed, fate: Mapping[UUID, Fate], labels: Mapping[UUID, str]) -> list[Fate]:

@@ -107,7 +107,9 @@ REMARK_WORDS = 8
 MANNERS = frozenset({"timeout", "timeout_ms", "timeout_seconds", "verbose", "quiet", "debug"})
 # Of a tool to think with, what is asked for; of any other, not.
 THOUGHTS = frozenset({"reasoning", "thought", "thoughts"})
-DURATIONS = frozenset({"duration", "latency", "took", "runtime", "response", "query", "execution", "processing"})
+DURATIONS = frozenset(
+    {"duration", "latency", "took", "runtime", "response", "query", "execution", "processing"} | {"fit", "wall", "cpu"}
+)
 ALONE = frozenset({"nonce", "etag", "traceparent", "latency", "took", "jsonrpc", "via", "worker", "served"})
 
 

@@ -22,6 +22,7 @@ from chargehand.orchestrator.plan import Plan, Step, Tier, step_id
 from chargehand.orchestrator.sessions import open_session
 from chargehand.orchestrator.tables import BudgetRow, RunRow, StepRow
 from chargehand.orchestrator.tenant_counts import has_count_caps
+from chargehand.orchestrator.transitions import is_race
 from chargehand.orchestrator.views import Account
 from chargehand.workers.recollection import Recollection, newest
 
@@ -82,7 +83,7 @@ class RunReader:
             ended = views.results(session, self._run_id, [*needed, "inventory"])
             workspace = WorkspaceRef.model_validate(run.workspace) if run.workspace else None
             inventory = ended.get("inventory")
-            winners = races.winners(session, self._run_id) if any(map(races.is_race, steps)) else {}
+            winners = races.winners(session, self._run_id) if any(map(is_race, steps)) else {}
             before = {step.key: races.with_winner(step, winners).after for step in steps}
             has_agents = any(step.kind == "agent" for step in steps)
             plan, statuses = _plan(session, self._run_id) if has_agents else (None, {})

@@ -18,7 +18,7 @@ from chargehand.orchestrator.plan import PlanPatch, Step, step_id
 from chargehand.orchestrator.questions import COLLEAGUE, deadline_after
 from chargehand.orchestrator.replanning import REPLANNER, rounds_of
 from chargehand.orchestrator.tables import RunRow, SignalRow, StepRow
-from chargehand.orchestrator.transitions import STEP_ENDINGS
+from chargehand.orchestrator.transitions import STEP_ENDINGS, is_race
 
 # So many streams are read one by one sooner than all of a run.
 FEW_STREAMS = 10
@@ -161,7 +161,7 @@ def inherited_commit(session: Session, row: StepRow) -> str | None:
 def _going_on(session: Session, row: StepRow) -> Step:
     """The step, after whoever has won if it is an `any` join: its children are not kept waiting for those that lost."""
     step = Step.model_validate(row.spec)
-    return races.with_winner(step, races.winners(session, row.run)) if races.is_race(step) else step
+    return races.with_winner(step, races.winners(session, row.run)) if is_race(step) else step
 
 
 def _child(row: StepRow, end: StepFinished | None) -> Child:

@@ -8,31 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chargehand.orchestrator.breaker import Observed, Trip, normalise, watch
-from chargehand.orchestrator.facts import ToolFinished
+from tests.unit.orchestrator import told
 
 
-def call(
-    seq: int,
-    tool: str = "read_file",
-    *,
-    gave: str = "text",
-    error: str = "",
-    step: str = "a",
-    role: str = "",
-    turn: int | None = None,
-    commit: str | None = None,
-    **arguments: Any,
-) -> Observed:
-    fact = ToolFinished(
-        tool_use_id=f"t{seq}",
-        tool=tool,
-        arguments=arguments,
-        outcome="error" if error else "ok",
-        content=error or gave,
-        error_type="ToolRetry" if error else "",
-        commit=commit,
-    )
-    return Observed(step=step, seq=seq, fact=fact, role=role, turn=turn)
+def call(seq: int, tool: str = "read_file", *, gave: str = "text", role: str = "", **told_of: Any) -> Observed:
+    return told.call(seq, tool, gave, role=role, **told_of)
 
 
 def rule(*calls: Observed) -> str | None:
