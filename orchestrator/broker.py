@@ -20,6 +20,7 @@ from kombu.messaging import Producer
 from chargehand.orchestrator import transport
 from chargehand.orchestrator.canvas import Chord, Emission, Line, Link, Pack
 from chargehand.orchestrator.endpoints import redis_url
+from chargehand.orchestrator.presence import Presence
 from chargehand.orchestrator.settings import Settings, load_settings
 from chargehand.orchestrator.telemetry import meters, metrics
 
@@ -128,7 +129,7 @@ def make_app(settings: Settings, url: str) -> Celery:
         task_create_missing_queues=True,
         task_queues=[Queue(queue_name(settings, SUPERVISOR), routing_key=queue_name(settings, SUPERVISOR))],
     )
-    app.steps["consumer"].add(VisibilityHeartbeat)
+    app.steps["consumer"].update((VisibilityHeartbeat, Presence))
     return app
 
 

@@ -1,14 +1,19 @@
 """`circuits` and `switches`: what the fleet leaves alone by itself, and what people have paused for all of it."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from chargehand.orchestrator.cli.terminal import AsJson, ago, answers, one_line, plain, print_json
-from chargehand.orchestrator.errors import UserError
+from chargehand.memory import procedural
+from chargehand.orchestrator.cli.terminal import AsJson, ago, answers, notes, one_line, plain, print_json
+from chargehand.orchestrator.errors import Unavailable, UserError
 from chargehand.orchestrator.fleet import Fleet
+from chargehand.orchestrator.offers import ask_workers
+from chargehand.orchestrator.settings import load_settings
 from chargehand.orchestrator.switches import Kind
 
 Role = Annotated[str | None, typer.Option(metavar="NAME", help="Instead of a run: this role, for all tenants.")]
@@ -93,3 +98,27 @@ def flip(kind: Kind, name: str, *, pause: bool, reason: str, as_json: bool) -> N
     answers().print(
         Text(plain(line if changed or pause else f"{what} is not paused; nothing changed.")), soft_wrap=True
     )
+    if pause and kind != "all":
+        _doubt(kind, name.strip())
+
+
+def _doubt(kind: Kind, name: str) -> None:
+    """Say when nothing of this name is known here. It is paused all the same: workers elsewhere may know more."""
+    try:
+        known = set(_known(kind))
+    except (Unavailable, procedural.InvalidRole):
+        return
+    if known and name not in known:
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(known))}."
+        line = f"Nothing that is set up here has a {kind} {name!r}; {hint}"
+        notes().print(Text(plain(line), style="yellow"), soft_wrap=True)
+
+
+def _known(kind: Kind) -> Iterable[str]:
+    settings = load_settings()
+    if kind == "tool":
+        return ask_workers().tools
+    if kind == "role":
+        return procedural.load_roles(*settings.role_folders)
+    return (settings.small_model, settings.medium_model, settings.large_model, *settings.role_models.values())

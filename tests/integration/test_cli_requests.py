@@ -342,6 +342,36 @@ def test_a_run_is_watched_steered_and_proved_without_any_worker(in_process, repo
     assert json.loads(ended.stdout)["status"] == "cancelled"
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "hint"),
+    [
+        ("tool", "serach_text", "did you mean 'search_text'?"),
+        ("role", "codr", "did you mean 'coder'?"),
+        ("model", "parrot", "there are: claude-"),
+    ],
+)
+def test_a_pause_of_a_name_that_nothing_here_has_holds_and_says_so(in_process, database_url, kind, name, hint):
+    servers = {"CHARGEHAND_DATABASE_URL": database_url}
+    paused = in_process("pause", f"--{kind}", name, **servers)
+    try:
+        assert paused.returncode == 0
+        assert f"{kind.capitalize()} {name} is paused." in paused.stdout
+        assert f"has a {kind} '{name}'; {hint}" in " ".join(paused.stderr.split())
+        assert name in in_process("switches", **servers).stdout
+    finally:
+        resumed = in_process("resume", f"--{kind}", name, **servers)
+    assert "goes on" in resumed.stdout
+    assert resumed.stderr == ""
+
+
+def test_a_pause_of_a_known_name_says_nothing_more(in_process, database_url):
+    servers = {"CHARGEHAND_DATABASE_URL": database_url}
+    try:
+        assert in_process("pause", "--role", "coder", **servers).stderr == ""
+    finally:
+        in_process("resume", "--role", "coder", **servers)
+
+
 def test_logs_that_are_followed_go_on_until_the_run_has_ended(in_process, repository, database_url, redis_url):
     servers = {"CHARGEHAND_DATABASE_URL": database_url, "CHARGEHAND_REDIS_URL": redis_url}
     run_id = in_process("run", "Audit", "--workspace", str(repository), "-d", **servers).stdout.strip()

@@ -79,6 +79,8 @@ def test_a_person_finds_what_runs_and_nobody_else_reads_or_forges_anything(
         app,
         settings,
     ):
+        # Nobody has given it anything yet.
+        wait_until(lambda: workers_of(url, person) == {"audit@here": True}, 60, "Flower lists the idle worker")
         early = uuid4()
 
         def publish(run_id, step, label):
@@ -95,6 +97,7 @@ def test_a_person_finds_what_runs_and_nobody_else_reads_or_forges_anything(
         publish(run, fails, "audit/scan")
         wait_until(lambda: len(ended(tasks_of(url, person, run))) == 2, 60, "both tasks have ended in Flower")
         found = {task["name"]: task for task in tasks_of(url, person, run)}
+    wait_until(lambda: workers_of(url, person) == {"audit@here": False}, 60, "Flower has heard that the worker went")
 
     # The list: a name by pool and role, the ids of run and step, how it ended, the worker by its pool.
     assert set(found) == {"audit/triager", "audit/scan"}
@@ -157,6 +160,12 @@ def tasks_of(url, person, run):
     """The rows of Flower's list for the search that a person types."""
     search = urllib.parse.quote(f"kwargs:run_id={run}")
     return json.loads(answer_of(f"{url}{DATATABLE}&search[value]={search}", **person)[1])["data"]
+
+
+def workers_of(url, person):
+    """Whether each worker is online, in Flower's list."""
+    rows = json.loads(answer_of(f"{url}/workers?json=1", **person)[1])["data"]
+    return {row["hostname"]: row["status"] for row in rows}
 
 
 def ended(rows):
