@@ -300,7 +300,7 @@ def _are_a_list(near: Sequence[Observed]) -> bool:
 
 def _are_drawn(near: Sequence[Observed]) -> bool:
     """Whether objects are asked after by their numbers, and not page after page."""
-    numbers = [tuple(int(number) for number in re.findall(r"\d+", call.asked)) for call in near]
+    numbers = [tuple(float(number) for number in re.findall(r"\d+", call.asked)) for call in near]
     return is_a_series(near) and numbers not in (sorted(numbers), sorted(numbers, reverse=True))
 
 

@@ -21,7 +21,7 @@ TOOLS = frozenset(
 )
 PREFIXES = ("transfer_to_", "handoff_to_", "hand_off_to_", "delegate_to_")
 TARGETS = ("to", "to_agent", "agent", "agent_name", "role", "target", "recipient", "assignee", "coworker")
-_ADDRESS = re.compile(r"(?<![\w.])@([\w-]+)|([\w-]+)@[\w-]+\.")
+_ADDRESS = re.compile(r"(?<![\w.])@([\w-]+)|(?<![\w-])([\w-]+)@[\w-]+\.")
 _GIVEN_TO = re.compile(r"(?:^|_)to_(\w+)$")
 # Of these, each hears what the other has just said.
 TWO = 2
@@ -188,7 +188,7 @@ def _told(call: Observed) -> frozenset[str]:
 def _hand_off(index: int, call: Observed, parties: set[str]) -> HandOff | None:
     if call.failed:
         return None
-    arguments, name, giver = call.fact.arguments, call.tool.casefold(), call.role or call.step
+    arguments, name, giver = call.arguments, call.tool.casefold(), call.role or call.step
     prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)
     taker: object = None
     by_name = True

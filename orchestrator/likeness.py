@@ -1,21 +1,23 @@
 """When two calls ask the same and two results say the same, whatever changes by itself set aside; pure."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from hashlib import blake2b
 from typing import Literal, NamedTuple
 
 from pydantic import JsonValue
 
 from chargehand.orchestrator.volatile import CLOCK, NUMBER, OPAQUE, POD, SPAN, words
-from chargehand.orchestrator.wrappings import MOST_JSON, without_notes_on_itself
+from chargehand.orchestrator.wrappings import MOST_JSON, structure_of, without_notes_on_itself
 
 # Where a result says what changes by itself: a program tells what it is first, and how long it took last. What lies
 # between is compared as it stands, because expressions over a long text take longer than all the rest of a look.
 HEAD_CHARACTERS = 400
 TAIL_CHARACTERS = 200
+# Of a longer text only its ends are read.
+MOST_OF_AN_END = MOST_JSON // 2
 # Enough of an argument to see whether two are alike; a file's whole text may be one.
 COMPARED_WORDS = 120
 # Two words with the same stem: repository and repos, users1 and users2.
@@ -115,7 +117,7 @@ _POSITION = re.compile(
     r"(?<=\w:)\d+(?::\d+)?(?![\w.])|\b(?:line|lines|at|ln) (?P<line>\d+)\b|^\s*\d+(?= ?\|)", re.I | re.M
 )
 # Of a long text's middle, what changes by itself beyond doubt; quick, because such a text may be a whole file.
-_VOLATILE_IN_THE_MIDDLE = re.compile(r"0x[0-9a-f]{4,}|\d\d:\d\d:\d\d(?:[.,]\d+)?|/tmp/[\w./-]+|\d+\.\d+ ?m?s\b")
+_VOLATILE_IN_THE_MIDDLE = re.compile(r"0x[0-9a-f]{4,}|\d\d:\d\d:\d\d(?:[.,]\d+)?|/tmp/[\w./-]+|(?<!\d)\d+\.\d+ ?m?s\b")
 _WITH_DIGITS = re.compile(r"(?<!\S)[^\s\d]*\d\S*")
 _IDENTITY = re.compile(
     OPAQUE
@@ -144,22 +146,27 @@ _BETWEEN_OBJECTS = re.compile(r"(?<=\[)(?=\{)|(?<=\}), ?(?=\{)|(?<=\})(?=\])")
 # Short names in one line, one after the other.
 _IN_A_LINE = re.compile(r"(?<![\w.#-])(?:[\w.#-]+, ){3,}[\w.#-]+")
 DIGITS = "0123456789"
+# A tool behind another gets its arguments as a text of that one's.
+MOST_TEXTS = 2
 
 
-def normalise(arguments: JsonValue) -> JsonValue:
-    """Arguments without what does not change their meaning: key order, white space, the spelling of numbers."""
+def normalise(arguments: JsonValue, *, texts: int = MOST_TEXTS) -> JsonValue:
+    """Arguments without what does not change their meaning: key order, white space, the spelling of numbers.
+
+    `texts`: how many texts within each other are taken for the JSON that they are.
+    """
     if isinstance(arguments, dict):
-        return {key.strip(): normalise(arguments[key]) for key in sorted(arguments)}
+        return {key.strip(): normalise(arguments[key], texts=texts) for key in sorted(arguments)}
     if isinstance(arguments, list):
-        return [normalise(item) for item in arguments]
+        return [normalise(item, texts=texts) for item in arguments]
     if isinstance(arguments, bool) or arguments is None:
         return arguments
     if isinstance(arguments, int | float):
         return _number(arguments)
     text = " ".join(arguments.split())
-    if text[:1] in ("{", "[") and len(text) <= MOST_JSON:
+    if text[:1] in ("{", "[") and texts:
         try:
-            return normalise(json.loads(text))
+            return normalise(structure_of(text), texts=texts - 1)
         except ValueError:
             return text
     # Only plain decimal numbers: "1e5" or "0x10" may be names, and leading zeros mean something in an id.
@@ -249,6 +256,21 @@ def settle_failure(text: str) -> Settled:
     lines = said.splitlines()
     said = "\n".join(sorted(lines if middle else (" ".join(line.split()) for line in lines)))
     return Settled(said, figures, tuple(positions))
+
+
+def abridged(text: str, *, by_numbers: bool = True) -> str:
+    """The text; of a long one its ends, and between them a word that is another one when other lines stand there.
+
+    Expressions over a long text take longer than a lease allows. `by_numbers`: whether other numbers are another.
+    """
+    head, middle, tail = parts(text, MOST_OF_AN_END, MOST_OF_AN_END)
+    if not middle:
+        return text
+    settled = _VOLATILE_IN_THE_MIDDLE.sub("~", middle)
+    lines = sorted((settled if by_numbers else _WITH_DIGITS.sub("#", settled)).splitlines())
+    digest = blake2b("\n".join(lines).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    # A name with digits in it is taken for one that a machine made, which it is, and passed over.
+    return f"{head}\n{digest.translate(_LETTERS_FOR_DIGITS)}\n{tail}"
 
 
 def without_identity(text: str) -> str:

@@ -11,7 +11,9 @@ from pydantic import JsonValue
 from chargehand.orchestrator.columns import Columns, columns
 from chargehand.orchestrator.facts import ToolFinished
 from chargehand.orchestrator.likeness import (
+    MOST_OF_AN_END,
     Settled,
+    abridged,
     leaves,
     normalise,
     settle,
@@ -86,11 +88,20 @@ class Observed:
 
     @cached_property
     def _unwrapped(self) -> tuple[str, bool]:
-        return unwrap(self.fact.content)
+        return unwrap(abridged(self.fact.content))
+
+    @property
+    def _is_long(self) -> bool:
+        return len(self.fact.content) > 2 * MOST_OF_AN_END
+
+    @cached_property
+    def arguments(self) -> dict[str, JsonValue]:
+        """What was asked, but for what stands in the middle of long texts."""
+        return {key: _abridged(value) for key, value in self.fact.arguments.items()}
 
     @cached_property
     def _arguments(self) -> JsonValue:
-        return normalise(without_remarks(self.fact.arguments))
+        return normalise(without_remarks(self.arguments))
 
     @cached_property
     def values(self) -> tuple[JsonValue, ...]:
@@ -257,7 +268,7 @@ class Observed:
     @cached_property
     def message_words(self) -> frozenset[str]:
         """The words of the call without identifiers, and with its reason, which may be all that it says."""
-        texts = (without_opaque(str(value)) for value in leaves(normalise(without_thoughts(self.fact.arguments))))
+        texts = (without_opaque(str(value)) for value in leaves(normalise(without_thoughts(self.arguments))))
         return frozenset(words(self.tool)).union(*map(words, texts))
 
     @cached_property
@@ -286,7 +297,16 @@ class Observed:
 
     @cached_property
     def _failure(self) -> Settled:
-        return settle_failure(self.said)
+        # A number in the middle of a long failure, the way to it, tells nothing.
+        return settle_failure(unwrap(abridged(self.fact.content, by_numbers=False))[0] if self._is_long else self.said)
+
+
+def _abridged(value: JsonValue) -> JsonValue:
+    if isinstance(value, dict):
+        return {key: _abridged(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_abridged(inner) for inner in value]
+    return abridged(value) if isinstance(value, str) else value
 
 
 def _named(name: str, value: JsonValue) -> Iterator[tuple[str, JsonValue]]:

@@ -9,6 +9,7 @@ from chargehand.orchestrator.likeness import HEAD_CHARACTERS, parts
 END_CHARACTERS = 200
 # An acknowledgement is short; a text that merely contains "done" is none.
 SHORT_WORDS = 12
+SHORT_CHARACTERS = 2_000
 
 Tone = Literal["failure", "nothing", "success", "plain"]
 
@@ -160,10 +161,11 @@ def tone(text: str) -> Tone:
     said = text.strip()
     if not said:
         return "success"
-    if len(said.split(maxsplit=SHORT_WORDS)) <= SHORT_WORDS and _SHORT_FAILURE.search(_NO_FAILURE.sub("", said)):
+    beginning = said[:SHORT_CHARACTERS].split(maxsplit=SHORT_WORDS)
+    is_short = len(beginning) <= SHORT_WORDS and len(said) <= SHORT_CHARACTERS
+    if is_short and _SHORT_FAILURE.search(_NO_FAILURE.sub("", said)):
         return "failure"
-    beginning = said.split(maxsplit=SHORT_WORDS)
-    if len(beginning) > SHORT_WORDS:
+    if not is_short:
         if _LONG_SUCCESS.search(" ".join(beginning[:SHORT_WORDS])):
             return "success"
         return "success" if _ALL_PASSED.search(_ends(said)) else "plain"

@@ -44,7 +44,7 @@ MADE_CHARACTERS = 10
 _CLOCK_ANYWHERE = re.compile(CLOCK, re.IGNORECASE)
 # A part of a whole, which moves while something is being done: a percentage, or so many of so many.
 _SHARE = re.compile(
-    rf"{NUMBER} ?%|\b\d+ ?(?:/|of) ?\d+\b|\b\d+, \"(?:of|total)\": ?\d+\b"
+    rf"(?<!\d){NUMBER} ?%|\b\d+ ?(?:/|of) ?\d+\b|\b\d+, \"(?:of|total)\": ?\d+\b"
     rf"|(?:percent\w*|pct|progress)[\"'\s:=]{{1,4}}{NUMBER}",
     re.IGNORECASE,
 )
@@ -55,7 +55,9 @@ _AGO = re.compile(
     re.IGNORECASE,
 )
 UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-_TEMPORARY = re.compile(r"(/tmp/[\w./-]*?)(?<![a-z0-9])(?=[a-z]*\d)(?=\d*[a-z])[a-z0-9]{6,}(?![a-z0-9])", re.IGNORECASE)
+_TEMPORARY = re.compile(
+    r"(/tmp/[\w./-]{0,120}?)(?<![a-z0-9])(?=[a-z]*\d)(?=\d*[a-z])[a-z0-9]{6,}(?![a-z0-9])", re.IGNORECASE
+)
 _OPAQUE_ANYWHERE = re.compile(
     rf"\b[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}\b|{OPAQUE}|{CLOCK}", re.IGNORECASE
 )

@@ -2,9 +2,11 @@
 
 import json
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 
 from pydantic import JsonValue
+from pydantic_core import from_json
 
 # Colours and cursor movements of a terminal.
 _TERMINAL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -60,6 +62,8 @@ NOTES = frozenset({"meta", "ts", "timestamp", "time", "type"})
 # Of a structured answer: a few words may stand before it; a larger one is data, and compared as it stands.
 MOST_PROLOGUE = 40
 MOST_JSON = 8_000
+# Nested deeper it is not walked through: each level takes places on the stack, which has a thousand.
+MOST_LEVELS = 50
 _NAME_PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 TIMES = frozenset({"time", "at", "timestamp", "ts", "date", "now", "of", "clock"})
 OF_THE_ANSWER = frozenset(
@@ -137,17 +141,35 @@ def unwrap(text: str) -> tuple[str, bool]:
         text = text[:-LAST_LINE] + _ENDED_WELL.sub("", last, count=1)
     if text.endswith("]") or text.endswith("]\n"):
         text = text[:-LAST_PATH] + _RUN_IN.sub("", text[-LAST_PATH:], count=1)
-    left = _CAME_BY.sub("", text, count=1)
+    left = text[:-LAST_PATH] + _CAME_BY.sub("", text[-LAST_PATH:], count=1)
     # A number in brackets may be an answer, unless somebody has added how it came.
     text = "" if left != text and _SAID_BY_ALONE.fullmatch(left) else _SAID_BY.sub("", left, count=1)
     return "" if _EMPTY.fullmatch(text) else text, failed
 
 
-def _open(text: str) -> tuple[str, bool] | None:
+def structure_of(text: str) -> JsonValue:
+    """The value that is written in the text; raises `ValueError` for what is no JSON, long, or nested deeply."""
     if len(text) > MOST_JSON:
-        return None
+        raise ValueError(f"{len(text):,} characters are not taken apart, at most {MOST_JSON:,} are.")
+    # Unlike `json` it ends of itself where the stack would.
+    value: JsonValue = from_json(text)
+    level = [value]
+    for _ in range(MOST_LEVELS):
+        level = [inner for outer in level for inner in _inner(outer)]
+        if not level:
+            return value
+    raise ValueError(f"It is nested more than {MOST_LEVELS} levels deep.")
+
+
+def _inner(value: JsonValue) -> Iterable[JsonValue]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _open(text: str) -> tuple[str, bool] | None:
     try:
-        value = json.loads(text)
+        value = structure_of(text)
     except ValueError:
         return None
     if isinstance(value, dict) and "jsonrpc" in value:
@@ -239,10 +261,10 @@ def _is_a_remark(key: str, value: JsonValue) -> bool:
 def without_notes_on_itself(text: str) -> str:
     """The text; of JSON, wherever it begins, without what the service says of the answer itself."""
     start = min((place for place in (text.find("{"), text.find("[")) if place >= 0), default=-1)
-    if not 0 <= start <= MOST_PROLOGUE or len(text) > MOST_JSON:
+    if not 0 <= start <= MOST_PROLOGUE:
         return text
     try:
-        value = json.loads(text[start:])
+        value = structure_of(text[start:])
     except ValueError:
         return text
     # Half of the numbers of an array are no structure.

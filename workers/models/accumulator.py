@@ -78,7 +78,7 @@ class Accumulator:
         elif text.strip():
             try:
                 block["input"] = json.loads(text)
-            except ValueError:
+            except (ValueError, RecursionError):
                 self._broken.add(index)
         elif kind == "tool_use":
             block.setdefault("input", {})

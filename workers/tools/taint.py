@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pydantic import JsonValue
 
 _FRAME = "tool_output"
-_TAGS = re.compile(rf"<(?=\s*/?\s*{_FRAME})", re.IGNORECASE)
+# Possessive: a result may be a bracket and 30 kB of blanks, over which an expression would go back for seconds.
+_TAGS = re.compile(rf"<(?=\s*+(?:/\s*+)?{_FRAME})", re.IGNORECASE)
 _OPENING = re.compile(rf"\A<{_FRAME} tool=\"[^\"\n]*\">\n")
 _CLOSING = f"\n</{_FRAME}>"
 
@@ -44,4 +45,4 @@ def unfence(shown: str) -> str:
 def inert(text: str, tags: Sequence[str]) -> str:
     """The text with every tag of these names disarmed, whoever wrote it."""
     names = "|".join(re.escape(tag) for tag in tags)
-    return re.sub(rf"<(?=\s*/?\s*(?:{names})\b)", "&lt;", text, flags=re.IGNORECASE)
+    return re.sub(rf"<(?=\s*+(?:/\s*+)?(?:{names})\b)", "&lt;", text, flags=re.IGNORECASE)

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -375,6 +376,14 @@ def test_content_cannot_close_or_open_the_frame(hostile: str) -> None:
     assert shown.lower().count("<tool_output") == 1
     assert shown.lower().count("</tool_output") == 1
     assert shown.endswith("\n</tool_output>")
+
+
+def test_a_bracket_before_a_hundred_thousand_blanks_is_framed_in_no_time() -> None:
+    began = time.thread_time()
+    fence("run", "<" + " " * 100_000)
+    inert("<" + " " * 100_000, ("goal",))
+
+    assert time.thread_time() - began < 1
 
 
 def test_json_stays_json_and_cannot_close_a_tag() -> None:
