@@ -11,6 +11,10 @@ BENCH_STAMP := $(BENCH_VENV)/.set-up
 # Two cores are what a laptop or a CI runner surely has, and about half of the time is waited: for a lease to expire, for
 # processes to come back, for the disk. A file's tests share services, so a file stays on one.
 TEST_WORKERS ?= 4
+# Bytecode is kept even where the environment forbids it (tests/conftest.py says how long): the tests start hundreds of
+# processes, and asserts are rewritten by each that finds none. compileall follows no links, so not `chargehand`.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
+COMPILED := $(BIN)/python -m compileall -q orchestrator workers memory migrations benchmarks tests/chaos
 SEED ?= 1
 # Of `make chaos`: short or long; STEPS, FAULTS, KILLS and MOST_SECONDS change single things of it.
 SIZE ?= short
@@ -52,14 +56,17 @@ up: setup ## Start databases, supervisor, pools and Flower until Ctrl-C
 	@$(BIN)/chargehand up
 
 test: setup ## Run the tests (TEST_WORKERS=4 processes; ARGS="-k words" for some)
-	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder -m "not long and not browser" $(ARGS)
+	@$(COMPILED)
+	@$(PYTEST) -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder -m "not long and not browser" $(ARGS)
 
 test-browser: setup ## Run the tests of the pages in Debian's chromium; screenshots go to build/screenshots
 	@command -v chromium >/dev/null || { echo "The pages are tested in a browser; on Debian: apt-get install chromium" >&2; exit 1; }
-	@$(BIN)/python -m pytest -n 0 -m browser tests/system/test_browser.py tests/integration/test_bench_slice.py $(ARGS)
+	@$(COMPILED)
+	@$(PYTEST) -n 0 -m browser tests/system/test_browser.py tests/integration/test_bench_slice.py $(ARGS)
 
 test-long: setup ## Run the tests that kill, race and measure for long; CI runs them after the others
-	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder -m long $(ARGS)
+	@$(COMPILED)
+	@$(PYTEST) -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder -m long $(ARGS)
 
 live: setup ## Ask the real server of your key or base URL a few small questions (costs about a cent)
 	@PYTHONPATH=tests $(BIN)/python -m live

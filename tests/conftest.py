@@ -4,9 +4,10 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -30,6 +31,30 @@ PATIENCE_SECONDS = 60.0
 hypothesis.settings.register_profile("chargehand", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=1_000, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "chargehand"))
+
+
+# Rewriting the asserts of all files takes a process ten seconds: what one has rewritten is kept for the others, and for
+# the next time, whatever the environment says. What a test starts keeps nothing: a module that is written anew within
+# the same second, and is as long as before, would be taken for the old one.
+sys.dont_write_bytecode = False
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Let one process at a time import a file of tests: all begin at once, and each would rewrite the same asserts."""
+    if not isinstance(collector, pytest.Module):
+        return (yield)
+    with collector.path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return (yield)
+
+
+def pytest_collection_finish() -> None:
+    """From now on modules are imported that tests have written, see above."""
+    sys.dont_write_bytecode = True
 
 
 # The last fifth of the files belongs to the quick ones, so that no process ends long after the others.
