@@ -213,6 +213,9 @@ def _become(asked: Mapping[str, Any]) -> NoReturn:
     os.environ.update(asked["environment"])
     if asked["cwd"]:
         os.chdir(asked["cwd"])
+    # Python has read the variable when the forge began.
+    folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[1:1] = [folder for folder in folders if folder and folder not in sys.path]
     sys.argv = [asked["module"], *asked["arguments"]]
     runpy.run_module(asked["module"], run_name="__main__", alter_sys=True)
     raise SystemExit(0)

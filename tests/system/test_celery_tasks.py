@@ -58,7 +58,7 @@ class WithRules(Fleet):
 def laptop(home: Path) -> Iterator[Machine]:
     with (
         mock.patch.object(chaos_machine, "environment", with_the_examples),
-        machine(home, WithRules(call_seconds=0.0, pools=("research",), twins=("supervisor",))) as up,
+        machine(home, WithRules(call_seconds=0.0, pools=("research",), twins=("supervisor",), forged=True)) as up,
     ):
         yield up
 

@@ -43,7 +43,7 @@ def with_the_examples(ledger: Ledger) -> dict[str, str]:
 def laptop(home: Path) -> Iterator[Machine]:
     with (
         mock.patch.object(chaos_machine, "environment", with_the_examples),
-        machine(home, Fleet(call_seconds=0.0)) as up,
+        machine(home, Fleet(call_seconds=0.0, forged=True)) as up,
     ):
         yield up
 

@@ -17,7 +17,7 @@ HEADS = {f"a{i}" for i in LINES}
 
 @pytest.fixture(scope="module")
 def fleet():
-    return Fleet(twins=("supervisor",))
+    return Fleet(twins=("supervisor",), forged=True)
 
 
 @pytest.fixture(autouse=True)
