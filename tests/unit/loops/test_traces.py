@@ -3,6 +3,7 @@
 import random
 import re
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from benchmarks.breaker import (
     SETS,
     TRACES,
     Trace,
+    Verdict,
     count,
     disguised,
     judge,
@@ -46,6 +48,18 @@ SHORT_OF_IT = {
 }
 
 
+@cache
+def traces(name: str) -> tuple[Trace, ...]:
+    """The traces of a set, read once: they know what was read in their calls."""
+    return tuple(load(name))
+
+
+@cache
+def verdicts(name: str) -> tuple[Verdict, ...]:
+    """What the detectors make of each of a set's traces, in their order."""
+    return tuple(judge(trace) for trace in traces(name))
+
+
 def test_the_traces_are_those_that_their_seeds_make() -> None:
     made = generator.sets()
 
@@ -55,12 +69,12 @@ def test_the_traces_are_those_that_their_seeds_make() -> None:
 
 
 def test_there_are_enough_of_every_kind_and_about_half_of_them_are_work() -> None:
-    traces = [trace for name in SETS for trace in load(name)]
+    every = [trace for name in SETS for trace in traces(name)]
 
-    assert len(traces) >= 300
-    assert sum(trace.first is None for trace in traces) >= 0.48 * len(traces)
-    assert {trace.kind for trace in traces} == KINDS
-    for trace in traces:
+    assert len(every) >= 300
+    assert sum(trace.first is None for trace in every) >= 0.48 * len(every)
+    assert {trace.kind for trace in every} == KINDS
+    for trace in every:
         if trace.first is not None:
             assert trace.at is not None
             assert trace.first < trace.at < len(trace.calls)
@@ -68,7 +82,7 @@ def test_there_are_enough_of_every_kind_and_about_half_of_them_are_work() -> Non
 
 def test_loops_that_were_made_go_on_for_longer_than_may_be_wasted() -> None:
     for name in SETS:
-        for trace in load(name):
+        for trace in traces(name):
             if name not in KEPT and trace.at is not None:
                 assert trace.at < len(trace.calls) - MOST_WASTED
 
@@ -77,7 +91,7 @@ def test_loops_that_were_made_go_on_for_longer_than_may_be_wasted() -> None:
     "name", ["tuned", "held_out", "unseen", "probed", "reported", "sealed", "wide", "staged", "lists", "field"]
 )
 def test_loops_are_found_in_time_and_work_is_left_alone(name: str) -> None:
-    score = count([judge(trace) for trace in load(name)])
+    score = count(verdicts(name))
 
     assert score.recall >= LEAST_RECALL
     assert score.false_trip_rate <= MOST_FALSE_TRIPS
@@ -86,7 +100,7 @@ def test_loops_are_found_in_time_and_work_is_left_alone(name: str) -> None:
 
 @pytest.mark.parametrize("name", SHORT_OF_IT)
 def test_where_the_promise_is_not_kept_as_much_is_found_as_is_written_down(name: str) -> None:
-    score = count([judge(trace) for trace in load(name)])
+    score = count(verdicts(name))
     least_recall, most_false = SHORT_OF_IT[name]
 
     assert score.recall >= least_recall
@@ -94,17 +108,17 @@ def test_where_the_promise_is_not_kept_as_much_is_found_as_is_written_down(name:
 
 
 def test_of_the_transcripts_only_what_is_known_is_mistaken() -> None:
-    verdicts = [judge(trace) for trace in load("designed")]
+    designed = verdicts("designed")
 
-    assert all(verdict.found for verdict in verdicts if verdict.trace.first is not None)
-    assert [verdict.trace.family for verdict in verdicts if verdict.false] == list(MISTAKEN)
-    assert all(verdict.wasted <= MOST_WASTED for verdict in verdicts)
+    assert all(verdict.found for verdict in designed if verdict.trace.first is not None)
+    assert [verdict.trace.family for verdict in designed if verdict.false] == list(MISTAKEN)
+    assert all(verdict.wasted <= MOST_WASTED for verdict in designed)
 
 
 @pytest.mark.parametrize("disguise", DISGUISES)
 def test_what_a_call_and_its_result_are_sent_in_does_not_matter(disguise: str) -> None:
     """The tuned traces are worth the same in an envelope, in colours, with remarks on the call."""
-    score = count([judge(disguised(trace, disguise)) for trace in load("tuned")])
+    score = count([judge(disguised(trace, disguise)) for trace in traces("tuned")])
 
     assert score.recall >= LEAST_RECALL
     assert score.false_trip_rate <= MOST_FALSE_TRIPS
@@ -114,24 +128,24 @@ def test_what_a_call_and_its_result_are_sent_in_does_not_matter(disguise: str) -
 def test_the_names_of_tools_and_arguments_do_not_matter() -> None:
     """But for names that say that a value is about the call, as `display` does of a call that was reported."""
     for name in ("tuned", "held_out", "unseen"):
-        for trace in load(name):
+        for verdict in verdicts(name):
+            trace = verdict.trace
             if trace.kind != "ping_pong" and not any(call.is_wait or _hands_over(call) for call in trace.calls):
-                assert _said(_renamed(trace)) == _said(trace), trace.name
+                assert _said(judge(_renamed(trace))) == _said(verdict), trace.name
 
 
 def test_calls_of_other_agents_in_between_do_not_matter() -> None:
     for name in ("tuned", "held_out", "unseen"):
-        for trace in load(name):
+        for alone in verdicts(name):
+            trace = alone.trace
             if len({call.step for call in trace.calls}) == 1:
                 crowd, places = _crowded(trace)
                 trips = (watch(crowd[: place + 1]) for place in places)
                 index, trip = next(((i, trip) for i, trip in enumerate(trips) if trip is not None), (-1, None))
-                alone = judge(trace)
                 assert (index, trip and trip.rule) == (alone.index, alone.trip and alone.trip.rule), trace.name
 
 
-def _said(trace: Trace) -> tuple[str | None, int]:
-    verdict = judge(trace)
+def _said(verdict: Verdict) -> tuple[str | None, int]:
     return verdict.trip.rule if verdict.trip else None, verdict.index
 
 
