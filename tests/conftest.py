@@ -151,6 +151,13 @@ def copy_cluster(source: Path, target: Path) -> None:
     building.rename(target)
 
 
+@pytest.fixture
+def used_home(laptop_home: Path, migrated_cluster: Path) -> Path:
+    """A home as it is when everything was up once: making its Postgres costs more than most tests do with it."""
+    copy_cluster(migrated_cluster, laptop_home / "postgres")
+    return laptop_home
+
+
 @pytest.fixture(scope="session")
 def postgres(_session_home: Path) -> Iterator[Postgres]:
     """The embedded Postgres of this test process. Tests that stop it start one of their own in `laptop_home`."""

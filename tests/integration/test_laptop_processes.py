@@ -125,11 +125,11 @@ def start_program(home):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_no_process_of_an_up_outlives_it_whatever_ends_it(laptop_home, wait_until, number):
-    program, pids = start_program(laptop_home)
+def test_no_process_of_an_up_outlives_it_whatever_ends_it(used_home, wait_until, number):
+    program, pids = start_program(used_home)
     try:
         assert len(pids) == 4
-        assert running_laptop(laptop_home).pid == program.pid
+        assert running_laptop(used_home).pid == program.pid
         program.send_signal(number)
         program.wait(timeout=60)
     finally:
@@ -138,19 +138,19 @@ def test_no_process_of_an_up_outlives_it_whatever_ends_it(laptop_home, wait_unti
         program.wait()
         program.stdout.close()
     wait_until(lambda: not any(alive(pid) for pid in pids), 60, "an orphan remains")
-    assert running_laptop(laptop_home) is None
+    assert running_laptop(used_home) is None
 
 
-def test_a_second_up_in_one_home_is_refused_and_the_first_goes_on(laptop_home):
-    program, pids = start_program(laptop_home)
+def test_a_second_up_in_one_home_is_refused_and_the_first_goes_on(used_home):
+    program, pids = start_program(used_home)
     try:
         with (
-            pytest.raises(UserError, match=rf"already up in {laptop_home} \(pid {program.pid}\)"),
-            up(Settings(home=laptop_home), migrate=lambda url: None, progress=lambda line: None),
+            pytest.raises(UserError, match=rf"already up in {used_home} \(pid {program.pid}\)"),
+            up(Settings(home=used_home), migrate=lambda url: None, progress=lambda line: None),
         ):
             pass
         assert all(alive(pid) for pid in pids)
-        assert running_laptop(laptop_home) is not None
+        assert running_laptop(used_home) is not None
     finally:
         program.terminate()
         program.wait()
@@ -171,8 +171,8 @@ def test_up_uses_the_servers_that_the_settings_name_and_starts_none(laptop_home,
     assert valkey.is_running
 
 
-def test_a_valkey_that_is_killed_under_an_up_comes_back_empty_where_it_was(laptop_home, said, wait_until):
-    settings = Settings(home=laptop_home, database_url="", redis_url="")
+def test_a_valkey_that_is_killed_under_an_up_comes_back_empty_where_it_was(used_home, said, wait_until):
+    settings = Settings(home=used_home, database_url="", redis_url="")
     with up(settings, migrate=lambda url: None, progress=said.append, specs=lambda *_, **__: ()) as laptop:
         before = laptop.state
         os.kill(before.pids["valkey"], signal.SIGKILL)
@@ -181,17 +181,17 @@ def test_a_valkey_that_is_killed_under_an_up_comes_back_empty_where_it_was(lapto
 
         with redis.Redis.from_url(before.endpoints.redis_url) as client:
             assert client.dbsize() == 0
-        wait_until(lambda: running_laptop(laptop_home).pids["valkey"] != before.pids["valkey"])
+        wait_until(lambda: running_laptop(used_home).pids["valkey"] != before.pids["valkey"])
 
 
-def test_nothing_is_left_when_the_migration_fails(laptop_home):
+def test_nothing_is_left_when_the_migration_fails(used_home):
     pids = []
 
     def fail(url):
-        pids.extend(child.pid for child in psutil.Process().children() if str(laptop_home) in " ".join(child.cmdline()))
+        pids.extend(child.pid for child in psutil.Process().children() if str(used_home) in " ".join(child.cmdline()))
         raise Unavailable("no")
 
-    settings = Settings(home=laptop_home, database_url="", redis_url="")
+    settings = Settings(home=used_home, database_url="", redis_url="")
     with (
         pytest.raises(Unavailable, match="no"),
         up(settings, migrate=fail, progress=lambda line: None, specs=lambda *_, **__: ()),
@@ -199,4 +199,4 @@ def test_nothing_is_left_when_the_migration_fails(laptop_home):
         pass
     assert pids
     assert not any(alive(pid) for pid in pids)
-    assert running_laptop(laptop_home) is None
+    assert running_laptop(used_home) is None

@@ -38,8 +38,8 @@ def test_postgres_does_not_run_as_root_and_listens_on_no_port(postgres):
 
 
 @pytest.mark.parametrize("how", ["fast", "immediate", "kill"])
-def test_committed_rows_survive_every_way_to_end_postgres(laptop_home, how):
-    server = Postgres.start(laptop_home)
+def test_committed_rows_survive_every_way_to_end_postgres(used_home, how):
+    server = Postgres.start(used_home)
     try:
         with psycopg.connect(server.url) as connection:
             connection.execute("CREATE TABLE kept (value int)")
@@ -55,8 +55,8 @@ def test_committed_rows_survive_every_way_to_end_postgres(laptop_home, how):
         server.stop("immediate")
 
 
-def test_a_postgres_that_was_stopped_on_purpose_stays_down_and_one_that_died_is_revived(laptop_home, wait_until):
-    server = Postgres.start(laptop_home)
+def test_a_postgres_that_was_stopped_on_purpose_stays_down_and_one_that_died_is_revived(used_home, wait_until):
+    server = Postgres.start(used_home)
     try:
         os.kill(server.pid, signal.SIGKILL)
         wait_until(lambda: not server.is_running)
@@ -68,23 +68,23 @@ def test_a_postgres_that_was_stopped_on_purpose_stays_down_and_one_that_died_is_
         server.stop("immediate")
 
 
-def test_a_stale_pid_file_of_a_program_that_now_has_that_pid_is_removed(laptop_home):
-    server = Postgres.start(laptop_home)
+def test_a_stale_pid_file_of_a_program_that_now_has_that_pid_is_removed(used_home):
+    server = Postgres.start(used_home)
     server.stop()
-    pid_file = (laptop_home / "postgres" / "data" / "postmaster.pid").resolve()
+    pid_file = (used_home / "postgres" / "data" / "postmaster.pid").resolve()
     pid_file.write_text(f"{os.getpid()}\n{pid_file.parent}\n0\n5432\n\n\n\nready\n")
 
-    server = Postgres.start(laptop_home)
+    server = Postgres.start(used_home)
 
     server.stop("immediate")
 
 
-def test_a_second_postgres_in_one_home_names_the_first(laptop_home, monkeypatch):
-    server = Postgres.start(laptop_home)
+def test_a_second_postgres_in_one_home_names_the_first(used_home, monkeypatch):
+    server = Postgres.start(used_home)
     try:
         monkeypatch.setattr("chargehand.orchestrator.laptop.postgres.LEFTOVER_TIMEOUT_SECONDS", 0.2)
         with pytest.raises(Unavailable, match=rf"\(pid {server.pid}\) already runs on .*kill -INT {server.pid}"):
-            Postgres.start(laptop_home)
+            Postgres.start(used_home)
         assert server.is_running
     finally:
         server.stop("immediate")
@@ -213,9 +213,9 @@ time.sleep(600)
 """
 
 
-def test_servers_outlive_the_thread_that_asked_and_end_with_the_process_even_by_sigkill(laptop_home, wait_until):
+def test_servers_outlive_the_thread_that_asked_and_end_with_the_process_even_by_sigkill(used_home, wait_until):
     parent = subprocess.Popen(
-        [sys.executable, "-c", STARTER, str(laptop_home)], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent
+        [sys.executable, "-c", STARTER, str(used_home)], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent
     )
     try:
         pids = [int(pid) for pid in parent.stdout.readline().split()]
@@ -228,5 +228,5 @@ def test_servers_outlive_the_thread_that_asked_and_end_with_the_process_even_by_
     wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids), LEFTOVER_TIMEOUT_SECONDS, "an orphan remains")
 
     # The next start waits for the old server's shutdown instead of failing on it.
-    server = Postgres.start(laptop_home)
+    server = Postgres.start(used_home)
     server.stop("immediate")
