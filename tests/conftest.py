@@ -18,6 +18,7 @@ import psycopg
 import pytest
 import redis
 
+from chargehand.orchestrator.laptop.postgres import DATABASE
 from chargehand.orchestrator.laptop.services import Postgres, Valkey
 from chargehand.orchestrator.settings import load_settings
 
@@ -159,8 +160,9 @@ def used_home(laptop_home: Path, migrated_cluster: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres(_session_home: Path) -> Iterator[Postgres]:
+def postgres(_session_home: Path, migrated_cluster: Path) -> Iterator[Postgres]:
     """The embedded Postgres of this test process. Tests that stop it start one of their own in `laptop_home`."""
+    copy_cluster(migrated_cluster, _session_home / "postgres")
     server = Postgres.start(_session_home)
     yield server
     # Nothing in it is needed again.
@@ -179,12 +181,12 @@ def valkey(_session_home: Path) -> Iterator[Valkey]:
 def _database(postgres: Postgres, template: str = "template1") -> Iterator[str]:
     """The name of a database that goes when the block ends."""
     name = f"test_{uuid4().hex[:12]}"
-    with psycopg.connect(postgres.url, autocommit=True) as connection:
+    with psycopg.connect(postgres.url_of("postgres"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         # Whoever kills the server has one of their own: here nothing is lost by not waiting for the disk.
         connection.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
     yield name
-    with psycopg.connect(postgres.url, autocommit=True) as connection:
+    with psycopg.connect(postgres.url_of("postgres"), autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
@@ -197,11 +199,8 @@ def empty_database_url(postgres: Postgres) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def _migrated(postgres: Postgres) -> Iterator[str]:
-    """A database with the current schema, to be copied; nobody else connects to it."""
-    from chargehand.orchestrator.schema import migrate
-
-    with _database(postgres) as name:
-        migrate(postgres.url_of(name))
+    """A database with the current schema, to be copied; nobody else connects to it, as they may to the one it is of."""
+    with _database(postgres, template=DATABASE) as name:
         yield name
 
 
