@@ -1,6 +1,7 @@
 """Real services for tests: one embedded Postgres and Valkey for each test process, a fresh database for each module."""
 
 import fcntl
+import gc
 import os
 import shutil
 import subprocess
@@ -39,6 +40,8 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "chargehan
 # the same second, and is as long as before, would be taken for the old one.
 sys.dont_write_bytecode = False
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+# What is imported stays: to look again and again for garbage in it takes four seconds of ten.
+gc.disable()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -54,8 +57,10 @@ def pytest_make_collect_report(
 
 
 def pytest_collection_finish() -> None:
-    """From now on modules are imported that tests have written, see above."""
+    """From now on modules are imported that tests have written, and there is garbage; see above."""
     sys.dont_write_bytecode = True
+    gc.freeze()
+    gc.enable()
 
 
 # The last fifth of the files belongs to the quick ones, so that no process ends long after the others.
