@@ -43,6 +43,10 @@ SETS = (
     "ninth",
     "tenth",
     "eleventh",
+    "twelfth",
+    "thirteenth",
+    "fourteenth",
+    "fifteenth",
 )
 SMALLEST_SET = 200
 # What a call and its result may be sent in; it may not matter.
@@ -68,7 +72,8 @@ NEIGHBOURS = {
 }
 # What is a word; letters among digits are a machine's name, and three words belong to the notation.
 _A_WORD = re.compile(r"(?<![^\W_])(?!(?:true|false|null)(?![^\W_]))[^\W\d_]{2,}(?![^\W_])")
-# A long step with large results.
+# Long steps with large results; of one alone the hundredth part is no look.
+LOOKED_AT_STEPS = 20
 LOOKED_AT_TURNS, CALLS_A_TURN, WORDS_A_RESULT = 15, 6, 300
 
 
@@ -151,7 +156,7 @@ def measure() -> Iterator[Figure]:
     disguises = [judge(disguised(trace, disguise)) for disguise in DISGUISES for trace in traces["tuned"]]
     yield from _figures("disguised", count(disguises), promised=True)
     yield from _figures("no_word_known", count([judge(without_known_words(trace)) for trace in every]), promised=False)
-    looks = time_looks()
+    looks = [look for seed in range(LOOKED_AT_STEPS) for look in time_looks(seed)]
     yield _figure("look_p50_ms", percentile(looks, 50), "ms")
     yield _figure("look_p99_ms", percentile(looks, 99), "ms", MOST_LOOK_MS)
 
@@ -295,9 +300,9 @@ def _disguised(fact: ToolFinished, disguise: str, rng: random.Random) -> ToolFin
     return fact.model_copy(update={"content": content, "arguments": arguments, "outcome": outcome})
 
 
-def time_looks() -> list[float]:
+def time_looks(seed: int) -> list[float]:
     """The CPU time in ms of the look after each call of a long step whose results are all new."""
-    rng = random.Random(1)
+    rng = random.Random(seed)
     calls: list[Observed] = []
     looks = []
     for index in range(LOOKED_AT_TURNS * CALLS_A_TURN):

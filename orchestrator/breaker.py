@@ -30,8 +30,10 @@ from chargehand.orchestrator.nearness import nearness_of
 from chargehand.orchestrator.observed import Observed
 from chargehand.orchestrator.rings import (
     COUNTED_ROUNDS,
+    FLIPS,
     LEAST_BY_TURNS,
     asks_again,
+    is_one_call_that_flips,
     is_ring,
     is_ring_of_talk,
     is_ring_that_counts,
@@ -40,7 +42,7 @@ from chargehand.orchestrator.rings import (
     may_wait,
 )
 from chargehand.orchestrator.standstills import find_standstill
-from chargehand.orchestrator.tones import undoes
+from chargehand.orchestrator.tones import is_at_work, undoes
 from chargehand.orchestrator.trips import (
     IN_A_SERIES,
     LEAST_TURNS,
@@ -62,6 +64,7 @@ LONGEST_POLLS = 3
 CROWD = 8
 # A shorter word may stand in any call.
 TELLING_LETTERS = 3
+_TOTAL = re.compile(r"\b(?:total|count)\w*[\"'\s:=]{1,4}(\d+)", re.IGNORECASE)
 # So often is a try taken back before it is seen that all are.
 LEAST_UNDONE = 2
 
@@ -216,6 +219,9 @@ def _alternation(own: Sequence[Entry], limits: Limits) -> Trip | None:
     if is_undone_by_turns(last := own[-LEAST_BY_TURNS:]):
         calls = [entry.call for entry in last]
         return tripped("alternation", f"{calls[-2].tool} and {calls[-1].tool} undo each other.", calls)
+    if is_one_call_that_flips(last := own[-FLIPS:]):
+        calls = [entry.call for entry in last]
+        return tripped("alternation", f"{calls[-1].tool} shows two states by turns.", calls)
     for period in range(2, LONGEST_PERIOD + 1):
         length = period * limits.rounds
         if len(own) < length:
@@ -283,6 +289,9 @@ def _near_identical(own: Sequence[Entry], limits: Limits) -> Trip | None:
         limit = limits.looked_up
     if _backs_off(waits[-2::-1]):
         limit = max(limit, limits.near_identical + limits.patience)
+    # The answer says how many there are in all, and the number asked for has not come there yet.
+    if "figures" in hows and _are_before_the_end(near):
+        return None
     # Each of them may be another object, of many that are out of order.
     if hows != {"same"} and len(near) >= limit and _are_a_list(near):
         limit = limits.near_identical + limits.patience * IN_A_SERIES
@@ -296,6 +305,18 @@ def _are_a_list(near: Sequence[Observed]) -> bool:
     if is_a_calendar(near):
         return True
     return is_a_list(near) if near[0].tone == "failure" else _are_drawn(near)
+
+
+def _are_before_the_end(near: Sequence[Observed]) -> bool:
+    """Whether a place grows by the same from call to call, and every answer says that there are more in all."""
+    asked = list(
+        zip(*([float(number) for number in re.findall(r"\d+", call.asked)] for call in near[::-1]), strict=False)
+    )
+    going = [column for column in asked if len({later - earlier for earlier, later in pairwise(column)}) == 1]
+    # A page's number counts pages, and the answer what stands on them.
+    going = [column for column in going if column[1] - column[0] > 1]
+    totals = {frozenset(_TOTAL.findall(call.said)) for call in near}
+    return len(going) == len(totals) == 1 and any(float(total) > going[0][-1] for total in totals.pop())
 
 
 def _are_drawn(near: Sequence[Observed]) -> bool:
@@ -325,7 +346,10 @@ def _may_stand_between(entry: Entry, newest: Entry) -> bool:
     if entry.brought == DID and (newest.call.tone != "failure" or _is_about(entry.call, newest.call)):
         return False
     if newest.call.tone == "plain":
-        return len(newest.gave) >= STATE_CHARACTERS
+        # Where things are only searched for, and nothing is being done, there is nothing to poll for.
+        return len(newest.gave) >= STATE_CHARACTERS or (
+            entry.brought == FOUND and entry.call.looks_up and not is_at_work(newest.call.said)
+        )
     return entry.call.tool != newest.call.tool
 
 

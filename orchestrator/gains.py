@@ -30,6 +30,9 @@ TREND_SHARE = 0.85
 LEAST_SHARE_MOVED = 0.01
 
 _NAMED = re.compile(r"\w+")
+_PART = re.compile(r"[-_]")
+_VOWEL = re.compile(r"[aeiouy]", re.IGNORECASE)
+_KEY = re.compile(r"\"\w+\"\s*:")
 # A word, with the signs that hold a name together.
 _PIECE = re.compile(r"[\w~-]+|[^\w\s~-]")
 
@@ -106,7 +109,7 @@ def _answers(own: Sequence[Observed]) -> dict[int, str]:
     noisy = _noise_of_tools(own, askers.values())
     used: frozenset[str] | None = None
     for places in askers.values():
-        if len(places) < 2:
+        if len(places) < 2 or _is_a_chain([own[place].names for place in places]):
             continue
         said: dict[str, list[int]] = {}
         for place in places:
@@ -161,7 +164,8 @@ def _but_for_noise(own: Sequence[Observed], places: Sequence[int], noisy: frozen
 def _is_a_number(call: Observed) -> bool:
     """Whether there is little beside one number, and nothing was done: then the number is the answer."""
     answer = call.columns
-    beside = _NAMED.findall(" ".join(answer.texts))
+    # What a value is called in a structure says nothing beside.
+    beside = _NAMED.findall(_KEY.sub(" ", " ".join(answer.texts)))
     return len(answer.numbers) == 1 and call.tone == "plain" and len(beside) <= LITTLE_BESIDE
 
 
@@ -213,6 +217,17 @@ def _longer_ago(own: Sequence[Observed], places: Sequence[int]) -> dict[int, str
     return dict.fromkeys(newest, last.but_for_ago) if len(newest) >= LEAST_SERIES else {}
 
 
+def _is_a_chain(names: Sequence[frozenset[str]]) -> bool:
+    """Whether each answer takes up a name that the one before it was the first to have, as steps of a way do."""
+    common = frozenset.intersection(*names)
+    seen: frozenset[str] = frozenset()
+    for earlier, later in pairwise(names):
+        if not (earlier - common - seen) & later or later <= earlier:
+            return False
+        seen |= earlier - later
+    return len(names) >= LEAST_SERIES
+
+
 def _is_of(form: str, essence: str) -> bool:
     """Whether two results are the same but for one more name, which looks like a word by chance."""
     if form == essence:
@@ -223,7 +238,17 @@ def _is_of(form: str, essence: str) -> bool:
     if len(mine) != len(theirs):
         return False
     different = [(one, other) for one, other in zip(mine, theirs, strict=True) if one != other]
-    return len(different) == 1 and NAME in different[0][0] + different[0][1]
+    if len(different) != 1 or NAME not in different[0][0] + different[0][1]:
+        return False
+    parts = [_PART.split(piece) for piece in different[0]]
+    if len(parts[0]) != len(parts[1]):
+        return True
+    return all(one == other or _may_be_made(one) or _may_be_made(other) for one, other in zip(*parts, strict=True))
+
+
+def _may_be_made(part: str) -> bool:
+    """Whether a part of a name is none that people speak."""
+    return part == NAME or any(letter.isdecimal() for letter in part) or not _VOWEL.search(part)
 
 
 @lru_cache(maxsize=256)

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from chargehand.orchestrator.facts import ToolFinished
-from chargehand.orchestrator.items import names_another
+from chargehand.orchestrator.items import name_other_days, names_another
 from chargehand.orchestrator.likeness import without_echo
+from chargehand.orchestrator.nearness import ASKING
 from chargehand.orchestrator.observed import Observed
 from chargehand.orchestrator.plan import Step
 from chargehand.orchestrator.tones import is_courtesy
@@ -23,6 +24,13 @@ PREFIXES = ("transfer_to_", "handoff_to_", "hand_off_to_", "delegate_to_")
 TARGETS = ("to", "to_agent", "agent", "agent_name", "role", "target", "recipient", "assignee", "coworker")
 _ADDRESS = re.compile(r"(?<![\w.])@([\w-]+)|(?<![\w-])([\w-]+)@[\w-]+\.")
 _GIVEN_TO = re.compile(r"(?:^|_)to_(\w+)$")
+# Who has handed work off is not told what came of it.
+_FOR_GOOD = re.compile(r"(?:transfer|hand_?off|hand_off|handoff)", re.IGNORECASE)
+WHY = frozenset({"reason", "why", "because", "note", "comment", "rationale"})
+# A thing is passed on, to whoever has it next.
+_PASSES = re.compile(
+    r"(?:^|_)(?:escalate|return|reassign|assign|bounce|forward|transfer|route|reroute|reject|hand|give|send|pass)(?:_|$)"
+)
 # Of these, each hears what the other has just said.
 TWO = 2
 # A message with fewer words in common with the last one the same way says something else.
@@ -79,6 +87,8 @@ def find_ring(observed: Sequence[Observed], rounds: int) -> list[HandOff]:
     parties = {party for call in observed for party in (call.role, call.step) if party}
     if len(parties) > 1 and (echoes := _find_echoes(observed, rounds)):
         return echoes
+    if len(parties) > 1 and (passed := _passed_on(observed, rounds)):
+        return passed
     if _hand_off(len(observed) - 1, observed[-1], parties) is None:
         return []
     found = [_hand_off(index, call, parties) for index, call in enumerate(observed)]
@@ -99,9 +109,57 @@ def find_ring(observed: Sequence[Observed], rounds: int) -> list[HandOff]:
             return ring
         if _is_ring(ring, agents, rounds) and not _gets_on(observed, hand_offs, agents, rounds):
             return ring
-        if _thing_goes_round(observed, ring := hand_offs[-agents * rounds - 1 :], agents, rounds):
+        ring = hand_offs[-agents * rounds - 1 :]
+        if _thing_goes_round(observed, ring, agents, rounds) or _is_only_passed(observed, ring, agents, rounds):
             return ring
     return []
+
+
+def _is_only_passed(observed: Sequence[Observed], ring: Sequence[HandOff], agents: int, rounds: int) -> bool:
+    """Whether work is given away for good once more than all rounds have, and nobody has done anything in between."""
+    if len(ring) <= agents * rounds or not _is_ring(ring[1:], agents, rounds):
+        return False
+    at = [hand_off.index for hand_off in ring]
+    parties = {observed[index].step for index in at}
+    return all(_gives_away(observed[index]) for index in at) and not any(
+        observed[index].step in parties and index not in at for index in range(at[0], at[-1])
+    )
+
+
+def _gives_away(call: Observed) -> bool:
+    """Whether work is handed off for good, and nothing is said but to whom and why."""
+    named = {name.strip("_").casefold() for name in call.arguments}
+    return _FOR_GOOD.match(call.tool) is not None and named <= WHY.union(TARGETS)
+
+
+def _passed_on(observed: Sequence[Observed], rounds: int) -> list[HandOff]:
+    """Hand-offs of one thing by tools that pass it on and name nobody, each to the agent that passes it on next."""
+    newest = observed[-1]
+    if newest.failed or not _PASSES.search(newest.tool):
+        return []
+    things = {str(value) for value in newest.values if _is_a_thing(value)}
+    indexes = [
+        index
+        for index, call in enumerate(observed)
+        if not call.failed and _PASSES.search(call.tool) and things.intersection(map(str, call.values))
+    ]
+    givers = [observed[index].role or observed[index].step for index in indexes]
+    for agents in range(2, MOST_AGENTS + 1):
+        if len(indexes) <= agents * rounds:
+            return []
+        takers = [*givers[1:], givers[-agents]]
+        passed = [
+            HandOff(index=index, giver=giver, taker=taker, by_name=False)
+            for index, giver, taker in zip(indexes, givers, takers, strict=True)
+        ]
+        if _thing_goes_round(observed, ring := passed[-agents * rounds - 1 :], agents, rounds):
+            return ring
+    return []
+
+
+def _is_a_thing(value: object) -> bool:
+    """Whether a value is a number of a thing, as of a ticket."""
+    return " " not in str(value) and any(letter.isdecimal() for letter in str(value))
 
 
 def _are_courtesies(observed: Sequence[Observed], ring: Sequence[HandOff]) -> bool:
@@ -205,9 +263,10 @@ def _hand_off(index: int, call: Observed, parties: set[str]) -> HandOff | None:
     if taker is None:
         named = [*_addressed(call), *_behind_to(name)]
         taker = next((party for party in parties if party != giver and party.casefold() in named), None)
-    if not isinstance(taker, str) or taker.strip() == giver:
+    if not isinstance(taker, str):
         return None
-    return HandOff(index=index, giver=giver, taker=taker.strip(), by_name=by_name)
+    taker = next((party for party in sorted(parties) if party.casefold() == taker.strip().casefold()), taker.strip())
+    return None if taker == giver else HandOff(index=index, giver=giver, taker=taker, by_name=by_name)
 
 
 def _addressed(call: Observed) -> list[str]:
@@ -241,15 +300,17 @@ def _gets_on(observed: Sequence[Observed], hand_offs: Sequence[HandOff], agents:
     if _closes_in(observed, hand_offs, agents):
         return True
     shares = [
-        max(_in_common(observed[old.index], observed[new.index]) for old in hand_offs[:-agents] if old.way == new.way)
-        for new in last
+        max(_in_common_of(observed, old, new) for old in hand_offs[:-agents] if old.way == new.way) for new in last
     ]
     is_again = [
         _is_said_again(observed, hand_offs[:-agents], new, share) for share, new in zip(shares, last, strict=True)
     ]
     # Who says the same again, and more than "done", is only asked back.
     if any(share >= THE_SAME_SHARE and _says_much(observed, new) for share, new in zip(shares, last, strict=True)):
-        is_again = [again or _asks_back(observed[new.index]) for again, new in zip(is_again, last, strict=True)]
+        is_again = [
+            again or (_asks_back(observed[new.index]) and not _is_news(observed, hand_offs[:-agents], new))
+            for again, new in zip(is_again, last, strict=True)
+        ]
     # An answer that is always the same, as "done" is, may be given to ever new work.
     if all(is_again) and (max(shares) >= THE_SAME_SHARE or not _brings_news(observed, before, last)):
         return False
@@ -267,16 +328,23 @@ def _gets_on(observed: Sequence[Observed], hand_offs: Sequence[HandOff], agents:
     return not _is_ring(hand_offs[-agents * (rounds + 1) :], agents, rounds + 1)
 
 
+def _is_news(observed: Sequence[Observed], before: Sequence[HandOff], new: HandOff) -> bool:
+    """Whether each message of this way has a name or a day of its own, and else is what all of them are."""
+    messages = [*(observed[old.index] for old in before if old.way == new.way), observed[new.index]]
+    return names_another(messages) or name_other_days(messages)
+
+
 def _is_said_again(observed: Sequence[Observed], before: Sequence[HandOff], new: HandOff, share: float) -> bool:
     """Whether most of what a message says had been said the same way, and no name stands in the place of another.
 
     `share`: of its words, so many are those of one such message.
     """
-    call, earlier = observed[new.index], [observed[old.index] for old in before if old.way == new.way]
-    if names_another([*earlier, call]):
+    call = observed[new.index]
+    if _is_news(observed, before, new):
         return False
     about = call.message_words.difference(words(call.tool), words(new.giver), words(new.taker))
     telling = [word for word in about if len(word) >= TELLING_LETTERS and word.isalpha()]
+    telling = [word for word in telling if word not in ASKING] or telling
     # Who takes up the other's few words says nothing new either.
     heard = before if len(telling) <= FEW_WORDS else [old for old in before if old.way == new.way]
     known: frozenset[str] = frozenset().union(*(observed[old.index].message_words for old in heard))
@@ -381,6 +449,16 @@ def _closes_in(observed: Sequence[Observed], hand_offs: Sequence[HandOff], agent
             return False
         counts.append(set(steps) in ({1.0}, {float(agents)}))
     return not all(counts)
+
+
+def _in_common_of(observed: Sequence[Observed], old: HandOff, new: HandOff) -> float:
+    """As `_in_common`, but for the names of tool and agents, where something is said beside numbers and small words."""
+    call, earlier = observed[new.index], observed[old.index]
+    beside = frozenset((*words(call.tool), *words(new.giver), *words(new.taker)))
+    mine, theirs = earlier.message_words - beside, call.message_words - beside
+    if not any(len(word) >= TELLING_LETTERS or word.isalpha() == word.isdecimal() for word in mine | theirs):
+        return _in_common(earlier, call)
+    return 1.0 if mine == theirs else len(mine & theirs) / max(1, len(mine | theirs))
 
 
 def _in_common(one: Observed, other: Observed) -> float:

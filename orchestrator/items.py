@@ -35,6 +35,9 @@ _PARTS = re.compile(r"\W*w(?:[.@/:-]+w)+")
 _MIXED = re.compile(r"(?=.*[^\W\d])(?=.*\d)\w{4,}")
 # A day, or a month, without a time of the day.
 _DAY = re.compile(r"\b\d{4}-\d\d(?:-\d\d)?\b(?![T ]?\d\d:)")
+# Said by people, who leave out the seconds.
+_WHEN = re.compile(r"\b\d{4}-\d\d-\d\d\b(?!T)|(?<![\d:])\d?\d:\d\d\b(?!:)")
+_MAILBOX = re.compile(r"[\w.+-]+@[\w.-]+\.\w+")
 _LETTER = re.compile(r"\w")
 _DIGITS = re.compile(r"\d+")
 # A length of time, or a size: how a call is made, and no name.
@@ -105,7 +108,15 @@ def are_built_alike(calls: Sequence[Observed]) -> bool:
 
 def is_a_list(calls: Sequence[Observed]) -> bool:
     """Whether objects with numbers are asked after one by one, all of which are there."""
+    if _are_mailboxes(calls):
+        return True
     return is_a_series(calls) and not any(says_there_is_none(call.said) for call in calls)
+
+
+def _are_mailboxes(calls: Sequence[Observed]) -> bool:
+    """Whether each call has a mailbox of its own; nobody guesses at those."""
+    boxes = [_MAILBOX.findall(" ".join(str(value) for value in call.values)) for call in calls]
+    return all(boxes) and len({box for each in boxes for box in each}) >= len(calls)
 
 
 def are_listed(calls: Sequence[Observed], before: Sequence[Observed]) -> bool:
@@ -127,6 +138,12 @@ def names_another(messages: Sequence[Observed]) -> bool:
     varied = [column for column in zip(*texts, strict=True) if len(set(column)) > 1]
     told = [column for column in varied if all(word.isalpha() and _is_telling(word) for word in column)]
     return 0 < len(varied) <= SLOTS_SHARE * len(texts[0]) and any(_are_objects(column) for column in told)
+
+
+def name_other_days(messages: Sequence[Observed]) -> bool:
+    """Whether every message names a day or a time, and none of them one that was named before."""
+    named = [frozenset(_WHEN.findall(" ".join(str(value) for value in call.values))) for call in messages]
+    return len(named) > 1 and all(named) and len(set(named)) == len(named)
 
 
 def is_a_form(deeds: Sequence[Observed]) -> bool:

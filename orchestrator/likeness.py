@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from pydantic import JsonValue
 
 from chargehand.orchestrator.volatile import CLOCK, NUMBER, OPAQUE, POD, SPAN, words
-from chargehand.orchestrator.wrappings import MOST_JSON, structure_of, without_notes_on_itself
+from chargehand.orchestrator.wrappings import MOST_JSON, structure_of, without_exit, without_notes_on_itself
 
 # Where a result says what changes by itself: a program tells what it is first, and how long it took last. What lies
 # between is compared as it stands, because expressions over a long text take longer than all the rest of a look.
@@ -37,7 +37,7 @@ _NAMES = (
     r"|(?:/private)?/(?:tmp|var/folders)/[\w./-]+"
     r"|\b(?:request|req|ref|r[ée]f|reference|référence|referenz|vorgang|incident|trace|span|correlation"
     r"|session|connection|conn|transaction|txn)(?:[ _-]?id)?\.?[\"'\s:=#-]{1,4}"
-    r"(?=[\w-]*\d)[\w-]+"
+    r"(?=[\w:.-]*\d)[\w:.-]*\w"
     r"|\b(?:pid|process|port|thread|worker|attempts?|try|retry|retries)[\"'\s:=#-]{1,4}"
     r"(?:(?=\w*\d)[0-9a-f]{6,64}\b|\d+(?: ?(?:/|of) ?\d+)?)"
     # What counts the calls: a cell of a notebook, an action of a browser, a job of a shell.
@@ -64,7 +64,9 @@ _TIMINGS_OF_THE_ANSWER = (
 _FAILURE_ONLY = (
     rf"|\b{SPAN}|\b(?:\d+h)?\d+m\d+s\b"
     rf"|{OPAQUE}"
-    r"|\b\d+ (?:more )?(?:attempts?|tries|retries)\b"
+    r"|\b\d+ (?:more )?(?:attempts?|tries|retries)\b|\(x\d+ over \w+\)"
+    # As services call a request of theirs.
+    r"|\b[a-z]{2,12}_(?=[0-9a-z]*\d)(?=[0-9a-z]*[a-z])[0-9a-z]{8,64}\b"
     # Who asked, or who of many answered; and names that are no hexadecimal number.
     r"|\b\d{1,3}(?:\.\d{1,3}){3}\b"
     rf"|{POD}"
@@ -130,13 +132,16 @@ _IDENTITY = re.compile(
 _AT_WORK = re.compile(
     r"updated|heartbeat|last|modified|progress|running|processing|working|building|compiling|training|syncing"
     r"|(?:up|down)loading|copying|migrating|deploying|rolling|pending|waiting|queued"
-    r"|elapsed|uptime|remaining|\beta\b|\bleft\b",
+    r"|elapsed|uptime|remaining|\beta\b|\d\w* left\b",
     re.IGNORECASE,
 )
 AT_WORK_WORDS = 30
+_MEASURED = re.compile(rf"\W*(?:\w+[ _])?(?:time|duration|latency|runtime)\b\W{{1,4}}{SPAN}\W*", re.IGNORECASE)
 # Before the time of a look, and before a time that moves while something is being done.
 _LOOKED_AT = re.compile(
-    r"(?<!last )\b(?:viewed|checked|read|fetched|queried|retrieved|loaded|rendered|as of)\W+(?:at\W+)?$", re.IGNORECASE
+    r"(?<!last )\b(?:viewed|checked|read|fetched|queried|retrieved|loaded|rendered|taken|captured|as of)[\W_]+"
+    r"(?:at[\W_]+)?$",
+    re.IGNORECASE,
 )
 _MOVED_ON = re.compile(
     r"(?:updated|heartbeat|modified|progress|changed|active|activity|seen|last)\W*(?:about )?$", re.I
@@ -206,6 +211,9 @@ def settle(text: str) -> str:
     # Neither is that of the objects in a list.
     if not middle and ", " in said:
         said = _IN_A_LINE.sub(lambda found: ", ".join(sorted(found[0].split(", "))), said)
+    if _MEASURED.fullmatch(text):
+        # How long it took is all that was asked for.
+        said = text
     lines = (_BETWEEN_OBJECTS.sub("\n", said) if "{" in said else said).splitlines()
     return "\n".join(sorted(lines if middle else (" ".join(line.split()) for line in lines)))
 
@@ -231,7 +239,7 @@ class Settled(NamedTuple):
 
 def settle_failure(text: str) -> Settled:
     """What a failure says, and its figures apart: those that change by themselves tell nothing."""
-    head, middle, tail = parts(without_notes_on_itself(text), HEAD_CHARACTERS, TAIL_CHARACTERS)
+    head, middle, tail = parts(without_exit(without_notes_on_itself(text)), HEAD_CHARACTERS, TAIL_CHARACTERS)
     if _SPINS.search(head):
         head = "\n".join(line for line in head.splitlines() if not _SPINS.search(line))
     if " by " in head:

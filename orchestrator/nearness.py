@@ -1,5 +1,6 @@
 """How little lies between two calls of a step that came to the same; pure."""
 
+import re
 from collections import Counter
 from functools import lru_cache
 
@@ -18,11 +19,52 @@ TELLING_CHARACTERS = 40
 LETTER_WORDS = 8
 # Of a letter's words, so many are kept by who says the same in other words.
 LETTER_SHARE = 0.6
+SAME_LETTER_SHARE = 0.45
 # Of two sentences in other words.
 SHARED = 0.7
 LEAST_SHARED = 4
 # Of two questions with one word exchanged.
 LEAST_IN_COMMON = 3
+# With these one asks, whatever one asks for.
+ASKING = frozenset(
+    {
+        "what",
+        "whats",
+        "which",
+        "please",
+        "tell",
+        "could",
+        "would",
+        "give",
+        "need",
+        "want",
+        "share",
+        "know",
+        "again",
+        "have",
+    }
+    | {
+        "hello",
+        "kindly",
+        "send",
+        "provide",
+        "find",
+        "there",
+        "that",
+        "this",
+        "with",
+        "from",
+        "just",
+        "once",
+        "more",
+        "still",
+    }
+)
+# A question names so many things, and a reply to it has no more words.
+LEAST_TOLD = 2
+REPLY_WORDS = 20
+# Behind a command, through what its output is seen.
+_SEEN_THROUGH = re.compile(r"\s*2>&1|\s*\|&?\s*(?:tail|head|cat|less|more|tee|column|nl)\b[^|;&\n]*")
 # Words this short hold a sentence together, and say little.
 SMALL_LETTERS = 3
 # Of the words of two lists that are one.
@@ -50,6 +92,8 @@ def nearness_of(entry: Entry, last: Entry) -> str | None:
     is_same = call.gave == newest.gave if is_answer else says_the_same(call, newest)
     # That there is nothing may be said in many words.
     is_same = is_same or call.tone == newest.tone == "nothing"
+    if not is_same and _is_answered_in_other_words(call, newest):
+        return "wording"
     # Most answers have nothing in common, and that is soon seen; what a machine made up has digits, or is short.
     if is_answer and not is_same and sum(word not in call.different_words for word in newest.long_words) > MOST_NAMES:
         return None
@@ -72,6 +116,7 @@ def nearness_of(entry: Entry, last: Entry) -> str | None:
         if how is None or (how == "numbered" and not newest.failed):
             return None
         if how == "figures":
+            is_same = is_same or (len(newest.essence) >= TELLING_CHARACTERS and _is_but_for_names(call, newest))
             if not is_same or _is_told_apart(call, newest):
                 return None
             if is_answer and len(newest.gave) < TELLING_CHARACTERS:
@@ -83,12 +128,35 @@ def nearness_of(entry: Entry, last: Entry) -> str | None:
     return nearness if is_same or _is_about_the_same(call, newest) else None
 
 
+def _is_answered_in_other_words(call: Observed, newest: Observed) -> bool:
+    """Whether one question was put in other words, and one short answer was given to both, in others as well."""
+    mine, theirs = call.named_values, newest.named_values
+    if not call.tone == newest.tone == "plain":
+        return False
+    different = [name for name in mine.keys() & theirs.keys() if mine[name] != theirs[name]]
+    if mine.keys() != theirs.keys() or len(different) != 1:
+        return False
+    if max(len(call.gave_words), len(newest.gave_words)) > REPLY_WORDS:
+        return False
+    fewer, more = sorted((_telling(mine[different[0]]), _telling(theirs[different[0]])), key=len)
+    if len(fewer) < LEAST_TOLD or not fewer <= more or len(more) - len(fewer) > 1:
+        return False
+    said = _telling(call.said) & _telling(newest.said)
+    return bool(said - fewer - more)
+
+
+def _telling(value: JsonValue) -> frozenset[str]:
+    return frozenset(word for word in _words_of(str(value)) if len(word) > SMALL_LETTERS and word not in ASKING)
+
+
 def _is_about_the_same(call: Observed, newest: Observed) -> bool:
     """Whether two results differ only by names that a machine made, most of which they share or which say nothing."""
-    if not call.essence:
+    return _is_but_for_names(call, newest) if call.essence == newest.essence else _are_rated_anew(call, newest)
+
+
+def _is_but_for_names(call: Observed, newest: Observed) -> bool:
+    if not call.essence or call.essence != newest.essence:
         return False
-    if call.essence != newest.essence:
-        return _are_rated_anew(call, newest)
     shared = call.names & newest.names
     own = max(len(call.names), len(newest.names)) - len(shared)
     return own <= max(1, len(shared))
@@ -115,7 +183,10 @@ def is_rephrased(one: JsonValue, other: JsonValue) -> bool:
         return True
     if " " not in str(one) or " " not in str(other):
         return False
-    fewer, more = sorted(({word for word in each if len(word) > SMALL_LETTERS} for each in (mine, theirs)), key=len)
+    fewer, more = sorted(
+        ({word for word in each if len(word) > SMALL_LETTERS and word not in ASKING} for each in (mine, theirs)),
+        key=len,
+    )
     return (
         len(fewer) > 1
         and len(more) - len(fewer) <= MOST_OPTIONS
@@ -185,7 +256,9 @@ def _is_reworded(call: Observed, newest: Observed) -> bool:
         return False
     one, other = words(str(mine[different[0]])), words(str(theirs[different[0]]))
     shared = Counter(one) & Counter(other)
-    return len(other) >= LETTER_WORDS and shared.total() >= LETTER_SHARE * max(len(one), len(other))
+    # Of a letter to the same person about the same.
+    share = LETTER_SHARE if len(mine) <= MOST_OPTIONS else SAME_LETTER_SHARE
+    return len(other) >= LETTER_WORDS and shared.total() >= share * max(len(one), len(other))
 
 
 def _acknowledge_alike(call: Observed, newest: Observed) -> bool:
@@ -241,4 +314,4 @@ def _words_of(text: str) -> frozenset[str]:
 
 @lru_cache(maxsize=2_048)
 def _bare(command: str) -> tuple[str, ...]:
-    return tuple(without_options(command))
+    return tuple(without_options(_SEEN_THROUGH.sub("", command)))

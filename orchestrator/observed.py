@@ -21,7 +21,17 @@ from chargehand.orchestrator.likeness import (
     spelling,
     without_identity,
 )
-from chargehand.orchestrator.tones import Tone, is_refusal, is_search, is_transient, lets_time_pass, looks_up, tone
+from chargehand.orchestrator.tones import (
+    Tone,
+    is_at_work,
+    is_refusal,
+    is_search,
+    is_transient,
+    lets_time_pass,
+    looks_up,
+    says_there_is_none,
+    tone,
+)
 from chargehand.orchestrator.volatile import (
     ESSENCE_WORDS,
     NAME,
@@ -37,7 +47,7 @@ from chargehand.orchestrator.volatile import (
     without_temporary,
     words,
 )
-from chargehand.orchestrator.wrappings import unwrap, without_remarks, without_thoughts
+from chargehand.orchestrator.wrappings import unwrap, without_prompt, without_remarks, without_thoughts
 
 # What is left of an acknowledgement without its names.
 LEAST_OF_AN_ACKNOWLEDGEMENT = 1
@@ -84,7 +94,7 @@ class Observed:
     @cached_property
     def said(self) -> str:
         """The text of the result."""
-        return self._unwrapped[0]
+        return without_prompt(self._unwrapped[0], self.fact.arguments.values())
 
     @cached_property
     def _unwrapped(self) -> tuple[str, bool]:
@@ -226,7 +236,10 @@ class Observed:
         if self.refused:
             return "failure"
         # Who makes something may be told nothing, and who looks for something has found nothing.
-        return tone(self.said) if self.said.strip() or not self._searches else "nothing"
+        found = tone(self.said) if self.said.strip() or not self._searches else "nothing"
+        # What has failed on the way of a job that goes on is counted with what has not.
+        is_counted = found == "failure" and self.said.startswith("{") and bool(self.shares) and is_at_work(self.said)
+        return "plain" if is_counted else found
 
     @cached_property
     def _searches(self) -> bool:
@@ -245,14 +258,17 @@ class Observed:
     @cached_property
     def is_transient(self) -> bool:
         """Whether it failed in a way that asks to come again."""
-        return self.tone == "failure" and (is_transient(self.said) or is_transient(self.fact.error_type))
+        if self.tone != "failure":
+            return False
+        # Who waits in vain for what is not there has waited, whatever the error is called.
+        return is_transient(self.said) or (is_transient(self.fact.error_type) and not says_there_is_none(self.said))
 
     @cached_property
     def is_wait(self) -> bool:
         """Whether it did nothing but let time pass."""
         if self.failed:
             return False
-        return lets_time_pass(f"{self.tool} {' '.join(map(str, self.values))}", self.said)
+        return lets_time_pass(self.tool, " ".join(map(str, self.values)), self.said)
 
     @cached_property
     def waits_for(self) -> float:

@@ -4,11 +4,12 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
-from chargehand.orchestrator.gains import Entry, falls
+from chargehand.orchestrator.gains import STATE_CHARACTERS, Entry, falls
+from chargehand.orchestrator.likeness import without_echo
 from chargehand.orchestrator.nearness import is_rephrased
 from chargehand.orchestrator.observed import Observed
 from chargehand.orchestrator.tones import is_at_work, sets_something
-from chargehand.orchestrator.volatile import without_numbers
+from chargehand.orchestrator.volatile import without_names, without_numbers
 
 # Twice may be chance.
 COUNTED_ROUNDS = 3
@@ -18,6 +19,8 @@ MOST_COUNTED = 5
 LEAST_BY_TURNS = 5
 # A number of a document, made anew each time.
 _SERIAL = re.compile(r"\d{6,}")
+# So often does one call show two states by turns.
+FLIPS = 6
 # The same thrice, and what was said between.
 LEAST_TALK = 5
 SENTENCE_WORDS = 8
@@ -71,7 +74,8 @@ def _is_to_and_fro(rounds: Sequence[Entry]) -> bool:
         (len({call.tool for call in calls}) == 1 or len({call.values for call in calls}) == 1)
         and len({call.without_clocks for call in calls[::2]}) == len({call.without_clocks for call in calls[1::2]}) == 1
         and calls[0].without_clocks != calls[1].without_clocks
-        and not any(is_at_work(call.said) for call in calls[:2])
+        # What it is set to is said once more.
+        and not any(is_at_work(" ".join(without_echo(call.gave_words, call.asked_words))) for call in calls[:2])
     )
 
 
@@ -83,10 +87,21 @@ def is_undone_by_turns(entries: Sequence[Entry]) -> bool:
     return (
         len(calls) >= LEAST_BY_TURNS
         and all(sets_something(f"{call.tool}\n{call.values[0] if call.values else ''}") for call in calls[-2:])
-        and all(_is_one_deed(side) for side in sides)
+        and (all(_is_one_deed(side) for side in sides) or _is_unmade(calls))
         and calls[0].asked != calls[1].asked
         and not any(call.tone == "failure" for call in calls)
         and not any(is_at_work(call.said) for call in calls[-2:])
+    )
+
+
+def _is_unmade(calls: Sequence[Observed]) -> bool:
+    """Whether the same is made again and again, under a new name each time, and unmade by that name."""
+    made, unmade = (calls[::2], calls[1::2]) if calls[0].names & calls[1].asked_for else (calls[1::2], calls[2::2])
+    return (
+        len({call.asked for call in made}) == 1
+        and len({without_names(call.asked) for call in unmade}) == 1
+        and all(call.names & later.asked_for for call, later in zip(made, unmade, strict=False))
+        and all(len({call.essence for call in side}) == 1 for side in (made, unmade))
     )
 
 
@@ -112,8 +127,9 @@ def _only_counts(calls: Sequence[Observed]) -> bool:
         return False
     columns = list(zip(*(call.numbers for call in calls), strict=False))
     moved = [[later - earlier for earlier, later in pairwise(column)] for column in columns if len(set(column)) > 1]
-    # What grows by the same each time, and by more than a count does, is being done.
-    done = [min(steps) == max(steps) > MOST_COUNTED for steps in moved]
+    # What grows by the same each time, and by more than a count does, is being done; so is what is the only number.
+    alone = len(moved) == 1 and len(calls[-1].columns.numbers) == 1 and not any(calls[-1].columns.is_span)
+    done = [min(steps) > MOST_COUNTED and (alone or min(steps) == max(steps)) for steps in moved]
     return bool(moved) and all(min(steps) > 0 for steps in moved) and not all(done)
 
 
@@ -131,6 +147,17 @@ def is_ring_of_talk(rounds: Sequence[Entry]) -> bool:
         and all(len(entry.call.asked_words) >= SENTENCE_WORDS for entry in talk)
         and all(asks_again([one], [other]) for one, other in pairwise(talk))
         and all(len(entry.call.gave_words) <= REPLY_WORDS for entry in talk)
+    )
+
+
+def is_one_call_that_flips(entries: Sequence[Entry]) -> bool:
+    """Whether one call, made again and again, shows one of two states and the other by turns."""
+    return (
+        len(entries) >= FLIPS
+        and len({entry.call.asked for entry in entries}) == 1
+        and len({entry.gave for entry in entries[::2]}) == len({entry.gave for entry in entries[1::2]}) == 1
+        and entries[0].gave != entries[1].gave
+        and all(len(entry.gave) >= STATE_CHARACTERS for entry in entries[:2])
     )
 
 

@@ -23,6 +23,8 @@ OF_A_LIST = 2
 ANSWERED_BEFORE = 4
 # And where the same is said in a word or two, which may be how things are everywhere.
 IN_A_WORD = 2
+IN_FEW_WORDS = 2
+STATE_FEW_WORDS = 7
 # So many calls more for who reads once more what was read before.
 READ_AGAIN = 2
 # So many tries of one kind, after each of which a look shows the same.
@@ -66,6 +68,10 @@ def find_standstill(own: Sequence[Entry], limits: Limits) -> Trip | None:
             return tripped(
                 "no_change", f"The last {len(calls)} calls, whatever they were, came to the same end.", calls
             )
+    window = _window(own, limits.same_end + IN_FEW_WORDS, LEAST_TURNS)
+    if window and _comes_to_little(window):
+        calls = [entry.call for entry in window]
+        return tripped("no_change", f"{calls[-1].tool} gave the same {len(calls)} times, whatever it was told.", calls)
     return _unmoved(own, limits) or _swings(own, limits)
 
 
@@ -147,9 +153,29 @@ def _is_stuck(window: Sequence[Entry]) -> bool:
     return says_much or sum(entry.brought == NOTHING for entry in window) >= COMES_BACK
 
 
+def _comes_to_little(window: Sequence[Entry]) -> bool:
+    """Whether one tool, told ever other things that are no objects of a list, gives the same few words."""
+    calls = [entry.call for entry in window]
+    return (
+        len({call.tool for call in calls}) == 1
+        and len({call.asked for call in calls}) > 1
+        and all(entry.brought != DID for entry in window)
+        and calls[-1].tone in ("plain", "nothing")
+        # An acknowledgement has fewer.
+        and len(calls[-1].gave_words) >= STATE_FEW_WORDS
+        and not calls[-1].looks_up
+        and _show_the_same(calls)
+        and not is_a_sweep(calls)
+        and not is_a_list(calls)
+        and not are_built_alike(calls)
+    )
+
+
 def _show_the_same(calls: Sequence[Observed]) -> bool:
     """Whether results are one, or long ones that differ by a name or two that a machine made, and nobody asks for."""
     if len({call.gave for call in calls}) == 1 or (calls[-1].hits and len({call.hits for call in calls}) == 1):
+        return True
+    if _count_the_calls(calls):
         return True
     # What differs in most results is more than that, and soon seen.
     if len({len(call.gave_words) for call in calls}) > MOST_BESIDE or len({call.essence for call in calls}) > 1:
@@ -165,11 +191,25 @@ def _stands_still(calls: Sequence[Observed]) -> bool:
     shares = calls[-1].shares
     return (
         calls[-1].tone == "success"
-        and len({call.tool for call in calls}) > 1
+        and (len({call.tool for call in calls}) > 1 or all(_writes_the_whole(call) for call in calls))
         and any(is_part(share) for share in shares)
         and len({call.without_clocks for call in calls}) == 1
         and len({call.fact.commit for call in calls}) == 1
     )
+
+
+def _writes_the_whole(call: Observed) -> bool:
+    """Whether a call is told a whole list, as who writes a plan is."""
+    return any(isinstance(value, list) and len(value) > 1 for value in call.arguments.values())
+
+
+def _count_the_calls(calls: Sequence[Observed]) -> bool:
+    """Whether results are one but for a number that grows by one with every call, whatever was asked."""
+    columns = [call.columns for call in calls]
+    if len({(each.texts, each.keys) for each in columns}) > 1 or len(calls) < 2:
+        return False
+    moved = [column for column in zip(*(each.numbers for each in columns), strict=True) if len(set(column)) > 1]
+    return len(moved) == 1 and all(later - earlier == 1 for earlier, later in pairwise(moved[0]))
 
 
 def _sweep(own: Sequence[Entry], window: Sequence[Entry]) -> int:
@@ -256,7 +296,13 @@ def _swings(own: Sequence[Entry], limits: Limits) -> Trip | None:
     newest = own[-1].call
     looks: list[Entry] = []
     deeds = 0
+    later: Entry | None = None
     for entry in reversed(own):
+        is_retried = later is not None and entry.call.asked == later.call.asked and entry.call.tone == "failure"
+        later = entry
+        # What failed, and went well when it was tried once more, showed nothing by its failure.
+        if is_retried and looks[-1].call.tone != "failure":
+            continue
         if entry.call.asked == newest.asked:
             if entry.brought != NOTHING or entry.call.fact.commit != newest.fact.commit:
                 break
@@ -270,7 +316,9 @@ def _swings(own: Sequence[Entry], limits: Limits) -> Trip | None:
         return None
     if _are_of_a_list(own, looks):
         return None
-    # One state alone has rules of its own.
+    # One state alone has rules of its own; a failure may be followed by a try that goes well, as those before it were.
+    if newest.tone == "failure" and all(call.tone != "failure" for call in calls[1:]):
+        return None
     if len({entry.gave for entry in looks}) < 2 or all(call.tone == "success" for call in calls):
         return None
     return tripped("no_change", f"{newest.tool} shows only what it has shown before, {len(looks)} times.", calls)

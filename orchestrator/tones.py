@@ -26,7 +26,7 @@ _NO_ENTRY = re.compile(r"\b(?:401|403|access|permi(?:ssion|tted)|forbidden|unaut
 _NOT_THERE = re.compile(
     r"\bno such\b|\bnot found\b|\bno (?:file|module|\w+ named)\b|\b(?:not|n['’]t) exist|\bunknown\b|\b404\b"
     r"|\bundefined\b"
-    r"|\b(?:cannot|could not|can['’]t|unable to) (?:find|locate)\b|\bno match",
+    r"|\b(?:cannot|could not|can['’]t|unable to) (?:find|locate)\b|\bno (?:\w+ )?match",
     re.IGNORECASE,
 )
 # The way back to how it was before a try.
@@ -46,6 +46,8 @@ _FAILURE = re.compile(
     r"|fehler\w*|fehlgeschlagen|verweigert|erreur|échec|échoué|refusée?|denegad[oa]|errore|fallid[oa]|fallo)\b",
     re.IGNORECASE,
 )
+# What a cell shows whose formula cannot be computed.
+_BAD_CELL = re.compile(r"(?:[\w!.$:]+\s*[=:]\s*)?#(?:REF!|NAME\?|VALUE!|DIV/0!|N/A|NUM!|NULL!|ERROR!)")
 # In a few words; a text that merely has one of these is about something else.
 _SHORT_FAILURE = re.compile(
     r"\b(?:captcha|(?:verify|prove|confirm) (?:that )?you are (?:a )?human"
@@ -86,13 +88,13 @@ _DONE = (
     r"(?:ok|okay|done|true|yes|success\w*|succeeded|completed?|finished|saved|wrote|written|created|updated|added"
     r"|appended|inserted|deleted|removed|edited|replaced?|replacements?|changed|modified|applied|patched|moved|renamed"
     r"|copied|sent|posted|published|closed|opened|set|stored|installed|uploaded|committed|merged|pushed|clicked|typed"
-    r"|pressed|selected|submitted|accepted|assigned|transferred|forwarded|attached|scheduled|started|stopped"
+    r"|pressed|selected|submitted|accepted|assigned|transferred|forwarded|attached|scheduled|started|stopped(?!:)"
     r"|restarted|granted|registered|queued (?:as|for|with|under)|delivered|received|enqueued|logged"
     r"|recorded|noted|acknowledged|pass(?:ed|ing)?|healthy|clean|up|green|valid|ready)"
 )
 _SUCCESS = re.compile(rf"\b{_DONE}\b", re.IGNORECASE)
 # What should have been done was not, whatever is said beside it.
-_NOT_DONE = re.compile(rf"\b{_DONE}[\"']?\s?[:=]\s?[\"']?(?:false|no(?!\s+[a-z]))\b", re.IGNORECASE)
+_NOT_DONE = re.compile(rf"\b{_DONE}[\"']?\s?[:=]\s?[\"']?(?:false|0(?!\.)|no(?!\s+[a-z]))\b", re.IGNORECASE)
 # Named, and not so: `"accepted": false`.
 _NO_SUCCESS = re.compile(
     r"\b(?:0|no|none) (?:\w+ )?(?:done|passed|completed?|finished|ready|updated|changed|created)\b"
@@ -111,6 +113,10 @@ _ALL_PASSED = re.compile(
 _HAS_BEEN = re.compile(
     r"(?!.*\b(?:is|are|was|still|not|remains?|stays?)\b)[^:=|\s]+(?: [^:=|\s]+){0,4} [a-z]+ed[.!]?", re.IGNORECASE
 )
+_ANSWERED = re.compile(r"\"(?:status|success|ok)\"\s*:\s*(?:\"(?:success|ok)\"|true)", re.IGNORECASE)
+_DATA = re.compile(r"\"(?:data|results?|items|rows|records|hits|values?)\"\s*:\s*[\[{]", re.IGNORECASE)
+# What is seen, whatever is selected or open in it.
+_VIEW = re.compile(r"\W{0,3}(?:screen ?shot|snapshot|screen|window|page|view)\b\W*[:=]", re.IGNORECASE)
 _AT_WORK = re.compile(
     r"running|in.?progress|building|compiling|training|processing|working|loading|copying|migrating|deploying|pending"
     r"|rendering|syncing|queued|waiting|heartbeat|remaining",
@@ -118,7 +124,7 @@ _AT_WORK = re.compile(
 )
 # By its tool's name, or the program that a command begins with, whatever folder it goes to first.
 _SEARCHES = re.compile(
-    r"^(?:\w*[-_.])?(?:search|find|grep|glob|lookup|recherche\w*|such\w*|busca|buscar|cerca|zoek|query|list)(?:[-_.]\w+)?\n"
+    r"^(?:\w*[-_.])?(?:search|find|grep|glob|lookup|recall|recherche\w*|such\w*|busca|buscar|cerca|zoek|query|list)(?:[-_.]\w+)?\n"
     r"|\n(?:cd \S+ (?:&& |; ))?(?:sudo )?(?:e?grep|rg|ag|ack|find|fd|locate|which|whereis|ls"
     r"|git (?:grep|log|branch|tag))\b"
     r"(?!.*(?:-delete|-exec|[^2]>))",
@@ -126,7 +132,7 @@ _SEARCHES = re.compile(
 )
 # A list of what there is may be asked for again and again, as a poll is.
 _LOOKS_UP = re.compile(
-    r"^(?:\w*[-_.])?(?:search|find|grep|glob|lookup|recherche\w*|such\w*|busca|buscar|cerca|zoek)(?:[-_.]\w+)?\n"
+    r"^(?:\w*[-_.])?(?:search|find|grep|glob|lookup|recall|recherche\w*|such\w*|busca|buscar|cerca|zoek)(?:[-_.]\w+)?\n"
     r"|\n(?:cd \S+ (?:&& |; ))?(?:sudo )?(?:e?grep|rg|ag|ack|find|fd|locate|git grep)\b(?!.*(?:-delete|-exec|[^2]>))",
     re.IGNORECASE,
 )
@@ -152,6 +158,9 @@ _COURTESY = re.compile(
 COURTESY_WORDS = 14
 _CONTENT = re.compile(r"\d|[\w-]+[./_:]\w|\?|`")
 _WAITS = re.compile(r"(?:^|[\W_])(?:sleep|wait|delay|pause|backoff)(?:$|[\W_])", re.IGNORECASE)
+# Beside a wait, what says that it is over.
+_NEXT_COMMAND = re.compile(r"\s*(?:;|&&|\|\||\||\n)\s*")
+_SAYS_SO = re.compile(r"(?:sleep|echo|printf|date|true|wait|:)?(?:\s|$)")
 
 
 def tone(text: str) -> Tone:
@@ -159,6 +168,8 @@ def tone(text: str) -> Tone:
     if _FAILURE.search(_NO_FAILURE.sub("", _ends(text))) or _WALL.search(text[:END_CHARACTERS]):
         return "failure"
     said = text.strip()
+    if _BAD_CELL.fullmatch(said):
+        return "failure"
     if not said:
         return "success"
     beginning = said[:SHORT_CHARACTERS].split(maxsplit=SHORT_WORDS)
@@ -175,8 +186,12 @@ def tone(text: str) -> Tone:
         return "success"
     if _HAS_BEEN.fullmatch(said):
         return "success"
+    if _VIEW.match(said):
+        return "plain"
     if _NOT_DONE.search(said):
         return "plain"
+    # That the question was answered is no deed.
+    said = _ANSWERED.sub("", said) if _DATA.search(said) else said
     return "success" if _SUCCESS.search(_INNER_CAPITAL.sub(" ", _NO_SUCCESS.sub("", said))) else "plain"
 
 
@@ -238,12 +253,15 @@ def undoes(asked: str) -> bool:
     return _UNDOES.search(_INNER_CAPITAL.sub(" ", asked[:HEAD_CHARACTERS])) is not None
 
 
-def lets_time_pass(asked: str, answer: str) -> bool:
-    """Whether a call did nothing but wait."""
-    return (
-        len(answer.split(maxsplit=SHORT_WORDS // 2)) <= SHORT_WORDS // 2
-        and _WAITS.search(asked[:HEAD_CHARACTERS]) is not None
-        and tone(answer) != "failure"
+def lets_time_pass(tool: str, told: str, answer: str) -> bool:
+    """Whether a call did nothing but wait: by its tool's name, or by a command that does nothing beside."""
+    if len(answer.split(maxsplit=SHORT_WORDS // 2)) > SHORT_WORDS // 2 or tone(answer) == "failure":
+        return False
+    if _WAITS.search(tool):
+        return True
+    commands = _NEXT_COMMAND.split(told[:HEAD_CHARACTERS])
+    return _WAITS.search(told[:HEAD_CHARACTERS]) is not None and (
+        len(commands) == 1 or all(_SAYS_SO.match(command) for command in commands)
     )
 
 

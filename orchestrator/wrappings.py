@@ -31,7 +31,13 @@ _EMPTY = re.compile(
 # Under it, that the program has ended well.
 _ENDED_WELL = re.compile(
     r"\s*\n?[\[(<]?(?:the )?(?:command|process|program)? ?(?:finished|exited|completed|terminated|ended)(?: normally)?"
-    r"(?: with)?[ :]+(?:exit )?(?:code|status)[ :=]*0[\])>.]*\s*\Z",
+    r"(?: with)?[ :]+(?:exit )?(?:code|status)[ :=]*0[\])>.]*\s*\Z|\s*\n[\[(]exit(?: code| status)?[ :=]*0[\])]\s*\Z",
+    re.IGNORECASE,
+)
+# Or ill, which what it said tells better.
+_ENDED_ILL = re.compile(
+    r"(?<=\S)\s*\n[\[(<]?(?:(?:the )?(?:command|process|program) )?(?:exit(?:ed)?|failed|returned|finished)(?: with)?"
+    r"(?: (?:exit )?(?:code|status))?[ :=]*[1-9]\d{0,2}[\])>.]*\s*\Z",
     re.IGNORECASE,
 )
 # Before the output of a process, line by line: how it was run.
@@ -50,6 +56,8 @@ _MARKED = re.compile(
 )
 # Under it, where it was run.
 _RUN_IN = re.compile(r"\s*\n?\[(?:current working directory|python interpreter|cwd)[^\]\n]*\]\s*\Z", re.IGNORECASE)
+# Several of them, one after the other.
+_TAG = re.compile(r"\s*<(?P<name>[a-z]\w*)>\n?(?P<said>.*?)\n?</(?P=name)>\s*", re.IGNORECASE | re.DOTALL)
 _RULED = re.compile(r"^[ \t]*([-=_*#~+])\1{3,}[ \t]*\n?", re.MULTILINE)
 # Envelopes: a tool behind a protocol that runs a process has two.
 MOST_ENVELOPES = 3
@@ -99,6 +107,9 @@ MESSAGES = frozenset(
     {"message", "text", "content", "prompt", "task", "input", "instruction", "body", "question", "note"}
 )
 LEAST_MESSAGE = 2
+# Behind one of these stands what a shell was told.
+PROMPTS = ("$", "#", ">", "%", "❯", "+")
+MOST_PROMPT = 60
 # A line that says how a program ended has no more signs.
 LAST_LINE = 60
 LAST_PATH = 200
@@ -114,6 +125,7 @@ THOUGHTS = frozenset({"reasoning", "thought", "thoughts"})
 DURATIONS = frozenset(
     {"duration", "latency", "took", "runtime", "response", "query", "execution", "processing"} | {"fit", "wall", "cpu"}
 )
+SPANS = frozenset({"seconds", "secs", "sec", "ms", "elapsed"})
 ALONE = frozenset({"nonce", "etag", "traceparent", "latency", "took", "jsonrpc", "via", "worker", "served"})
 
 
@@ -133,6 +145,8 @@ def unwrap(text: str) -> tuple[str, bool]:
     text = _LOGGED.sub("", _RULED.sub("", text), count=1)
     if text.lstrip().startswith("<") and (marked := _MARKED.match(text)):
         text = marked["said"]
+    if text.lstrip().startswith("<") and (tagged := _tagged(text)):
+        text, failed = tagged[0], failed or tagged[1]
     if run_as := _RUN_AS.match(text):
         exits = _EXIT.search(run_as[0])
         failed = failed or (exits is not None and exits[1] != "0")
@@ -165,6 +179,26 @@ def _inner(value: JsonValue) -> Iterable[JsonValue]:
     if isinstance(value, dict):
         return value.values()
     return value if isinstance(value, list) else ()
+
+
+def _tagged(text: str) -> tuple[str, bool] | None:
+    """What stands in marks of one word, if some say what came out and the others how; None for any other text."""
+    said: list[str] = []
+    failed = False
+    end = 0
+    while end < len(text):
+        found = _TAG.match(text, end)
+        if found is None:
+            return None
+        end = found.end()
+        name = found["name"].casefold().replace("_", "")
+        if name in LOADS:
+            said.append(found["said"])
+        elif name in SAYS_ILL:
+            failed = failed or found["said"].strip() not in ("", "0", "false")
+        elif name not in NOTES and not _is_of_the_answer(found["name"]):
+            return None
+    return ("\n".join(filter(None, said)), failed) if said else None
 
 
 def _open(text: str) -> tuple[str, bool] | None:
@@ -212,6 +246,23 @@ def _texts(value: JsonValue) -> list[str] | None:
         return None
     texts = [block.get("text") for block in value if isinstance(block, dict) and block.get("type") == "text"]
     return [text for text in texts if isinstance(text, str)] if len(texts) == len(value) else None
+
+
+def without_exit(text: str) -> str:
+    """A failure without the status that its process ended with, which one that is seen through a pipe does not tell."""
+    return text[:-LAST_LINE] + _ENDED_ILL.sub("", text[-LAST_LINE:], count=1)
+
+
+def without_prompt(text: str, told: Iterable[JsonValue]) -> str:
+    """The text without its first line, if that is a prompt behind which stands what was told."""
+    first, end, rest = text.lstrip().partition("\n")
+    command = next(
+        (value for value in told if isinstance(value, str) and value and first.rstrip().endswith(value)), None
+    )
+    if not end or command is None:
+        return text
+    prompt = first.rstrip().removesuffix(command).rstrip()
+    return rest if prompt.endswith(PROMPTS) and len(prompt) <= MOST_PROMPT else text
 
 
 def without_remarks(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -276,9 +327,18 @@ def without_notes_on_itself(text: str) -> str:
 def _without_notes(value: JsonValue) -> JsonValue:
     """A structured answer without what it says of itself."""
     if isinstance(value, dict):
-        kept = {key: _without_notes(inner) for key, inner in value.items() if not _is_of_the_answer(key)}
+        kept = {
+            key: _without_notes(inner)
+            for key, inner in value.items()
+            if not _is_of_the_answer(key) and not _is_a_lapse(key, inner)
+        }
         return {key: inner for key, inner in kept.items() if inner != {} or value[key] == {}}
     return [_without_notes(item) for item in value] if isinstance(value, list) else value
+
+
+def _is_a_lapse(key: str, value: JsonValue) -> bool:
+    """Whether a value is how long the answer took: a span of time with no other name, to a part of its unit."""
+    return key.casefold() in SPANS and isinstance(value, float) and not value.is_integer()
 
 
 @lru_cache(maxsize=1_024)
@@ -287,7 +347,7 @@ def _is_of_the_answer(key: str) -> bool:
     parts = [part.lower() for part in _NAME_PART.findall(key)]
     if not parts:
         return False
-    if parts[-1] in TIMES and any(part in OF_THE_ANSWER for part in parts):
+    if parts[-1] in TIMES and (any(part in OF_THE_ANSWER for part in parts) or parts[0] in DURATIONS):
         return True
     if parts[-1] in ("id", "key", "token", "uuid") and any(part in OF_THE_ANSWER for part in parts[:-1]):
         return True

@@ -30,7 +30,12 @@ KINDS = {"identical", "near_identical", "alternating", "ping_pong", "stuck_state
 # Known to be mistaken: the first seven objects of a list, each refused.
 MISTAKEN = {"forbidden_here_and_there"}
 # By people who never read a detector, kept as they wrote them.
-KEPT = {"judge", "real", "last", "final", "ninth", "tenth", "eleventh"}
+KEPT = {"judge", "real", "last", "final", "ninth", "tenth", "eleventh"} | {
+    "twelfth",
+    "thirteenth",
+    "fourteenth",
+    "fifteenth",
+}
 # Not what is promised, or later than that: recall and false trips as docs/benchmarks.md has them.
 SHORT_OF_IT = {
     "field_sealed": (0.98, 0),
@@ -45,6 +50,8 @@ SHORT_OF_IT = {
     "ninth": (1, 0),
     "tenth": (1, 0),
     "eleventh": (0.91, 0),
+    "fourteenth": (1, 0),
+    "fifteenth": (0.95, 0),
 }
 
 

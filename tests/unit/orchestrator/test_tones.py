@@ -41,10 +41,14 @@ def test_an_error_that_asks_to_come_again_is_known(text: str) -> None:
 
 
 def test_a_wait_is_a_short_answer_to_a_call_that_says_so() -> None:
-    assert lets_time_pass("bash sleep 30", "")
-    assert lets_time_pass("wait 5", "waited 5 s")
-    assert not lets_time_pass("wait_for_page x", "[page] a long text of what has appeared on the page by now")
-    assert not lets_time_pass("read_file sleeping.py", "")
+    assert lets_time_pass("bash", "sleep 30", "")
+    assert lets_time_pass("bash", "sleep 30; echo waited && date", "waited")
+    assert lets_time_pass("wait", "5", "waited 5 s")
+    assert lets_time_pass("wait", "Let it deploy; then look at it", "")
+    assert not lets_time_pass("bash", "sleep 2; curl localhost:8080", "200")
+    assert not lets_time_pass("bash", "pkill vite; sleep 1", "")
+    assert not lets_time_pass("wait_for_page", "x", "[page] a long text of what has appeared on the page by now")
+    assert not lets_time_pass("read_file", "sleeping.py", "")
 
 
 def test_what_is_denied_is_no_success() -> None:
