@@ -30,6 +30,7 @@ from chargehand.orchestrator.facts import (
     ToolStarted,
 )
 from chargehand.orchestrator.plan import CONTROL_KINDS, Plan, Step
+from chargehand.orchestrator.storable import unstorable
 
 # Ends that a fork takes over. What was cancelled or skipped is decided anew by what stands around it.
 TAKEN_OVER = frozenset({"succeeded", "failed"})
@@ -76,6 +77,9 @@ class Change:
         refused = next((name for name in given if not _has(step, name)), None)
         if refused is not None:
             raise UserError(f"Step {step.key!r} is a {step.kind} and has no {refused}; leave --{refused} out.")
+        wrong = unstorable([self.instruction, self.tier, self.model, dict(self.arguments or {})])
+        if wrong is not None:
+            raise UserError(f"Step {step.key!r} cannot be changed so: it has {wrong}.")
         if self.arguments:
             given["arguments"] = {**step.arguments, **self.arguments}
         try:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from chargehand.orchestrator.errors import InvalidPlan
 from chargehand.orchestrator.plan_numbers import NUMBER
 from chargehand.orchestrator.settings import MAX_STEPS, MAX_TURNS_CEILING
+from chargehand.orchestrator.storable import unstorable
 
 StepKind = Literal["agent", "script", "gate", "celery_task", "branch", "map", "repeat", "merge"]
 # No worker runs these: `advance` appends their children and ends them with what those gave.
@@ -266,6 +267,9 @@ def _validate_step(step: Step, known: Mapping[str, Step], roles: Set[str] | None
     if len(set(step.after)) != len(step.after):
         raise InvalidPlan(f"Step {step.key!r} names a predecessor twice; name each once.")
     _validate_kind(step, roles)
+    wrong = unstorable([step.instruction, step.title, step.arguments])
+    if wrong is not None:
+        raise InvalidPlan(f"Step {step.key!r} has {wrong}.")
     for predecessor, label in step.when.items():
         if predecessor not in step.after:
             raise InvalidPlan(f"Step {step.key!r} has a label for {predecessor!r}, which it does not wait for.")

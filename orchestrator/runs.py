@@ -3,7 +3,6 @@
 Locks are taken in one order everywhere: the run, then its steps by ordinal, then its budget. The caller commits.
 """
 
-import json
 import os
 import time
 from collections import defaultdict
@@ -38,6 +37,7 @@ from chargehand.orchestrator.facts import (
 from chargehand.orchestrator.plan import Plan, PlanPatch, Step, extend, step_id, validate
 from chargehand.orchestrator.replanning import asked_anew, effective
 from chargehand.orchestrator.requests import RunRequest
+from chargehand.orchestrator.storable import as_answer
 from chargehand.orchestrator.tables import (
     BudgetRow,
     EdgeRow,
@@ -475,7 +475,8 @@ def answer(
     `by`: who says they answer, for the journal.
 
     So does one to a step that has ended, for example with its run: nobody would read it. Raises `NotFound` when the
-    tenant has no such step: ids follow from the run's, and the first answer would win.
+    tenant has no such step: ids follow from the run's, and the first answer would win; `UserError` for a body that
+    is no JSON.
     """
     own = select(StepRow.status).where(StepRow.id == step, StepRow.run == run_id, StepRow.tenant == tenant)
     status = session.execute(own).scalar_one_or_none()
@@ -491,7 +492,7 @@ def answer(
             run=run_id,
             tenant=tenant,
             choice=choice,
-            body=json.loads(json.dumps(body)),
+            body=as_answer(body),
             sent_by=by,
         )
         .on_conflict_do_nothing()

@@ -2,11 +2,9 @@
 
 from uuid import UUID
 
-from pydantic import JsonValue
-
 from chargehand.orchestrator.facts import ModelResponded
+from chargehand.orchestrator.storable import storable, storable_json
 from chargehand.workers.models.interface import Block, ModelAnswer
-from chargehand.workers.tools.registry import storable
 
 
 def responded(call_id: UUID, answer: ModelAnswer, *, summarises: int = 0) -> ModelResponded:
@@ -30,14 +28,4 @@ def responded(call_id: UUID, answer: ModelAnswer, *, summarises: int = 0) -> Mod
 
 
 def _storable_block(block: Block) -> Block:
-    return {storable(key): _storable_value(value) for key, value in block.items()}
-
-
-def _storable_value(value: JsonValue) -> JsonValue:
-    if isinstance(value, str):
-        return storable(value)
-    if isinstance(value, dict):
-        return _storable_block(value)
-    if isinstance(value, list):
-        return [_storable_value(item) for item in value]
-    return value
+    return {storable(key): storable_json(value) for key, value in block.items()}

@@ -37,6 +37,7 @@ from chargehand.orchestrator.questions import expiring, of_role, of_settings, wh
 from chargehand.orchestrator.sessions import open_session
 from chargehand.orchestrator.shared_views import scope_of
 from chargehand.orchestrator.steps import Claim, Ended, HeldStep, new_wait_id
+from chargehand.orchestrator.storable import storable, storable_json
 from chargehand.orchestrator.telemetry import span_attributes as names
 from chargehand.orchestrator.telemetry import spans
 from chargehand.orchestrator.turns import StepRecorder
@@ -403,18 +404,21 @@ class Attempt:
             case Finished():
                 return self._finish(self.success(outcome))
             case Failed():
-                return self._finish(StepFinished(outcome="failed", error=outcome.error, artifacts=self.artifacts))
+                error = storable(outcome.error)
+                return self._finish(StepFinished(outcome="failed", error=error, artifacts=self.artifacts))
             case Wait(reason="retry") if self.claim.step.kind == "script":
                 return self.hand_back(
                     StepReleased(
-                        reason="retry", detail=outcome.question, run_after_seconds=outcome.run_after_seconds or 0.0
+                        reason="retry",
+                        detail=storable(outcome.question),
+                        run_after_seconds=outcome.run_after_seconds or 0.0,
                     )
                 )
             case Wait():
                 asked = StepWaiting(
                     wait_id=new_wait_id(),
                     reason=outcome.reason,
-                    question=outcome.question,
+                    question=storable(outcome.question),
                     options=outcome.options,
                     evidence=outcome.evidence,
                     child=outcome.child,
@@ -551,13 +555,14 @@ def _obey(signal: SignalReceived) -> Outcome | None:
 
 def _as_json(value: object) -> JsonValue:
     try:
-        size = len(_ANYTHING.dump_json(value))
+        plain = storable_json(_JSON.validate_python(_ANYTHING.dump_python(value, mode="json")))
+        size = len(_JSON.dump_json(plain))
         if size > MAX_RESULT_BYTES:
             raise TypeError(
                 f"The script's result has {size:,} bytes, at most {MAX_RESULT_BYTES:,} are kept; "
                 "keep it with context.put_artifact and return its name."
             )
-        return _JSON.validate_python(_ANYTHING.dump_python(value, mode="json"))
+        return plain
     except PydanticSerializationError as error:
         raise TypeError(
             f"The script gave a {type(value).__name__}, which JSON cannot hold; return a pydantic model, a dataclass "

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from chargehand import Client, Plan, RunFailed, Settings, gate, role
+from chargehand import Client, Plan, RunFailed, Settings, gate, map_over, role
 from chargehand.orchestrator.facts import ToolFinished
 from chargehand.orchestrator.laptop.ground import free_port
 from chargehand.orchestrator.laptop.processes import Processes
@@ -56,6 +56,21 @@ def total(context: ScriptContext, lines: list[Line], first: Line, label: str = "
     assert all(isinstance(line, Line) for line in lines)
     context.report_progress("adding")
     return {"label": label, "sum": sum(line.price for line in lines), "first": first.day, "step": context.step_key}
+
+
+@script(name="shop.shelves")
+def shelves() -> list[str]:
+    return ["A\\0", "B\\udcff"]
+
+
+@script(name="shop.shelf")
+def shelf(name: str) -> str:
+    return name
+
+
+@script(name="shop.misread")
+def misread() -> str:
+    raise FileNotFoundError("No such file: 'caf\\udce9\\0'")
 
 
 @script(name="shop.unspeakable")
@@ -257,6 +272,21 @@ def test_results_are_handed_on_in_the_types_of_the_parameters(client: Client, sh
 
 def test_a_script_that_raises_fails_its_step_with_its_words(client: Client, refunds: ModuleType) -> None:
     assert "There is no order 9; there are: 7, 8." in failure(client, Plan(refunds.load.step(9)))
+
+
+def test_words_that_postgres_cannot_hold_fail_the_step_once_with_what_can_be_held_of_them(
+    client: Client, shop: ModuleType
+) -> None:
+    """Python names a file that is not UTF-8 with half a surrogate pair; the script is not run again for that."""
+    run = client.submit(plan=Plan(shop.misread.step()))
+    with pytest.raises(RunFailed, match=r"No such file: 'caf\\udce9\u2400'"):
+        run.wait(timeout_seconds=RUN_SECONDS)
+    assert [event.kind for event in run.events(follow=False)].count("step.claimed") == 1
+
+
+def test_a_map_goes_over_names_that_postgres_cannot_hold(client: Client, shop: ModuleType) -> None:
+    plan = Plan(map_over(shop.shelves.step(), lambda name: shop.shelf.step(name=name)))
+    assert client.submit(plan=plan).wait(timeout_seconds=RUN_SECONDS) == ["A\u2400", "B\\udcff"]
 
 
 def test_a_result_that_json_cannot_hold_fails_the_step(client: Client, shop: ModuleType) -> None:

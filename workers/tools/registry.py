@@ -21,6 +21,7 @@ from chargehand.orchestrator.errors import Fenced, NewerVersion, Unavailable
 from chargehand.orchestrator.facts import ToolFinished
 from chargehand.orchestrator.outputs import refuse_namesake
 from chargehand.orchestrator.plan import Plan, PlanPatch, Pool, Step
+from chargehand.orchestrator.storable import storable
 from chargehand.workers.models.interface import Block, tool_definition
 from chargehand.workers.scripts.registry import Effect, Workspace
 from chargehand.workers.tools.outside import is_outside
@@ -340,11 +341,6 @@ def _as_output(given: object) -> ToolOutput:
         return ToolOutput(content="done")
     value = _ANYTHING.dump_python(given, mode="json")
     return ToolOutput(content=json.dumps(value, ensure_ascii=False, separators=(",", ":")), result=value)
-
-
-def storable(text: str) -> str:
-    """The text as UTF-8 and Postgres can hold it: lone surrogates become escapes, NUL its picture."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\u2400")
 
 
 def _capped(text: str, cap_bytes: int) -> str:

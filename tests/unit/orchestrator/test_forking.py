@@ -269,3 +269,9 @@ def test_a_place_is_a_step_and_perhaps_a_turn_whatever_colons_its_key_has() -> N
     assert place_of("ask:3", {"ask", "ask:3"}) == ("ask:3", None)
     assert place_of("ask:x", {"ask"}) == ("ask:x", None)
     assert place_of("a:1:2", {"a:1"}) == ("a:1", 2)
+
+
+def test_a_fork_is_not_given_what_postgres_cannot_hold() -> None:
+    for arguments, problem in (({"n": "a\x00"}, "a NUL character"), ({"n": float("inf")}, "the number inf")):
+        with pytest.raises(UserError, match=f"^Step 'a' cannot be changed so: it has {problem}"):
+            Change(arguments=arguments).of(script("a"))

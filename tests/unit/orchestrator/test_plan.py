@@ -1,6 +1,7 @@
 """Plans: what can run is accepted, everything else is refused with the value and the remedy."""
 
 from itertools import pairwise
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -98,6 +99,20 @@ def test_the_largest_plan_is_accepted_even_as_one_line() -> None:
 def test_turns_have_a_ceiling(turns: int) -> None:
     with pytest.raises(ValidationError):
         Step(key="a", kind="agent", role="writer", max_turns=turns)
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"arguments": {"name": ["a\x00b"]}}, r"a NUL character in 'a\\x00b'; leave it out"),
+        ({"arguments": {"n\x00": 1}}, "a NUL character"),
+        ({"instruction": "\ud800"}, r"half of a surrogate pair in '\\ud800'; leave it out"),
+        ({"arguments": {"limit": float("inf")}}, "the number inf, which JSON does not have; give a finite one"),
+    ],
+)
+def test_what_postgres_cannot_hold_is_refused_before_anything_is_written(fields: dict[str, Any], problem: str) -> None:
+    with pytest.raises(InvalidPlan, match=f"^Step 'a' has {problem}"):
+        Plan.of([Step(key="a", kind="script", script="work", **fields)])
 
 
 def test_the_id_of_a_step_follows_from_run_and_key() -> None:
