@@ -98,7 +98,10 @@ def main() -> None:
                 print(event.fact.result or event.fact.error)
             elif event.kind == "step.waiting":
                 for asked in client.escalations(run.run_id):
-                    client.answer(asked, input(f"{asked.question} ({' or '.join(asked.options)}) "))
+                    choice = ""
+                    while choice not in asked.options:
+                        choice = input(f"{asked.question} ({' or '.join(asked.options)}) ")
+                    client.answer(asked, choice)
         try:
             print("Paid:", run.result())
         except RunFailed as failed:

@@ -21,6 +21,8 @@ from chargehand.orchestrator.plan import Branch, CeleryTask, Expiry, Map, Merge,
 MAX_PLAN_BYTES = 32_000_000
 # A body in a body in a body, with arguments of objects in lists, is some thirty deep.
 MAX_DEPTH = 100
+# A wrong value that is longer is found by its line.
+MAX_SHOWN = 60
 LINE_WIDTH = 110
 
 Place = tuple[str | int, ...]
@@ -253,6 +255,8 @@ def _first_mistake(document: _Document, error: ValidationError) -> str:
     what, remedy = problem["msg"], _REMEDIES.get(problem["type"], "correct it")
     if problem["type"] == "extra_forbidden":
         what, remedy = "there is no such field", _nearest_field(place)
+    elif isinstance(given := problem["input"], str | int | float) and len(repr(given)) <= MAX_SHOWN:
+        what = f"{what}, not {given!r}"
     end = "" if remedy.endswith("?") else "."
     return f"{document.at(place)}: {_name_of(document.value, place)}: {what}; {remedy}{end}{more}"
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from chargehand.orchestrator.errors import InvalidBudget, InvalidGoal, UserError
+from chargehand.orchestrator.errors import InvalidBudget, InvalidGoal, InvalidPlan, UserError
 from chargehand.orchestrator.facts import OnBudget, OnConflict, WorkspaceRef
 from chargehand.orchestrator.plan import Plan, Step, Tier
 
@@ -76,19 +76,37 @@ def microusd(budget_usd: str | Decimal) -> int:
     return micro
 
 
-def check_goal(goal: str) -> str:
-    """The goal without surrounding blanks; raises `InvalidGoal`."""
+def check_goal(goal: str, *, name: str = "goal", remedy: str = "say what should be done") -> str:
+    """The goal without surrounding blanks, or a text of the kind of `name`; raises `InvalidGoal`."""
     # What is not text (a lone surrogate of a broken terminal) could not be stored as JSON.
     goal = _LONE_SURROGATE.sub("\ufffd", goal).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     goal = goal.replace("\x00", "").strip()
     if not goal:
-        raise InvalidGoal("The goal is empty; say what should be done.")
+        raise InvalidGoal(f"The {name} is empty; {remedy}.")
     size = len(goal.encode())
     if size > MAX_GOAL_BYTES:
         raise InvalidGoal(
-            f"The goal has {size:,} bytes; at most {MAX_GOAL_BYTES:,} are allowed: put long texts into the workspace."
+            f"The {name} has {size:,} bytes; at most {MAX_GOAL_BYTES:,} are allowed: put long texts into the workspace."
         )
     return goal
+
+
+def check_plan(plan: object) -> None:
+    """Raise `InvalidPlan` for what is no plan, for example the name of its file."""
+    if plan is not None and not isinstance(plan, Plan):
+        raise InvalidPlan(
+            f"{str(plan)[:80]!r} is no `Plan`; `load_plan(file)` and `parse_plan(text)` make one of YAML or JSON."
+        )
+
+
+def check_message(message: str) -> str:
+    """What agents of a run are told, as it is kept; raises `InvalidGoal`."""
+    return check_goal(message, name="message", remedy="say what its agents should know")
+
+
+def check_instruction(instruction: str) -> str:
+    """What a step is told to do, as it is kept; raises `InvalidGoal`."""
+    return check_goal(instruction, name="instruction", remedy="say what the step should do, or leave it as it was")
 
 
 def check_concurrency(key: str | None, on_conflict: OnConflict) -> str | None:

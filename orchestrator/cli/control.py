@@ -9,7 +9,7 @@ from chargehand.orchestrator.cli.completing import run_names
 from chargehand.orchestrator.cli.fleet import Everything, Model, Role, ToolName, chosen_switch, flip
 from chargehand.orchestrator.cli.terminal import AsJson, RunName, answers, plain, print_json, short
 from chargehand.orchestrator.client import Client, RunHandle
-from chargehand.orchestrator.requests import check_goal, microusd
+from chargehand.orchestrator.requests import check_message, microusd
 
 SomeRun = Annotated[
     str | None, typer.Argument(metavar="[RUN]", autocompletion=run_names, help="Id of the run, or a part of it.")
@@ -98,7 +98,7 @@ def tell(
 
     Agents that start later read it; it cannot give them tools that their role does not have.
     """
-    check_goal(message)
+    check_message(message)
     with Client() as client:
         handle = client.run(run)
         handle.tell(message)

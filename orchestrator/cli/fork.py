@@ -15,7 +15,7 @@ from chargehand.orchestrator.cli.terminal import AsJson, RunName, answers, notes
 from chargehand.orchestrator.cli.values import parse_pairs
 from chargehand.orchestrator.client import Client
 from chargehand.orchestrator.errors import UserError
-from chargehand.orchestrator.requests import check_goal, microusd
+from chargehand.orchestrator.requests import check_instruction, check_model, microusd
 
 app = typer.Typer()
 
@@ -67,6 +67,7 @@ def fork(
         microusd(budget)
     if out is not None:
         check_folder(out)
+    check_model(tier, model)
     roles = [_role(file) for file in role_file or []]
     arguments = parse_pairs(set_ or [], option="--set")
     with Client() as client:
@@ -74,7 +75,7 @@ def fork(
             run,
             at,
             roles=roles,
-            instruction=None if instruction is None else check_goal(instruction),
+            instruction=None if instruction is None else check_instruction(instruction),
             arguments=arguments,
             tier=tier,
             model=model,

@@ -22,14 +22,22 @@ from chargehand.orchestrator.cli.terminal import (
     short,
 )
 from chargehand.orchestrator.cli.values import parse_json
-from chargehand.orchestrator.client import Client
+from chargehand.orchestrator.client import AnyRun, Client
 from chargehand.orchestrator.errors import NotFound, UserError
+from chargehand.orchestrator.facts import SignalReceived, StepWaiting, WaitReason
+from chargehand.orchestrator.plan import step_id
 from chargehand.orchestrator.views import Escalation
 
 StepName = Annotated[str, typer.Argument(metavar="STEP", autocompletion=step_keys, help="Key of the step.")]
 By = Annotated[str | None, typer.Option("--as", metavar="NAME", help="Who answers, for the journal [default: you].")]
 Only = Annotated[bool, typer.Option("--only", help="Not for other steps that wait for the same cause.")]
 RETRY = "retry"
+# They hand something on: without it, an agent would be told nothing, or a result be null by mistake.
+WITH_BODY = frozenset({"answer", "override"})
+# What people answer; a step also waits for colleagues, tasks and the clock.
+ASKS: frozenset[WaitReason] = frozenset({"human", "gate", "budget"})
+SHORTEST_DIGEST = 4
+
 
 app = typer.Typer()
 
@@ -103,7 +111,8 @@ def resolve(
     if text is not None and body is not None:
         raise UserError("--body and --text are both given; give one of them.")
     value = text if text is not None else parse_body(body)
-    _answer(run, step, choice, value, digest=digest, by=by, only=only, as_json=as_json)
+    is_given = text is not None or body is not None
+    _answer(run, step, choice, value, digest=digest, by=by, only=only, as_json=as_json, is_given=is_given)
 
 
 @app.command()
@@ -142,10 +151,31 @@ def choose(asked: list[Escalation], step: str, choice: str, *, run: str) -> Esca
 
 def check_digest(question: Escalation, digest: str | None) -> None:
     """Refuse to approve something else than what was read; raises `UserError`."""
-    if digest is None or any(one.hash.startswith(digest.lower()) for one in question.guards):
+    if digest is None:
+        return
+    if len(digest) < SHORTEST_DIGEST:
+        raise UserError(f"--hash {digest!r} tells none from another; give {SHORTEST_DIGEST} digits of it or more.")
+    if any(one.hash.startswith(digest.lower()) for one in question.guards):
         return
     now = ", ".join(one.hash[:12] for one in question.guards) or "nothing"
     raise UserError(f"Step {question.step_key!r} asks for approval of {now}, not of {digest}; look at it again.")
+
+
+def check_body(question: Escalation, choice: str, *, is_given: bool) -> None:
+    """Refuse an answer that says nothing where something is to be said; raises `UserError`."""
+    # A gate's own options mean what its author says; what a repair looks like is said by whoever checks it.
+    if choice in WITH_BODY and not is_given and question.reason != "gate" and not question.wants_fix:
+        what = "the result" if choice == "override" else "what you answer"
+        raise UserError(f"{choice!r} needs {what}: add --text '…', or --body JSON (null where there is none).")
+
+
+def answered_before(handle: AnyRun, step: str) -> SignalReceived | None:
+    """The newest answer of somebody to a question of that step; None: nobody has answered one."""
+    own = step_id(handle.run_id, step)
+    facts = [event.fact for event in handle.events(follow=False) if event.step_id == own]
+    asked = {fact.wait_id for fact in facts if isinstance(fact, StepWaiting) and fact.reason in ASKS}
+    heard = [fact for fact in facts if isinstance(fact, SignalReceived) and fact.wait_id in asked]
+    return heard[-1] if heard else None
 
 
 def _answer(
@@ -158,12 +188,17 @@ def _answer(
     by: str | None,
     only: bool,
     as_json: bool,
+    is_given: bool = False,
 ) -> None:
     with Client(name=by) as client:
         handle = client.run(run)
         asked = client.escalations(handle.run_id, each=True)
+        if not any(one.step_key == step for one in asked) and (first := answered_before(handle, step)) is not None:
+            _tell_late(handle, step, first, as_json=as_json)
+            raise typer.Exit(exits.FAILED)
         question = choose(asked, step, choice, run=short(handle.run_id))
         check_digest(question, digest)
+        check_body(question, choice, is_given=is_given)
         answered = client.resolve(question, choice, body, only=only)
     if as_json:
         print_json(
@@ -183,3 +218,13 @@ def _answer(
         answers().print(Text(plain(f"Step {step} was answered before or has ended; nothing changed.")), soft_wrap=True)
     if not answered.first:
         raise typer.Exit(exits.FAILED)
+
+
+def _tell_late(handle: AnyRun, step: str, first: SignalReceived, *, as_json: bool) -> None:
+    if as_json:
+        told = {"choice": first.choice, "taken": False, "also_for": (), "by": first.by}
+        print_json({"run_id": handle.run_id, "step": step, **told})
+        return
+    by = f" by {first.by}" if first.by else ""
+    line = f"Step {step} was answered before: {first.choice!r}{by}; nothing changed."
+    answers().print(Text(plain(line)), soft_wrap=True)

@@ -9,13 +9,12 @@ from rich.text import Text
 
 from chargehand.memory import procedural
 from chargehand.orchestrator import cron
-from chargehand.orchestrator.cli.submit import check_request, checked_plan
+from chargehand.orchestrator.cli.submit import PLAN_FILES, check_request, checked_plan
 from chargehand.orchestrator.cli.terminal import AsJson, answers, one_line, plain, print_json, short
 from chargehand.orchestrator.client import Client
 from chargehand.orchestrator.facts import OnConflict
 from chargehand.orchestrator.settings import load_settings
 
-PLAN_FILES = (".yaml", ".yml", ".json")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Of the schedule.")]
 
 app = typer.Typer()
@@ -53,7 +52,8 @@ def add(
 ) -> None:
     """Ask for a run at each tick of a cron expression."""
     settings = load_settings()
-    if plan is None and goal.endswith(PLAN_FILES) and Path(goal).is_file():
+    # One word that ends like a file is no goal: with a slip in it, agents would be set to work at each tick.
+    if plan is None and goal.endswith(PLAN_FILES) and len(goal.split()) == 1:
         plan, goal = Path(goal), ""
     chosen = checked_plan(plan, settings) if plan is not None else None
     cron.parse(expression, timezone)

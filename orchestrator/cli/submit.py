@@ -26,7 +26,7 @@ from chargehand.orchestrator.cli.screens import opened_screen
 from chargehand.orchestrator.cli.terminal import AsJson, answers, notes, one_line, plain, print_json, short
 from chargehand.orchestrator.client import Client, RunHandle
 from chargehand.orchestrator.consolidating import budget_of
-from chargehand.orchestrator.errors import InvalidWorkspace, Unavailable
+from chargehand.orchestrator.errors import InvalidWorkspace, Unavailable, UserError
 from chargehand.orchestrator.facts import OnBudget, OnConflict
 from chargehand.orchestrator.plan import Plan
 from chargehand.orchestrator.plan_files import load_plan
@@ -40,6 +40,9 @@ from chargehand.orchestrator.requests import (
     microusd,
 )
 from chargehand.orchestrator.settings import Settings, load_settings
+
+# How the name of a plan ends.
+PLAN_FILES = (".yaml", ".yml", ".json")
 
 app = typer.Typer()
 
@@ -120,6 +123,8 @@ def run(
     if goal == "-":
         # Reading somewhat more than is allowed is enough to refuse it.
         goal = sys.stdin.buffer.read(MAX_GOAL_BYTES * 2).decode("utf-8", "surrogateescape")
+    if plan is None and goal.endswith(PLAN_FILES) and Path(goal).is_file():
+        raise UserError(f"{one_line(goal, 100)!r} is a file and no goal; run the plan in it with --plan FILE.")
     chosen = checked_plan(plan, settings) if plan is not None else None
     check_concurrency(concurrency_key, on_conflict)
     check_conversation(conversation)

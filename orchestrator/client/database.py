@@ -19,7 +19,7 @@ from chargehand.orchestrator.charges import FleetCosts
 from chargehand.orchestrator.client.erasing import erase
 from chargehand.orchestrator.client.handle import RunHandle
 from chargehand.orchestrator.client.holding_keys import Keys
-from chargehand.orchestrator.client.interface import PAGE_RUNS, AnyClient
+from chargehand.orchestrator.client.interface import PAGE_RUNS, AnyClient, AnyRun
 from chargehand.orchestrator.client.memories import Memories
 from chargehand.orchestrator.client.scheduling import Schedules
 from chargehand.orchestrator.client.services import Services, user_name
@@ -175,7 +175,7 @@ class Client(AnyClient[RunHandle]):
 
     def fork(
         self,
-        run: UUID | str,
+        run: UUID | str | AnyRun,
         at: str,
         *,
         roles: Iterable[Role] = (),
@@ -203,10 +203,11 @@ class Client(AnyClient[RunHandle]):
         self.services.ring(made)
         return self._handle(made)
 
-    def run(self, run: UUID | str) -> RunHandle:
-        """A run by its id, or by a unique beginning or end of it; raises `NotFound`."""
+    def run(self, run: UUID | str | AnyRun) -> RunHandle:
+        """A run by its id, by a unique beginning or end of it, or by its handle; raises `NotFound`."""
+        wanted = run.run_id if isinstance(run, AnyRun) else run
         with self.session() as session:
-            run_id = run if isinstance(run, UUID) else views.find_run(session, run)
+            run_id = wanted if isinstance(wanted, UUID) else views.find_run(session, wanted)
             views.view_run(session, run_id)
         return self._handle(run_id)
 

@@ -21,7 +21,7 @@ from chargehand.orchestrator.client.services import Services
 from chargehand.orchestrator.errors import NotFound
 from chargehand.orchestrator.explaining import Explanation, explain, explain_step
 from chargehand.orchestrator.replay import Replay, ask_workers_to_replay
-from chargehand.orchestrator.requests import check_goal, microusd
+from chargehand.orchestrator.requests import check_message, microusd
 from chargehand.orchestrator.transitions import RUN_ENDINGS
 from chargehand.orchestrator.views import Event, RunView, StepView
 
@@ -124,7 +124,7 @@ class RunHandle(AnyRun):
     def tell(self, message: str) -> None:
         """Leave a message for its agents."""
         with self._services.session(self._tenant) as session:
-            runs.tell(session, self._tenant, self.run_id, check_goal(message))
+            runs.tell(session, self._tenant, self.run_id, check_message(message))
 
     def progress(self) -> dict[str, str]:
         """step key → what a running step says it is doing."""

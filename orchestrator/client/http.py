@@ -23,7 +23,7 @@ from chargehand.orchestrator.charges import FleetCosts
 from chargehand.orchestrator.client.holding_keys import HttpKeys
 from chargehand.orchestrator.client.http_memories import HttpMemories
 from chargehand.orchestrator.client.http_run import HttpRun, audit_of
-from chargehand.orchestrator.client.interface import PAGE_RUNS, AnyClient, AnySchedules
+from chargehand.orchestrator.client.interface import PAGE_RUNS, AnyClient, AnyRun, AnySchedules
 from chargehand.orchestrator.client.requesting import Requests
 from chargehand.orchestrator.client.services import user_name
 from chargehand.orchestrator.completion import as_result
@@ -108,7 +108,7 @@ class HttpClient(AnyClient[HttpRun]):
 
     def fork(
         self,
-        run: UUID | str,
+        run: UUID | str | AnyRun,
         at: str,
         *,
         roles: Iterable[Role] = (),
@@ -132,10 +132,10 @@ class HttpClient(AnyClient[HttpRun]):
         path = f"/v1/runs/{self.run(run).run_id}/fork"
         return self._run(self._requests.made(path, _given(body), idempotency_key=idempotency_key))
 
-    def run(self, run: UUID | str) -> HttpRun:
-        """A run by its id, or by a unique beginning or end of it; raises `NotFound`."""
-        if isinstance(run, UUID):
-            handle = self._run(run)
+    def run(self, run: UUID | str | AnyRun) -> HttpRun:
+        """A run by its id, by a unique beginning or end of it, or by its handle; raises `NotFound`."""
+        if isinstance(run, AnyRun | UUID):
+            handle = self._run(run.run_id if isinstance(run, AnyRun) else run)
             handle.status()
             return handle
         found = self.page(RunFilter(named=run), limit=2).runs

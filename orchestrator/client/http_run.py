@@ -18,7 +18,7 @@ from chargehand.orchestrator.client.requesting import Requests
 from chargehand.orchestrator.errors import Unavailable
 from chargehand.orchestrator.explaining import Explanation
 from chargehand.orchestrator.replay import Replay
-from chargehand.orchestrator.requests import check_goal, microusd
+from chargehand.orchestrator.requests import check_message, microusd
 from chargehand.orchestrator.transitions import RUN_ENDINGS
 from chargehand.orchestrator.views import Event, RunView, StepView
 
@@ -119,7 +119,7 @@ class HttpRun(AnyRun):
 
     def tell(self, message: str) -> None:
         """Leave a message for its agents."""
-        self._requests.post(f"/v1/runs/{self.run_id}/tell", {"message": check_goal(message)})
+        self._requests.post(f"/v1/runs/{self.run_id}/tell", {"message": check_message(message)})
 
     def progress(self) -> dict[str, str]:
         """step key → what a running step says it is doing."""

@@ -291,7 +291,7 @@ class AnyClient(ABC, Generic[R]):
     @abstractmethod
     def fork(
         self,
-        run: UUID | str,
+        run: UUID | str | AnyRun,
         at: str,
         *,
         roles: Iterable[Role] = (),
@@ -311,8 +311,8 @@ class AnyClient(ABC, Generic[R]):
         """
 
     @abstractmethod
-    def run(self, run: UUID | str) -> R:
-        """A run by its id, or by a unique beginning or end of it; raises `NotFound`."""
+    def run(self, run: UUID | str | AnyRun) -> R:
+        """A run by its id, by a unique beginning or end of it, or by its handle; raises `NotFound`."""
 
     @abstractmethod
     def page(self, wanted: RunFilter, *, limit: int = PAGE_RUNS, cursor: str | None = None) -> RunPage:

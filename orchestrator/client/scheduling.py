@@ -26,6 +26,7 @@ from chargehand.orchestrator.requests import (
     check_goal,
     check_model,
     check_on_budget,
+    check_plan,
     goal_plan,
     microusd,
 )
@@ -70,6 +71,7 @@ class Schedules(AnySchedules):
         """Ask for a run at each tick of a cron expression, see `AnySchedules.add`."""
         when = cron.parse(expression, timezone)
         policy = cron.check_missed(missed)
+        check_plan(plan)
         goal = check_goal(goal) if plan is None else goal.strip()
         chosen = plan or goal_plan(with_workspace=workspace is not None)
         written = chosen.roles if isinstance(chosen, WrittenPlan) else ()

@@ -30,6 +30,7 @@ from chargehand.orchestrator.requests import (
     check_goal,
     check_model,
     check_on_budget,
+    check_plan,
     goal_plan,
     microusd,
 )
@@ -65,6 +66,7 @@ def submit(
 ) -> UUID:
     """The id of the run, see `Client.submit`; a supervisor is told, unless the caller's transaction is to commit it."""
     settings = services.settings
+    check_plan(plan)
     goal = check_goal(goal) if plan is None else goal.strip()
     chosen = plan or goal_plan(with_workspace=workspace is not None)
     written = chosen.roles if isinstance(chosen, WrittenPlan) else ()

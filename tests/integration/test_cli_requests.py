@@ -111,6 +111,16 @@ def test_an_empty_workspace_is_refused(in_process):
     refused(in_process("run", "Audit", "--workspace", ""), "--workspace is empty")
 
 
+def test_a_slip_in_the_name_of_a_plan_does_not_become_a_goal_at_each_tick(in_process):
+    refused(in_process("schedule", "add", "0 3 * * *", "nightly.yaml"), "Plan nightly.yaml cannot be read")
+
+
+def test_a_plan_that_stands_where_the_goal_is_expected_is_told_its_place(in_process, tmp_path):
+    plan = tmp_path / "nightly.yaml"
+    plan.write_text("steps:\n- key: ok\n  kind: gate\n  instruction: Go?\n")
+    refused(in_process("run", str(plan)), "is a file and no goal", "--plan")
+
+
 @pytest.mark.parametrize("goal", ["", "   ", "\n"])
 def test_an_empty_goal_is_refused(in_process, goal):
     refused(in_process("run", goal), "The goal is empty")
@@ -285,6 +295,9 @@ def test_a_run_is_watched_steered_and_proved_without_any_worker(in_process, repo
 
     assert "its turn comes with the next advance" in in_process("explain", name, **servers).stdout
     assert in_process("tell", name, "Skip vendored code", **servers).returncode == 0
+    refused(in_process("tell", name, " ", **servers), "The message is empty")
+    refused(in_process("fork", name, "--at", "plan", "--instruction", "", **servers), "The instruction is empty")
+    refused(in_process("fork", name, "--at", "plan", "--model", "", **servers), "Model '' cannot be used")
     assert "is paused" in in_process("pause", name, **servers).stdout
     assert "nothing changed" in in_process("pause", name, **servers).stdout
     assert "goes on" in in_process("resume", name, **servers).stdout

@@ -21,7 +21,10 @@ def main() -> None:
                 print(event.fact.outcome, event.fact.result or event.fact.error)
             elif event.kind == "step.waiting":
                 for asked in client.escalations(run.run_id):
-                    client.answer(asked, input(f"{asked.question} ({' or '.join(asked.options)}) "))
+                    choice = ""
+                    while choice not in asked.options:
+                        choice = input(f"{asked.question} ({' or '.join(asked.options)}) ")
+                    client.answer(asked, choice)
         try:
             run.result()
             print("Done.")

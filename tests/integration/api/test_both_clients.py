@@ -308,7 +308,7 @@ def test_a_question_is_answered_by_the_first(client: AnyClient[Any], local: Clie
 def test_a_fork_leaves_its_run(client: AnyClient[Any]) -> None:
     run = client.submit(plan=PLAN)
     made = client.fork(run.run_id, "a", idempotency_key="f")
-    assert made.run_id == client.fork(run.run_id, "a", idempotency_key="f").run_id
+    assert made.run_id == client.fork(run, "a", idempotency_key="f").run_id
     assert made.status().forked_from == run.run_id
 
 

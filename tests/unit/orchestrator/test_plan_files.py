@@ -84,8 +84,9 @@ def test_what_goes_without_saying_is_not_written() -> None:
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
-# A file is UTF-8, which has no surrogates.
-texts = st.text(st.characters(exclude_categories=["Cs"])) | st.from_regex(r"[-+0-9eE._:~yno]{1,9}", fullmatch=True)
+# A file is UTF-8, which has no surrogates; NUL is refused.
+held = st.characters(exclude_categories=["Cs"], exclude_characters="\x00")
+texts = st.text(held) | st.from_regex(r"[-+0-9eE._:~yno]{1,9}", fullmatch=True)
 values = st.recursive(
     scalars | texts, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3), max_leaves=6
 )
@@ -129,10 +130,10 @@ HEAD = "# a plan\nsteps:\n- key: a\n  kind: script\n  script: work\n"
     [
         (HEAD + "  afer: [b]\n", "plan.yaml:6: step 'a', afer: there is no such field; did you mean 'after'?"),
         (HEAD + "  colour: red\n", "plan.yaml:6: step 'a', colour: there is no such field; there are: key, kind,"),
-        (HEAD + "  after: b\n", "plan.yaml:6: step 'a', after: Input should be a valid tuple; give a list, as in"),
-        (HEAD + "  title: 5\n", "plan.yaml:6: step 'a', title: Input should be a valid string; give a text;"),
+        (HEAD + "  after: b\n", "plan.yaml:6: step 'a', after: Input should be a valid tuple, not 'b'; give a list"),
+        (HEAD + "  title: 5\n", "plan.yaml:6: step 'a', title: Input should be a valid string, not 5; give a text;"),
         (HEAD + "  pool: kitchen\n", "plan.yaml:6: step 'a', pool: Input should be 'research', 'coding' or 'audit'"),
-        (HEAD + "  retries: 99\n", "plan.yaml:6: step 'a', retries: Input should be less than or equal to 10;"),
+        (HEAD + "  retries: 99\n", "plan.yaml:6: step 'a', retries: Input should be less than or equal to 10, not 99"),
         (HEAD + "- key: b\n", "plan.yaml:6: step 'b', kind: Field required; add it."),
         (HEAD + "- [b]\n", "plan.yaml:6: step number 2: Input should be a valid dictionary"),
         (HEAD + "- key: b\n  kind: agent\n", "plan.yaml:6: Agent step 'b' has no role; name one."),
