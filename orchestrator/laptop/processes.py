@@ -22,6 +22,8 @@ BACKOFF_LAST_SECONDS = 30.0
 # One that ran this long was healthy: its next death starts the backoff over.
 HEALTHY_SECONDS = 60.0
 WATCH_SECONDS = 0.1
+# A process that is ready may have much to say before somebody looks whether it is.
+LOG_OF_A_START_BYTES = 4_000_000
 LINES_OF_LOG_IN_AN_ERROR = 8
 
 
@@ -44,7 +46,8 @@ class Child:
 
     def is_ready(self) -> bool:
         """Whether it runs and its probe is content."""
-        return self.process.poll() is None and self.spec.ready(tail(self.log, offset=self.log_offset))
+        logged = tail(self.log, offset=self.log_offset, limit_bytes=LOG_OF_A_START_BYTES)
+        return self.process.poll() is None and self.spec.ready(logged)
 
 
 class Processes:

@@ -29,6 +29,7 @@ from chargehand.orchestrator.supervisor.dispatch import KIND, Dispatcher
 from chargehand.orchestrator.supervisor.firing import fire
 from chargehand.orchestrator.supervisor.graphs import Graphs
 from chargehand.orchestrator.supervisor.messenger import Messenger
+from chargehand.orchestrator.supervisor.setbacks import Setbacks
 from chargehand.orchestrator.supervisor.sounding import PATIENCE_SECONDS, database_seconds, sound
 from chargehand.orchestrator.supervisor.watch import for_a_while, forget_dead_pools, watch
 from chargehand.orchestrator.task_brokers import CeleryBrokers, TaskBrokers
@@ -58,6 +59,7 @@ class Supervisor:
         self._graphs = Graphs()
         self._hints = Hints(redis_client, key_prefix=settings.key_prefix)
         self._dispatcher = Dispatcher(engine, brokers)
+        self._setbacks = Setbacks()
 
     def answer(self, run_id: UUID) -> None:
         """Advance the run and admit what may start, until it rings no more."""
@@ -94,7 +96,7 @@ class Supervisor:
         """One round: find what was lost, advance what nobody answered, admit what waits."""
         found_broker = sound(self._redis, self._settings, now=lambda: database_seconds(self._engine))
         found = watch(self._engine, self._settings, broker=found_broker)
-        for run_id in for_a_while(found.runs, seconds=MOST_ADVANCING_SECONDS):
+        for run_id in for_a_while(self._setbacks.due(found.runs), seconds=MOST_ADVANCING_SECONDS):
             try:
                 advance(self._engine, self._graphs, run_id, audit_key=self._audit_key)
                 self._hints.give(run_id)
@@ -102,6 +104,7 @@ class Supervisor:
                 raise
             except Exception:
                 # A run that this version cannot read must not stop the others; its ring stays.
+                self._setbacks.failed(run_id)
                 log.exception("run not advanced", extra={"run_id": str(run_id)})
         for one in due_closings(self._engine):
             broker.ask_to_close(self._app, self._settings, pool=one.pool, tenant=one.tenant, call_id=one.call_id)

@@ -19,6 +19,7 @@ from chargehand.orchestrator.settings import Settings
 
 READY_THEN_WAIT = "import time; print('I am ready.', flush=True); time.sleep(600)"
 DEAF = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {READY_THEN_WAIT}"
+TALKATIVE = "import time; print('I am ready.\\n' + 'x' * 500_000, flush=True); time.sleep(600)"
 WITH_A_CHILD = f"import subprocess; subprocess.Popen(['sleep', '601']); {READY_THEN_WAIT}"
 
 
@@ -48,6 +49,11 @@ def test_start_returns_when_all_are_ready_and_foundations_come_first(processes, 
     processes.start([spec("pool", READY_THEN_WAIT), spec("model", READY_THEN_WAIT, foundation=True)])
     assert said == ["starting model", "starting pool"]
     assert set(processes.pids()) == {"model", "pool"}
+
+
+def test_a_process_that_says_much_behind_it_is_ready_all_the_same(processes):
+    processes.start([spec("pool", TALKATIVE)])
+    assert processes.ready() == {"pool"}
 
 
 def test_a_process_that_dies_while_starting_is_shown_with_the_end_of_its_log(processes, tmp_path):
