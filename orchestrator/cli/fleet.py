@@ -13,6 +13,7 @@ from chargehand.orchestrator.cli.terminal import AsJson, ago, answers, notes, on
 from chargehand.orchestrator.errors import Unavailable, UserError
 from chargehand.orchestrator.fleet import Fleet
 from chargehand.orchestrator.offers import ask_workers
+from chargehand.orchestrator.prices import PRICES
 from chargehand.orchestrator.settings import load_settings
 from chargehand.orchestrator.switches import Kind
 
@@ -108,7 +109,7 @@ def _doubt(kind: Kind, name: str) -> None:
         known = set(_known(kind))
     except (Unavailable, procedural.InvalidRole):
         return
-    if known and name not in known:
+    if known and name not in known and name not in _used(kind):
         near = get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(known))}."
         line = f"Nothing that is set up here has a {kind} {name!r}; {hint}"
@@ -122,3 +123,13 @@ def _known(kind: Kind) -> Iterable[str]:
     if kind == "role":
         return procedural.load_roles(*settings.role_folders)
     return (settings.small_model, settings.medium_model, settings.large_model, *settings.role_models.values())
+
+
+def _used(kind: Kind) -> set[str]:
+    """Names that are no slip though nothing here is set to use them: a server may answer under its model's own name."""
+    priced = set(PRICES) if kind == "model" else set()
+    try:
+        with Fleet() as fleet:
+            return priced | {one.name for one in fleet.circuits() if one.kind == kind}
+    except Unavailable:
+        return priced

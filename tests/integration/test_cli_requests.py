@@ -377,12 +377,14 @@ def test_a_pause_of_a_name_that_nothing_here_has_holds_and_says_so(in_process, d
     assert resumed.stderr == ""
 
 
-def test_a_pause_of_a_known_name_says_nothing_more(in_process, database_url):
+@pytest.mark.parametrize(("kind", "name"), [("role", "coder"), ("model", "offline-rules-1")])
+def test_a_pause_of_a_known_name_says_nothing_more(in_process, database_url, kind, name):
+    """On a laptop without a key the model that answers is none of those that the settings name."""
     servers = {"CHARGEHAND_DATABASE_URL": database_url}
     try:
-        assert in_process("pause", "--role", "coder", **servers).stderr == ""
+        assert in_process("pause", f"--{kind}", name, **servers).stderr == ""
     finally:
-        in_process("resume", "--role", "coder", **servers)
+        in_process("resume", f"--{kind}", name, **servers)
 
 
 def test_logs_that_are_followed_go_on_until_the_run_has_ended(in_process, repository, database_url, redis_url):
