@@ -12,7 +12,7 @@ from chargehand.memory.procedural import Role
 from chargehand.orchestrator.approval import readable
 from chargehand.orchestrator.celery_tasks import DEADLINE_SECONDS
 from chargehand.orchestrator.offers import Offer, Offers
-from chargehand.orchestrator.plan import ITEM, Plan, Step, references, topological
+from chargehand.orchestrator.plan import CONTROL_KINDS, ITEM, Plan, Step, references, topological
 
 # Two steps that are alike may be a coincidence.
 ALIKE_FROM = 3
@@ -253,6 +253,20 @@ def merge_of_one(level: Level, known: Known, step: Step) -> Iterator[Hint]:
         yield level.hint("merge-of-one", [step], f"it waits for {count}: there is nothing to merge")
 
 
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def name_of_a_child(level: Level, known: Known, step: Step) -> Iterator[Hint]:
+    """A key that a step which is appended at run time may have, too: then whoever appends it fails."""
+    del known
+    parts = step.key.split("/")
+    for count in range(1, len(parts)):
+        owner = level.by_key.get("/".join(parts[:count]))
+        if owner is not None and owner.kind in CONTROL_KINDS | {"agent"}:
+            text = f"steps that {owner.key!r} appends are named {owner.key}/…, and one may have its key: rename it"
+            yield level.hint("name-of-a-child", [step], text)
+
+
 # --- joins ------------------------------------------------------------------------------------------------------------
 
 
@@ -360,5 +374,6 @@ ABOUT_ONE: tuple[Rule, ...] = (
     any_of_one_way,
     changes_without_merge,
     asks_too_early,
+    name_of_a_child,
 )
 ABOUT_ALL: tuple[Callable[[Level, Known], Iterator[Hint]], ...] = (map_would_do,)

@@ -221,6 +221,13 @@ def test_a_race_of_a_step_with_what_waits_for_it() -> None:
     assert rules(agent("a"), agent("b"), agent("c", "a", "b", join="any")) == []
 
 
+def test_a_key_that_a_child_may_have() -> None:
+    each = Step(key="each", kind="map", map=Map(items=[1, 2], body=(ITS_ITEM,)))
+    assert rules(each, script("each/0/c"), script("other/0")) == [("name-of-a-child", ("each/0/c",))]
+    assert rules(agent("ask"), script("ask/writer-1")) == [("name-of-a-child", ("ask/writer-1",))]
+    assert rules(script("a"), script("a/b")) == []
+
+
 def test_any_of_one_step() -> None:
     assert rules(agent("a"), agent("b", "a", join="any")) == [("any-of-one", ("b",))]
 
