@@ -46,13 +46,12 @@ def unstorable(value: object) -> str | None:
 
 def as_answer(body: object) -> JsonValue:
     """What somebody answered, as plain JSON; raises `UserError` for what cannot be that."""
-    wrong = unstorable(body)
-    if wrong is not None:
-        raise UserError(f"The answer has {wrong}.")
     try:
+        wrong = unstorable(body)
         plain: JsonValue = json.loads(json.dumps(body))
     except (TypeError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"The answer is a {type(body).__name__} that is not JSON ({error}); give JSON values."
-        ) from error
+        kind = type(body).__name__
+        raise UserError(f"The answer is a {kind} that is not JSON ({error}); give JSON values.") from error
+    if wrong is not None:
+        raise UserError(f"The answer has {wrong}.")
     return plain

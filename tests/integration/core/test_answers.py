@@ -1,5 +1,6 @@
 """A program's answer to a waiting step is one of those that were offered."""
 
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -39,6 +40,7 @@ def test_an_answer_to_a_step_that_has_ended_meanwhile_is_not_said_to_be_taken(ho
         ("a\x00b", "a NUL character"),
         ({"price": [float("nan")]}, "the number nan, which JSON does not have"),
         (object(), "is a object that is not JSON"),
+        (reduce(lambda inner, _: [inner], range(5_000), []), "is a list that is not JSON"),
     ],
 )
 def test_an_answer_that_cannot_be_kept_is_refused_and_leaves_the_question_open(
