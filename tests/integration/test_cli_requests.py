@@ -103,8 +103,8 @@ def refused(done, *words, code=2):
         assert word in done.stderr
 
 
-def test_a_folder_that_is_no_repository_is_told_how_to_become_one(chargehand, tmp_path):
-    refused(chargehand("run", "Audit", "--workspace", str(tmp_path)), "is not a git repository", "git init")
+def test_a_folder_that_is_no_repository_is_told_how_to_become_one(in_process, tmp_path):
+    refused(in_process("run", "Audit", "--workspace", str(tmp_path)), "is not a git repository", "git init")
 
 
 def test_an_empty_workspace_is_refused(in_process):
@@ -228,11 +228,11 @@ def test_an_unknown_workspace_is_named_and_nothing_is_left_behind(chargehand):
     assert not chargehand.home.exists()
 
 
-def test_an_empty_repository_is_told_to_make_a_commit(chargehand, tmp_path, database_url):
+def test_an_empty_repository_is_told_to_make_a_commit(in_process, tmp_path, database_url):
     empty = tmp_path / "empty"
     empty.mkdir()
     git(empty, "init", "-q", "-b", "main")
-    done = chargehand("run", "Audit", "--workspace", str(empty), CHARGEHAND_DATABASE_URL=database_url)
+    done = in_process("run", "Audit", "--workspace", str(empty), CHARGEHAND_DATABASE_URL=database_url)
     refused(done, "has no commits", "git commit")
 
 
