@@ -23,6 +23,8 @@ from chargehand.orchestrator.transitions import STEP_ENDINGS
 # A branch asks these one after the other, until one is sure.
 TIERS_OF_BRANCH: tuple[Tier, ...] = ("small", "large")
 ASK_PERSON = "person"
+# Characters of what each chooser had said.
+MOST_TOLD = 400
 MERGE_SCRIPT = "merge_commits"
 # So many characters of the last verdict stand in the error of a repeat that did not pass.
 MOST_OF_VERDICT = 300
@@ -144,7 +146,16 @@ def _branch(step: Step, branch: Branch, children: Sequence[Child], *, seed: UUID
         return _chosen(_sample(odds, seed), by=newest.name, odds=odds, seed=seed)
     if odds is not None and max(odds.values()) >= branch.threshold:
         return _chosen(max(odds, key=lambda label: odds[label]), by=newest.name, odds=odds)
-    return Grow(add=(_next_chooser(step, branch, asked=[child.name for child in children]),))
+    return Grow(add=(_next_chooser(step, branch, children),))
+
+
+def _thought(chooser: Child, odds: Mapping[str, float] | None) -> str:
+    """What a chooser said, for the person who is asked after it."""
+    if odds is None:
+        return f"- {chooser.name}: {chooser.error or 'no odds of the labels'}"[:MOST_TOLD]
+    ways = ", ".join(f"{label} {odds[label]:.0%}" for label in sorted(odds, key=lambda label: -odds[label]))
+    reason = chooser.result.get("reason") if isinstance(chooser.result, dict) else None
+    return f"- {chooser.name}: {ways}{f' ({reason})' if reason else ''}"[:MOST_TOLD]
 
 
 def _by_script(step: Step, branch: Branch, chooser: Child) -> End:
@@ -213,11 +224,13 @@ def _chooser(step: Step, branch: Branch, tier: Tier | None) -> Step:
     )
 
 
-def _next_chooser(step: Step, branch: Branch, *, asked: Sequence[str]) -> Step:
+def _next_chooser(step: Step, branch: Branch, asked: Sequence[Child]) -> Step:
     for tier in TIERS_OF_BRANCH:
-        if tier not in asked:
+        if tier not in [child.name for child in asked]:
             return _chooser(step, branch, tier)
     question = step.instruction or step.title or f"Which way does {step.key} go on?"
+    told = [_thought(child, _odds(branch, child.result)) for child in asked]
+    question = "\n".join((question, f"No way was as likely as {branch.threshold:g}:", *told))
     return _child(step, ASK_PERSON, kind="gate", instruction=question, options=branch.labels, expires=step.expires)
 
 

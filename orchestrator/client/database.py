@@ -226,8 +226,9 @@ class Client(AnyClient[RunHandle]):
         with self.session() as session:
             return charges.of_fleet(session, within, self.settings, as_claude=as_claude)
 
-    def escalations(self, run_id: UUID | None = None, *, each: bool = False) -> list[Escalation]:
+    def escalations(self, run: UUID | str | None = None, *, each: bool = False) -> list[Escalation]:
         """What people are asked; questions of one run about the same cause are one, unless `each` is wanted."""
+        run_id = None if run is None else self.run(run).run_id
         with self.session() as session:
             return views.escalations(session, run_id, each=each)
 

@@ -155,9 +155,9 @@ class HttpClient(AnyClient[HttpRun]):
         query = {"within_seconds": within.total_seconds(), "as_claude": as_claude}
         return _COSTS.validate_python(self._requests.get("/v1/costs", query))
 
-    def escalations(self, run_id: UUID | None = None, *, each: bool = False) -> list[Escalation]:
+    def escalations(self, run: UUID | str | None = None, *, each: bool = False) -> list[Escalation]:
         """What people are asked; questions of one run about the same cause are one, unless `each` is wanted."""
-        query = _given({"run_id": None if run_id is None else str(run_id), "each": each})
+        query = _given({"run_id": None if run is None else str(self.run(run).run_id), "each": each})
         return _ESCALATIONS.validate_python(self._requests.get("/v1/escalations", query))
 
     def _answer(self, escalation: Escalation, choice: str, body: JsonValue, *, by: str, only: bool) -> Answered:

@@ -323,7 +323,7 @@ class AnyClient(ABC, Generic[R]):
         """Where the money of all the tenant's runs went in this last stretch of time."""
 
     @abstractmethod
-    def escalations(self, run_id: UUID | None = None, *, each: bool = False) -> list[Escalation]:
+    def escalations(self, run: UUID | str | None = None, *, each: bool = False) -> list[Escalation]:
         """What people are asked; questions of one run about the same cause are one, unless `each` is wanted."""
 
     @abstractmethod

@@ -344,6 +344,8 @@ def test_what_is_noted_is_found_counted_and_forgotten(client: AnyClient[Any], lo
 
 
 def test_mistakes_are_the_same_errors(client: AnyClient[Any], tmp_path: Path) -> None:
+    with pytest.raises((NotFound, UserError)):
+        client.escalations("zzz")
     with pytest.raises(NotFound):
         client.run(uuid4())
     with pytest.raises(NotFound):

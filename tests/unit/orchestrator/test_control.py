@@ -75,8 +75,19 @@ def test_who_is_not_sure_is_followed_by_the_larger_model_and_then_by_a_person() 
     assert [escalated_from(one, [BY_ROLE, small, large]) for one in (BY_ROLE, small, large)] == [None, None, "small"]
     [person] = added(after(BY_ROLE, unsure, unsure))
     assert (person.key, person.kind, person.options) == ("c/person", "gate", ("yes", "no"))
+    assert person.instruction.startswith("Is it safe?\n")
     found = ended(after(BY_ROLE, unsure, unsure, {"choice": "no", "body": None}))
     assert (found.label, found.result) == ("no", {"label": "no", "chosen_by": "person"})
+
+
+def test_the_person_is_told_what_the_models_thought_likely_and_why() -> None:
+    [person] = added(after(BY_ROLE, {"odds": {"yes": 0.55, "no": 0.45}, "reason": "It is near."}, "nonsense"))
+
+    assert person.instruction.splitlines()[1:] == [
+        f"No way was as likely as {BY_ROLE.branch.threshold:g}:",  # type: ignore[union-attr]
+        "- small: yes 55%, no 45% (It is near.)",
+        "- large: no odds of the labels",
+    ]
 
 
 @pytest.mark.parametrize(
