@@ -47,6 +47,8 @@ SETS = (
     "thirteenth",
     "fourteenth",
     "fifteenth",
+    "sixteenth",
+    "seventeenth",
 )
 SMALLEST_SET = 200
 # What a call and its result may be sent in; it may not matter.

@@ -26,7 +26,7 @@ from chargehand.orchestrator.gains import (
 from chargehand.orchestrator.handoffs import answers_news, find_ring
 from chargehand.orchestrator.items import is_a_calendar, is_a_form, is_a_list, is_a_series, is_a_sweep
 from chargehand.orchestrator.likeness import normalise
-from chargehand.orchestrator.nearness import nearness_of
+from chargehand.orchestrator.nearness import goes_on_behind, nearness_of
 from chargehand.orchestrator.observed import Observed
 from chargehand.orchestrator.rings import (
     COUNTED_ROUNDS,
@@ -257,6 +257,8 @@ def _alternation(own: Sequence[Entry], limits: Limits) -> Trip | None:
 
 def _near_identical(own: Sequence[Entry], limits: Limits) -> Trip | None:
     newest = own[-1].call
+    if len(own) > 1 and goes_on_behind(own[-2].call, newest):
+        return None
     near: list[Observed] = []
     limit = limits.near_identical
     waits: list[float] = []

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from chargehand.orchestrator.facts import ToolFinished
-from chargehand.orchestrator.items import name_other_days, names_another
+from chargehand.orchestrator.items import name_other_days, name_other_numbers, names_another
 from chargehand.orchestrator.likeness import without_echo
 from chargehand.orchestrator.nearness import ASKING
 from chargehand.orchestrator.observed import Observed
@@ -265,8 +265,16 @@ def _hand_off(index: int, call: Observed, parties: set[str]) -> HandOff | None:
         taker = next((party for party in parties if party != giver and party.casefold() in named), None)
     if not isinstance(taker, str):
         return None
-    taker = next((party for party in sorted(parties) if party.casefold() == taker.strip().casefold()), taker.strip())
+    taker = _known_as(taker.strip(), parties)
     return None if taker == giver else HandOff(index=index, giver=giver, taker=taker, by_name=by_name)
+
+
+def _known_as(name: str, parties: set[str]) -> str:
+    """The agent that is meant by a name, in whatever case, or as a "senior" one; the name itself if there is none."""
+    spoken = name.casefold()
+    whole = [party for party in sorted(parties) if party.casefold() == spoken]
+    part = [party for party in sorted(parties) if party.casefold() in spoken.split()]
+    return whole[0] if whole else part[0] if len(part) == 1 else name
 
 
 def _addressed(call: Observed) -> list[str]:
@@ -331,7 +339,7 @@ def _gets_on(observed: Sequence[Observed], hand_offs: Sequence[HandOff], agents:
 def _is_news(observed: Sequence[Observed], before: Sequence[HandOff], new: HandOff) -> bool:
     """Whether each message of this way has a name or a day of its own, and else is what all of them are."""
     messages = [*(observed[old.index] for old in before if old.way == new.way), observed[new.index]]
-    return names_another(messages) or name_other_days(messages)
+    return names_another(messages) or name_other_days(messages) or name_other_numbers(messages)
 
 
 def _is_said_again(observed: Sequence[Observed], before: Sequence[HandOff], new: HandOff, share: float) -> bool:

@@ -37,9 +37,12 @@ _MIXED = re.compile(r"(?=.*[^\W\d])(?=.*\d)\w{4,}")
 _DAY = re.compile(r"\b\d{4}-\d\d(?:-\d\d)?\b(?![T ]?\d\d:)")
 # Said by people, who leave out the seconds.
 _WHEN = re.compile(r"\b\d{4}-\d\d-\d\d\b(?!T)|(?<![\d:])\d?\d:\d\d\b(?!:)")
+# No part of a name, a time, or a measure.
+_ALONE = re.compile(r"(?<![\w:./#-])\d{1,9}(?![\w:/-])(?!\.\d)")
 _MAILBOX = re.compile(r"[\w.+-]+@[\w.-]+\.\w+")
 _LETTER = re.compile(r"\w")
 _DIGITS = re.compile(r"\d+")
+_SIGN = re.compile(r"\W+")
 # A length of time, or a size: how a call is made, and no name.
 _MEASURE = re.compile(r"-?\d+(?:\.\d+)?(?:ns|us|ms|s|m|h|d|b|kb|mb|gb|k|g|px)?", re.IGNORECASE)
 
@@ -70,6 +73,9 @@ def is_a_series(calls: Sequence[Observed]) -> bool:
     texts = [_TOKEN.findall(" ".join(str(value) for value in call.values)) for call in calls]
     names = [" ".join(name) for name in _differing(texts)]
     if len(set(names)) < len(names) or any(" " in name or not _DIGITS.search(name) for name in names):
+        return False
+    # One number is written in several ways.
+    if len({_SIGN.sub("", name) for name in names}) < len(names):
         return False
     if any(without_clocks(name) != name for name in names):
         return False
@@ -144,6 +150,17 @@ def name_other_days(messages: Sequence[Observed]) -> bool:
     """Whether every message names a day or a time, and none of them one that was named before."""
     named = [frozenset(_WHEN.findall(" ".join(str(value) for value in call.values))) for call in messages]
     return len(named) > 1 and all(named) and len(set(named)) == len(named)
+
+
+def name_other_numbers(messages: Sequence[Observed]) -> bool:
+    """Whether every message has a number of its own, as a source or a finding has, and none that only counts them."""
+    named = [frozenset(_ALONE.findall(" ".join(str(value) for value in call.values))) for call in messages]
+    own = [numbers.difference(*(other for other in named if other is not numbers)) for numbers in named]
+    if len(named) < 2 or not all(own):
+        return False
+    first = [min(map(int, numbers)) for numbers in own]
+    steps = {later - earlier for earlier, later in pairwise(first)}
+    return len(steps) > 1 or max(map(abs, steps)) > len(messages)
 
 
 def is_a_form(deeds: Sequence[Observed]) -> bool:

@@ -132,7 +132,7 @@ _IDENTITY = re.compile(
 _AT_WORK = re.compile(
     r"updated|heartbeat|last|modified|progress|running|processing|working|building|compiling|training|syncing"
     r"|(?:up|down)loading|copying|migrating|deploying|rolling|pending|waiting|queued"
-    r"|elapsed|uptime|remaining|\beta\b|\d\w* left\b",
+    r"|elapsed|uptime|remaining|\beta\b|\b\d\w* left\b",
     re.IGNORECASE,
 )
 AT_WORK_WORDS = 30
@@ -151,6 +151,9 @@ _BETWEEN_OBJECTS = re.compile(r"(?<=\[)(?=\{)|(?<=\}), ?(?=\{)|(?<=\})(?=\])")
 # Short names in one line, one after the other.
 _IN_A_LINE = re.compile(r"(?<![\w.#-])(?:[\w.#-]+, ){3,}[\w.#-]+")
 DIGITS = "0123456789"
+# So far beside each other lie two clicks that are meant for one thing, in points or as a share.
+BESIDE = 5
+BESIDE_SHARE = 0.01
 # A tool behind another gets its arguments as a text of that one's.
 MOST_TEXTS = 2
 
@@ -328,6 +331,16 @@ def is_sibling(one: Sequence[JsonValue], other: Sequence[JsonValue], *, by_form:
     return len(mine) == 1 or changed <= max(1, len(mine) // 3)
 
 
+def _are_places(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two texts are the coordinates of one place, or of one right beside it."""
+    return len(one) == len(other) and all(
+        mine.isdecimal()
+        and theirs.isdecimal()
+        and abs(int(mine) - int(theirs)) <= max(BESIDE, BESIDE_SHARE * int(mine))
+        for mine, theirs in zip(one, other, strict=True)
+    )
+
+
 @lru_cache(maxsize=4_096)
 def _change_of_text(one: str, other: str) -> Change | None:
     if one == other:
@@ -338,6 +351,8 @@ def _change_of_text(one: str, other: str) -> Change | None:
     # Most texts are simply others, and that is soon seen.
     if abs(len(mine) - len(theirs)) > most or len(set(mine).difference(theirs)) > most:
         return None
+    if len(mine) > 1 and _are_places(mine, theirs):
+        return "wording"
     left, right = Counter(mine), Counter(theirs)
     gone, come = list((left - right).elements()), list((right - left).elements())
     if (not gone and not come) or "".join(mine) == "".join(theirs):

@@ -63,6 +63,7 @@ ASKING = frozenset(
 # A question names so many things, and a reply to it has no more words.
 LEAST_TOLD = 2
 REPLY_WORDS = 20
+_NO_PROSE = re.compile(r"[{}<>|=\\]|(?:^|\s)[/-]\S|\w/\w|\w_\w")
 # Behind a command, through what its output is seen.
 _SEEN_THROUGH = re.compile(r"\s*2>&1|\s*\|&?\s*(?:tail|head|cat|less|more|tee|column|nl)\b[^|;&\n]*")
 # Words this short hold a sentence together, and say little.
@@ -88,7 +89,9 @@ def nearness_of(entry: Entry, last: Entry) -> str | None:
         # Who makes things is told nothing, and neither is who finds nothing; with other options it is the same.
         return "wording" if _differs_by_options(call, newest) else None
     if newest.tone == "success":
-        return "deed" if _acknowledge_alike(call, newest) and _is_reworded(call, newest) else None
+        if not _acknowledge_alike(call, newest):
+            return None
+        return "request" if _is_one_request(call, newest) else "deed" if _is_reworded(call, newest) else None
     is_same = call.gave == newest.gave if is_answer else says_the_same(call, newest)
     # That there is nothing may be said in many words.
     is_same = is_same or call.tone == newest.tone == "nothing"
@@ -138,15 +141,51 @@ def _is_answered_in_other_words(call: Observed, newest: Observed) -> bool:
         return False
     if max(len(call.gave_words), len(newest.gave_words)) > REPLY_WORDS:
         return False
-    fewer, more = sorted((_telling(mine[different[0]]), _telling(theirs[different[0]])), key=len)
-    if len(fewer) < LEAST_TOLD or not fewer <= more or len(more) - len(fewer) > 1:
+    one, other = str(mine[different[0]]), str(theirs[different[0]])
+    if not _asks_for_the_same(one, other) or not all(map(_is_prose, (call.said, newest.said))):
         return False
     said = _telling(call.said) & _telling(newest.said)
-    return bool(said - fewer - more)
+    return bool(said - _telling(one) - _telling(other))
+
+
+def _asks_for_the_same(one: str, other: str) -> bool:
+    """Whether two sentences name the same things, and else are words with which one asks."""
+    fewer, more = sorted((_telling(one), _telling(other)), key=len)
+    if len(fewer) < LEAST_TOLD or not fewer <= more or len(more) - len(fewer) > 1:
+        return False
+    return _is_prose(one) and _is_prose(other)
+
+
+def _is_prose(text: str) -> bool:
+    """Whether a text is what people say: no structure, no path, no options."""
+    return _NO_PROSE.search(text) is None
+
+
+def _is_one_request(call: Observed, newest: Observed) -> bool:
+    """Whether two messages to the same ask for the same in other words."""
+    mine, theirs = call.named_values, newest.named_values
+    different = [name for name in mine.keys() & theirs.keys() if mine[name] != theirs[name]]
+    return (
+        mine.keys() == theirs.keys()
+        and len(different) == 1
+        and _asks_for_the_same(str(mine[different[0]]), str(theirs[different[0]]))
+        and not _words_of(str(theirs[different[0]])).isdisjoint(ASKING)
+    )
 
 
 def _telling(value: JsonValue) -> frozenset[str]:
     return frozenset(word for word in _words_of(str(value)) if len(word) > SMALL_LETTERS and word not in ASKING)
+
+
+def goes_on_behind(call: Observed, newest: Observed) -> bool:
+    """Whether a call takes up the mark that the one before it was given for what follows, and other things follow."""
+    return (
+        newest.tone == "plain"
+        and not call.names.isdisjoint(newest.asked_for)
+        and newest.names.isdisjoint(call.names)
+        and bool(newest.names)
+        and (call.essence, call.spans) != (newest.essence, newest.spans)
+    )
 
 
 def _is_about_the_same(call: Observed, newest: Observed) -> bool:

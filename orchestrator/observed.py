@@ -56,6 +56,7 @@ LEAST_BESIDE_A_NAME = 2
 # Enough words to see that two answers are not alike, and of what length.
 LOOKED_AT_WORDS = 24
 LONG_LETTERS = 6
+_HAS_BEEN = re.compile(r"\b(?:has|have|been) \w+ed\b", re.IGNORECASE)
 _NUMBER_ALONE = re.compile(r"(?<![\w.#/-])\d+(?:\.\d+)?(?![\w/-])(?!\.\d)")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
@@ -140,6 +141,8 @@ class Observed:
         if self.tone == "failure":
             return f"{self.fact.error_type}: {spelling(self._failure.said)}"
         said = settle(self.said)
+        # When something has been done is no part of what was.
+        said = without_clocks(said) if self.tone == "success" and _HAS_BEEN.search(said) else said
         return without_identity(said) if self.tone == "success" else said
 
     @cached_property

@@ -53,7 +53,7 @@ _SHORT_FAILURE = re.compile(
     r"\b(?:captcha|(?:verify|prove|confirm) (?:that )?you are (?:a )?human"
     r"|(?:log|sign) ?in to (?:continue|view)|session (?:has )?expired"
     r"|nack|nak|reject(?:ed|s|ion)?|invalid|blocked|runaway|must (?:be|not|have)|(?:is|are) required"
-    r"|not (?:allowed|permitted|supported|confirmed|valid)|expected)\b",
+    r"|not (?:an? )?(?:allowed|permitted|supported|confirmed|valid)|expected|enter an? valid)\b",
     re.IGNORECASE,
 )
 # What stands before a page instead of it, in whatever words.
@@ -98,7 +98,9 @@ _NOT_DONE = re.compile(rf"\b{_DONE}[\"']?\s?[:=]\s?[\"']?(?:false|0(?!\.)|no(?!\
 # Named, and not so: `"accepted": false`.
 _NO_SUCCESS = re.compile(
     r"\b(?:0|no|none) (?:\w+ )?(?:done|passed|completed?|finished|ready|updated|changed|created)\b"
-    r"|\b\w+[\"']?\s?[:=]\s?[\"']?(?:false|no(?!\s+[a-z])|none|null)\b",
+    r"|\b\w+[\"']?\s?[:=]\s?[\"']?(?:false|no(?!\s+[a-z])|none|null)\b"
+    # That something is so is no deed, unless it is called one.
+    rf"|\b(?!{_DONE}\b)\w+[\"']\s?:\s?true\b",
     re.IGNORECASE,
 )
 # An acknowledgement that goes on with good advice.

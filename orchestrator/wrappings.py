@@ -225,9 +225,16 @@ def _open(text: str) -> tuple[str, bool] | None:
         elif name in SAYS_WELL or name in SAYS_ILL:
             # Zero is well for an exit status, and false is well for a mark of errors.
             failed = failed or (name in SAYS_WELL and inner is False) or (name in SAYS_ILL and bool(inner))
+        elif name == "metadata" and isinstance(inner, dict) and all(map(_tells_how, inner)):
+            failed = failed or any(bool(inner[how]) for how in inner if how.casefold().replace("_", "") in SAYS_ILL)
         elif not _is_of_the_answer(key) and name not in NOTES and not _is_of_the_call(name, inner):
             return None
     return ("\n".join(part for part in parts if part), failed) if parts else None
+
+
+def _tells_how(key: str) -> bool:
+    """Whether a value under this name tells how a process ended, or how long it took."""
+    return key.casefold().replace("_", "") in SAYS_ILL or _is_of_the_answer(key)
 
 
 def _is_of_the_call(name: str, value: JsonValue) -> bool:

@@ -35,6 +35,8 @@ KEPT = {"judge", "real", "last", "final", "ninth", "tenth", "eleventh"} | {
     "thirteenth",
     "fourteenth",
     "fifteenth",
+    "sixteenth",
+    "seventeenth",
 }
 # Not what is promised, or later than that: recall and false trips as docs/benchmarks.md has them.
 SHORT_OF_IT = {
@@ -52,6 +54,7 @@ SHORT_OF_IT = {
     "eleventh": (0.91, 0),
     "fourteenth": (1, 0),
     "fifteenth": (0.95, 0),
+    "seventeenth": (1, 0),
 }
 
 
@@ -95,7 +98,22 @@ def test_loops_that_were_made_go_on_for_longer_than_may_be_wasted() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["tuned", "held_out", "unseen", "probed", "reported", "sealed", "wide", "staged", "lists", "field"]
+    "name",
+    [
+        "tuned",
+        "held_out",
+        "unseen",
+        "probed",
+        "reported",
+        "sealed",
+        "wide",
+        "staged",
+        "lists",
+        "field",
+        "twelfth",
+        "thirteenth",
+        "sixteenth",
+    ],
 )
 def test_loops_are_found_in_time_and_work_is_left_alone(name: str) -> None:
     score = count(verdicts(name))

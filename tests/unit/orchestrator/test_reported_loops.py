@@ -300,3 +300,118 @@ def test_pages_read_between_two_looks_are_no_loop() -> None:
         calls += [call(n, "exec", "shipment -> owns -> archive", command="graf query shipment"), between(n + 1)]
 
     assert tripped(calls) is None
+
+
+def test_one_request_to_the_same_person_in_other_words_is_a_loop_and_to_others_it_is_none() -> None:
+    texts = (
+        "Could you provide me the order number?",
+        "Please share the order number.",
+        "May I have the order number?",
+        "Could you send me the order number?",
+        "Can you give me the order number?",
+    )
+
+    def told(users: tuple[str, ...]) -> list[Observed]:
+        return [
+            call(n, "message_user", f'{{"delivered": true, "message_id": "m_f{n}4aa02{n}"}}', user=user, text=text)
+            for n, (user, text) in enumerate(zip(users, texts, strict=True))
+        ]
+
+    assert tripped(told(("u_7",) * 5)) == ("near_identical", 5)
+    assert tripped(told(("Ada", "Bo", "Cem", "Dana", "Eve"))) is None
+
+
+def test_one_number_that_is_refused_in_every_spelling_is_a_stuck_state() -> None:
+    spellings = ("0044 441 2231", "0441-2231", "0441.2231", "+444412231", "0441/2231", "04412231")
+    calls = [
+        call(n, "fill_and_submit", '<p class="err">Enter a valid phone number</p>', form="sign-up", phone=each)
+        for n, each in enumerate(spellings)
+    ]
+
+    trip = tripped(calls)
+    assert trip is not None
+    assert trip[1] <= 6
+
+
+def test_a_log_that_is_read_on_by_the_mark_it_gives_is_work() -> None:
+    calls: list[Observed] = []
+    mark = "f/c323d2ef9ef901f2393a"
+    for n in range(8):
+        then = f"f/{n * 7919 + 1_000_001:x}a{n}ef901f"
+        said = f'{{"events": [{{"message": "slow query {3388 + n * 317} ms"}}], "nextToken": "{then}"}}'
+        calls.append(call(n, "get_log_events", said, group="/ecs/desk", token=mark))
+        mark = then
+
+    assert tripped(calls) is None
+
+
+def test_a_size_that_is_looked_at_and_a_comparison_with_nothing_to_say_are_two_matters() -> None:
+    def ran(n: int, said: str, command: str) -> Observed:
+        answer = f'{{"output": "{said}", "metadata": {{"exit_code": 0, "duration_seconds": {n}.4}}}}'
+        return call(n, "shell", answer, command=["bash", "-lc", command])
+
+    calls = [ran(n, f"{39 + n * 11}.1G\\t/mnt/quill\\n", "du -sh /mnt/quill") for n in range(12)]
+    calls.append(ran(12, "\\n", "diff -rq /srv/quill /mnt/quill"))
+
+    assert tripped(calls) is None
+
+
+def test_arguments_each_with_a_source_of_its_own_are_a_debate_and_a_count_of_tries_is_none() -> None:
+    points = (
+        ("jobs move south", 34),
+        ("plants run well", 20),
+        ("costs fall", 4),
+        ("none is recycled", 35),
+        ("laws change", 38),
+    )
+
+    def talk(said: list[str]) -> list[Observed]:
+        sides = ("pro", "contra")
+        return [
+            call(n, "send_message", "delivered", step=sides[n % 2], to=sides[1 - n % 2], text=text)
+            for n, text in enumerate(said)
+        ]
+
+    debate = [f"On low-code tools: {point}, see source {source}." for point, source in points]
+    tries = [f"Please take over the login page, try {n + 1}." for n in range(6)]
+
+    assert tripped(talk(debate)) is None
+    assert tripped(talk(tries)) is not None
+
+
+def test_clicks_right_beside_each_other_are_one_click() -> None:
+    said = '{"screenshot": "sha1:74013bd50058d175", "focused": "none", "window": "Save As"}'
+    places = ([520, 627], [518, 628], [519, 629], [517, 630], [520, 631])
+    calls = [call(n, "computer", said, action="left_click", coordinate=place) for n, place in enumerate(places)]
+
+    assert tripped(calls) == ("near_identical", 5)
+
+
+def test_keys_that_a_program_in_its_password_prompt_ignores_are_a_stuck_state_though_it_runs() -> None:
+    said = """{"output": "", "screen": "(END)\\nPassword for 'https://git.example/ledger': ", "running": true}"""
+    keys = ("q", "x\n", "exit\n", ":q\n", "quit\n", "ZZ", ":wq\n")
+    calls = [call(n, "write_stdin", said, session_id=3, chars=each) for n, each in enumerate(keys)]
+
+    assert tripped(calls) is not None
+
+
+def test_a_list_that_is_written_and_read_again_and_again_is_a_ring_whenever_it_was_written() -> None:
+    calls: list[Observed] = []
+    for n in range(3):
+        todos = [{"content": "Fix quotas", "status": "in_progress"}, {"content": "Add test", "status": "pending"}]
+        written = f"Todos have been updated (2026-11-08T11:0{n}:54Z). 0 of 2 done."
+        calls.append(call(2 * n, "todo_write", written, todos=todos))
+        calls.append(call(2 * n + 1, "todo_read", str(todos).replace("'", '"')))
+
+    assert tripped(calls) == ("alternation", 4)
+
+
+def test_a_senior_colleague_is_the_colleague() -> None:
+    calls = []
+    for n in range(4):
+        step, other = ("writer", "researcher")[n % 2], ("Senior Researcher", "Writer")[n % 2]
+        answer = ("I need the outline from the writer first.", "I need the figures from the researcher first.")[n % 2]
+        task = ("Provide the figures", "Provide the outline")[n % 2]
+        calls.append(call(n, "Delegate work to coworker", answer, step=step, coworker=other, task=task))
+
+    assert tripped(calls) == ("ping_pong", 4)
