@@ -2,6 +2,7 @@
 
 import fcntl
 import gc
+import logging
 import os
 import shutil
 import subprocess
@@ -61,6 +62,12 @@ def pytest_collection_finish() -> None:
     sys.dont_write_bytecode = True
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture(autouse=True)
+def _warnings_are_logged() -> None:
+    """Celery's worker for tests sets the level of all logs; those that come after it would hear no warning."""
+    logging.getLogger().setLevel(logging.WARNING)
 
 
 # The last fifth of the files belongs to the quick ones, so that no process ends long after the others.
