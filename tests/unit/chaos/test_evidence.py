@@ -69,7 +69,9 @@ def test_a_sandbox_of_an_attempt_is_left_over(tmp_path: Path) -> None:
                 found = leftovers(tmp_path, expected=[], patience_seconds=0)
         finally:
             ended.set()
-        assert sandboxed.result().killed == "cancelled"
+        result = sandboxed.result()
+        # Once, beside many others, it had ended by itself; what it said then nobody knows.
+        assert result.killed == "cancelled", result
     assert found[0].startswith("process")
     assert leftovers(tmp_path, expected=[], patience_seconds=30) == []
 
