@@ -17,6 +17,22 @@ from chargehand.orchestrator.breaker import LIMITS, Limits, Observed, Trip, watc
 from chargehand.orchestrator.facts import ToolFinished
 
 TRACES = Path(__file__).parents[1] / "tests" / "data" / "loops"
+# By people who never read a detector, kept as they wrote them.
+BY_OTHERS = (
+    "judge",
+    "real",
+    "last",
+    "final",
+    "ninth",
+    "tenth",
+    "eleventh",
+    "twelfth",
+    "thirteenth",
+    "fourteenth",
+    "fifteenth",
+    "sixteenth",
+    "seventeenth",
+)
 # Limits and words were chosen on the first; the others are other trades, other tools and other people's reports.
 SETS = (
     "tuned",
@@ -36,19 +52,7 @@ SETS = (
     "crossed_sealed",
     "daily",
     "daily_sealed",
-    "judge",
-    "real",
-    "last",
-    "final",
-    "ninth",
-    "tenth",
-    "eleventh",
-    "twelfth",
-    "thirteenth",
-    "fourteenth",
-    "fifteenth",
-    "sixteenth",
-    "seventeenth",
+    *BY_OTHERS,
 )
 SMALLEST_SET = 200
 # What a call and its result may be sent in; it may not matter.

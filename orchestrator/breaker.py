@@ -64,6 +64,7 @@ LONGEST_POLLS = 3
 CROWD = 8
 # A shorter word may stand in any call.
 TELLING_LETTERS = 3
+# How many there are in all, as an answer says it.
 _TOTAL = re.compile(r"\b(?:total|count)\w*[\"'\s:=]{1,4}(\d+)", re.IGNORECASE)
 # So often is a try taken back before it is seen that all are.
 LEAST_UNDONE = 2

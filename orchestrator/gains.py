@@ -30,6 +30,7 @@ TREND_SHARE = 0.85
 LEAST_SHARE_MOVED = 0.01
 
 _NAMED = re.compile(r"\w+")
+# Between the parts of a name, and what a part has that can be spoken.
 _PART = re.compile(r"[-_]")
 _VOWEL = re.compile(r"[aeiouy]", re.IGNORECASE)
 _KEY = re.compile(r"\"\w+\"\s*:")

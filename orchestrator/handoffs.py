@@ -25,7 +25,7 @@ TARGETS = ("to", "to_agent", "agent", "agent_name", "role", "target", "recipient
 _ADDRESS = re.compile(r"(?<![\w.])@([\w-]+)|(?<![\w-])([\w-]+)@[\w-]+\.")
 _GIVEN_TO = re.compile(r"(?:^|_)to_(\w+)$")
 # Who has handed work off is not told what came of it.
-_FOR_GOOD = re.compile(r"(?:transfer|hand_?off|hand_off|handoff)", re.IGNORECASE)
+_FOR_GOOD = re.compile(r"transfer|hand_?off", re.IGNORECASE)
 WHY = frozenset({"reason", "why", "because", "note", "comment", "rationale"})
 # A thing is passed on, to whoever has it next.
 _PASSES = re.compile(

@@ -136,6 +136,7 @@ _AT_WORK = re.compile(
     re.IGNORECASE,
 )
 AT_WORK_WORDS = 30
+# A span of time, and what it is the time of: a measurement, which is the answer.
 _MEASURED = re.compile(rf"\W*(?:\w+[ _])?(?:time|duration|latency|runtime)\b\W{{1,4}}{SPAN}\W*", re.IGNORECASE)
 # Before the time of a look, and before a time that moves while something is being done.
 _LOOKED_AT = re.compile(
@@ -215,7 +216,6 @@ def settle(text: str) -> str:
     if not middle and ", " in said:
         said = _IN_A_LINE.sub(lambda found: ", ".join(sorted(found[0].split(", "))), said)
     if _MEASURED.fullmatch(text):
-        # How long it took is all that was asked for.
         said = text
     lines = (_BETWEEN_OBJECTS.sub("\n", said) if "{" in said else said).splitlines()
     return "\n".join(sorted(lines if middle else (" ".join(line.split()) for line in lines)))

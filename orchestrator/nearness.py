@@ -26,40 +26,11 @@ LEAST_SHARED = 4
 # Of two questions with one word exchanged.
 LEAST_IN_COMMON = 3
 # With these one asks, whatever one asks for.
-ASKING = frozenset(
-    {
-        "what",
-        "whats",
-        "which",
-        "please",
-        "tell",
-        "could",
-        "would",
-        "give",
-        "need",
-        "want",
-        "share",
-        "know",
-        "again",
-        "have",
-    }
-    | {
-        "hello",
-        "kindly",
-        "send",
-        "provide",
-        "find",
-        "there",
-        "that",
-        "this",
-        "with",
-        "from",
-        "just",
-        "once",
-        "more",
-        "still",
-    }
-)
+ASKING = frozenset({
+    "what", "whats", "which", "please", "tell", "could", "would", "give", "need", "want", "share", "know", "again",
+    "have", "hello", "kindly", "send", "provide", "find", "there", "that", "this", "with", "from", "just", "once",
+    "more", "still",
+})  # fmt: skip
 # A question names so many things, and a reply to it has no more words.
 LEAST_TOLD = 2
 REPLY_WORDS = 20
@@ -133,15 +104,11 @@ def nearness_of(entry: Entry, last: Entry) -> str | None:
 
 def _is_answered_in_other_words(call: Observed, newest: Observed) -> bool:
     """Whether one question was put in other words, and one short answer was given to both, in others as well."""
-    mine, theirs = call.named_values, newest.named_values
-    if not call.tone == newest.tone == "plain":
-        return False
-    different = [name for name in mine.keys() & theirs.keys() if mine[name] != theirs[name]]
-    if mine.keys() != theirs.keys() or len(different) != 1:
+    if not call.tone == newest.tone == "plain" or (texts := _only_difference(call, newest)) is None:
         return False
     if max(len(call.gave_words), len(newest.gave_words)) > REPLY_WORDS:
         return False
-    one, other = str(mine[different[0]]), str(theirs[different[0]])
+    one, other = texts
     if not _asks_for_the_same(one, other) or not all(map(_is_prose, (call.said, newest.said))):
         return False
     said = _telling(call.said) & _telling(newest.said)
@@ -163,14 +130,17 @@ def _is_prose(text: str) -> bool:
 
 def _is_one_request(call: Observed, newest: Observed) -> bool:
     """Whether two messages to the same ask for the same in other words."""
+    texts = _only_difference(call, newest)
+    return texts is not None and _asks_for_the_same(*texts) and not _words_of(texts[1]).isdisjoint(ASKING)
+
+
+def _only_difference(call: Observed, newest: Observed) -> tuple[str, str] | None:
+    """The one argument in which two calls differ, as each has it; None: there are more, or none."""
     mine, theirs = call.named_values, newest.named_values
     different = [name for name in mine.keys() & theirs.keys() if mine[name] != theirs[name]]
-    return (
-        mine.keys() == theirs.keys()
-        and len(different) == 1
-        and _asks_for_the_same(str(mine[different[0]]), str(theirs[different[0]]))
-        and not _words_of(str(theirs[different[0]])).isdisjoint(ASKING)
-    )
+    if mine.keys() != theirs.keys() or len(different) != 1:
+        return None
+    return str(mine[different[0]]), str(theirs[different[0]])
 
 
 def _telling(value: JsonValue) -> frozenset[str]:
@@ -290,10 +260,9 @@ def _is_reworded(call: Observed, newest: Observed) -> bool:
     bags = [Counter(words(" ".join(map(str, each.values())))) for each in (mine, theirs)]
     if (bags[0] & bags[1]).total() >= max(LETTER_WORDS, SAME_BAG_SHARE * max(bag.total() for bag in bags)):
         return True
-    different = [name for name in mine if mine[name] != theirs[name]]
-    if len(different) != 1:
+    if (texts := _only_difference(call, newest)) is None:
         return False
-    one, other = words(str(mine[different[0]])), words(str(theirs[different[0]]))
+    one, other = map(words, texts)
     shared = Counter(one) & Counter(other)
     # Of a letter to the same person about the same.
     share = LETTER_SHARE if len(mine) <= MOST_OPTIONS else SAME_LETTER_SHARE

@@ -23,6 +23,7 @@ OF_A_LIST = 2
 ANSWERED_BEFORE = 4
 # And where the same is said in a word or two, which may be how things are everywhere.
 IN_A_WORD = 2
+# So many calls more where how things stand is said in few words, and in how many it may be.
 IN_FEW_WORDS = 2
 STATE_FEW_WORDS = 7
 # So many calls more for who reads once more what was read before.

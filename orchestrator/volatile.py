@@ -41,7 +41,7 @@ BEFORE_A_SPAN = 20
 # What goes from page to page: long, in one piece, letters and digits.
 _MADE_ALONE = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[\w=+/.:-]+")
 MADE_CHARACTERS = 10
-CLOCK_ANYWHERE = re.compile(CLOCK, re.IGNORECASE)
+_CLOCK_ANYWHERE = re.compile(CLOCK, re.IGNORECASE)
 # A part of a whole, which moves while something is being done: a percentage, or so many of so many.
 _SHARE = re.compile(
     rf"(?<!\d){NUMBER} ?%|\b\d+ ?(?:/|of) ?\d+\b|\b\d+, \"(?:of|total)\": ?\d+\b"
@@ -110,13 +110,13 @@ def _seconds(clock: str) -> float:
 
 def without_names(text: str) -> str:
     """A result without clocks and the names that a machine made; spans of time stay."""
-    left = CLOCK_ANYWHERE.sub(NAME, text)
+    left = _CLOCK_ANYWHERE.sub(NAME, text)
     return _MADE.sub(lambda found: found[0] if found["span"] else f"{found['called'] or ''}{NAME}", left)
 
 
 def without_clocks(text: str) -> str:
     """A result without clocks."""
-    return CLOCK_ANYWHERE.sub(NAME, text)
+    return _CLOCK_ANYWHERE.sub(NAME, text)
 
 
 def shares(text: str) -> tuple[str, ...]:
@@ -132,7 +132,7 @@ def is_part(share: str) -> bool:
 
 def without_numbers(text: str) -> str:
     """A result without clocks and numbers."""
-    return re.sub(NUMBER, NAME, _AGE.sub(NAME, CLOCK_ANYWHERE.sub(NAME, text)))
+    return re.sub(NUMBER, NAME, _AGE.sub(NAME, _CLOCK_ANYWHERE.sub(NAME, text)))
 
 
 def without_ago(text: str) -> tuple[str, tuple[float, ...]]:

@@ -125,6 +125,7 @@ THOUGHTS = frozenset({"reasoning", "thought", "thoughts"})
 DURATIONS = frozenset(
     {"duration", "latency", "took", "runtime", "response", "query", "execution", "processing"} | {"fit", "wall", "cpu"}
 )
+# Names of a span of time that say no more.
 SPANS = frozenset({"seconds", "secs", "sec", "ms", "elapsed"})
 ALONE = frozenset({"nonce", "etag", "traceparent", "latency", "took", "jsonrpc", "via", "worker", "served"})
 

@@ -10,6 +10,7 @@ import pytest
 from loops import __main__ as generator
 
 from benchmarks.breaker import (
+    BY_OTHERS,
     DISGUISES,
     LEAST_RECALL,
     MOST_FALSE_TRIPS,
@@ -29,15 +30,6 @@ from chargehand.orchestrator.facts import ToolFinished
 KINDS = {"identical", "near_identical", "alternating", "ping_pong", "stuck_state", "work"}
 # Known to be mistaken: the first seven objects of a list, each refused.
 MISTAKEN = {"forbidden_here_and_there"}
-# By people who never read a detector, kept as they wrote them.
-KEPT = {"judge", "real", "last", "final", "ninth", "tenth", "eleventh"} | {
-    "twelfth",
-    "thirteenth",
-    "fourteenth",
-    "fifteenth",
-    "sixteenth",
-    "seventeenth",
-}
 # Not what is promised, or later than that: recall and false trips as docs/benchmarks.md has them.
 SHORT_OF_IT = {
     "field_sealed": (0.98, 0),
@@ -73,7 +65,7 @@ def verdicts(name: str) -> tuple[Verdict, ...]:
 def test_the_traces_are_those_that_their_seeds_make() -> None:
     made = generator.sets()
 
-    assert set(made) == set(SETS) - KEPT
+    assert set(made) == set(SETS) - set(BY_OTHERS)
     for name, lines in made.items():
         assert (TRACES / f"{name}.jsonl").read_text(encoding="utf-8") == "".join(f"{line}\n" for line in lines), name
 
@@ -93,7 +85,7 @@ def test_there_are_enough_of_every_kind_and_about_half_of_them_are_work() -> Non
 def test_loops_that_were_made_go_on_for_longer_than_may_be_wasted() -> None:
     for name in SETS:
         for trace in traces(name):
-            if name not in KEPT and trace.at is not None:
+            if name not in BY_OTHERS and trace.at is not None:
                 assert trace.at < len(trace.calls) - MOST_WASTED
 
 
